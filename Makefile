@@ -1,0 +1,72 @@
+# Every target installs what it needs; a second run finds it there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SOURCES := src tests alembic examples benchmarks
+DB_FOLDER ?= .db
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format lint types layers schema schema-check versions lock db db-stop benchmark clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(READY): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+install: $(READY) ## Make .venv from requirements.lock
+
+demo: $(READY) ## Tell the whole story on a real server, with a reconciliation at the end
+	@$(BIN)/python examples/demo.py
+
+test: $(READY) ## Run the tests on DATABASE_URL, else a container, else the embedded server
+	@$(BIN)/python -m pytest -q -n auto
+
+check: format lint types layers versions schema-check test ## All that must hold before a change lands
+
+format: $(READY) ## Check the formatting (make fix mends it)
+	@$(BIN)/ruff format --check $(SOURCES)
+
+lint: $(READY) ## Lint
+	@$(BIN)/ruff check $(SOURCES)
+
+types: $(READY) ## mypy and basedpyright, both strict
+	@$(BIN)/mypy
+	@$(BIN)/basedpyright --warnings
+
+layers: $(READY) ## The layer contract of pyproject.toml
+	@$(BIN)/lint-imports --no-cache
+
+.PHONY: fix
+fix: $(READY) ## Format and mend what the linter can
+	@$(BIN)/ruff format $(SOURCES)
+	@$(BIN)/ruff check --fix $(SOURCES)
+
+schema: $(READY) ## Write src/orchestration/schema/current from a freshly migrated database
+	@$(BIN)/python -m tools.schema write
+
+schema-check: $(READY) ## Compare src/orchestration/schema/current with a freshly migrated database
+	@$(BIN)/python -m tools.schema check
+
+versions: $(READY) ## Compare alembic/versions with versions.lock (tools.versions write makes it anew)
+	@$(BIN)/python -m tools.versions check
+
+lock: $(READY) ## Make requirements.lock anew from pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command 'make lock' \
+		--all-extras --group dev pyproject.toml -o requirements.lock
+
+db: $(READY) ## Start the development server in .db and print its URL
+	@$(BIN)/python -m orchestration.embedded start $(DB_FOLDER)
+
+db-stop: $(READY) ## Stop the development server
+	@$(BIN)/python -m orchestration.embedded stop $(DB_FOLDER)
+
+benchmark: $(READY) ## Print the rates of this machine
+	@$(BIN)/python benchmarks/rates.py
+
+clean: ## Remove .venv and caches (not .db)
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

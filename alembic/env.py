@@ -1,0 +1,138 @@
+"""Runs the revisions of this project against DATABASE_URL, or else the development server.
+
+In a host's environment the host's own env.py runs instead: nothing here may be needed for the
+revisions to be right, only for their safety (one upgrade at a time, bounded waits) and for a
+version table that lives in our schema.
+"""
+
+import os
+import time
+from logging.config import fileConfig
+from pathlib import Path
+
+from alembic import context
+from alembic.util import CommandError
+from sqlalchemy import Connection, create_engine, make_url, pool, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from orchestration import embedded, models
+
+config = context.config
+if config.config_file_name is not None and config.attributes.get("configure_logger", True):
+    fileConfig(config.config_file_name, disable_existing_loggers=False)
+
+SCHEMA = models.Base.metadata.schema
+OLDEST_SERVER = 150000
+# Of this project alone: 'orch' in ASCII, then 'migr'.
+UPGRADE_LOCK = 0x6F7263686D696772
+LOCK_WAIT_SECONDS = 600
+DEVELOPMENT_FOLDER = Path(config.config_file_name or ".").resolve().parent / ".db"
+
+# Alembic looks for its version table before the first revision can make a schema for it.
+PROLOGUE = """
+DO $$
+BEGIN
+  FOR attempt IN 1 .. 50 LOOP
+    EXIT WHEN EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'symphony_owner');
+    BEGIN
+      CREATE ROLE symphony_owner NOLOGIN;
+    EXCEPTION WHEN duplicate_object OR unique_violation OR internal_error THEN
+      PERFORM pg_catalog.pg_sleep(0.05);
+    END;
+  END LOOP;
+  IF pg_catalog.to_regnamespace('orchestration') IS NULL THEN
+    CREATE SCHEMA orchestration AUTHORIZATION symphony_owner;
+  END IF;
+END
+$$
+"""
+EPILOGUE = "ALTER TABLE IF EXISTS orchestration.alembic_version OWNER TO symphony_owner"
+
+
+def server_url() -> str:
+    """DATABASE_URL, else a running development server; refused where there is neither."""
+    if url := config.attributes.get("url") or os.environ.get("DATABASE_URL"):
+        return str(url)
+    if url := embedded.development_url(DEVELOPMENT_FOLDER):
+        shown = make_url(url).render_as_string(hide_password=True)
+        config.print_stdout("Using the development server: %s", shown)
+        return url
+    raise CommandError(
+        "No database: set DATABASE_URL (postgresql+psycopg://...), or start the development server "
+        "with `make db`"
+    )
+
+
+def only_ours(name: str | None, type_: str, parent_names: object) -> bool:
+    return type_ != "schema" or name == SCHEMA
+
+
+def configure(**options: object) -> None:
+    context.configure(
+        target_metadata=models.Base.metadata,
+        version_table_schema=SCHEMA,
+        include_schemas=True,
+        include_name=only_ours,
+        compare_type=True,
+        compare_server_default=True,
+        transaction_per_migration=True,
+        **options,
+    )
+
+
+def run_offline() -> None:
+    configure(url=make_url("postgresql+psycopg://"), literal_binds=True)
+    context.execute(PROLOGUE)
+    with context.begin_transaction():
+        context.run_migrations()
+    context.execute(EPILOGUE)
+
+
+def take_upgrade_lock(connection: Connection) -> None:
+    """Polled, not awaited: a waiter inside pg_advisory_lock would hold a snapshot against the
+    holder's CREATE INDEX CONCURRENTLY, and both would be a deadlock."""
+    deadline = time.monotonic() + LOCK_WAIT_SECONDS
+    while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": UPGRADE_LOCK}):
+        if time.monotonic() > deadline:
+            raise CommandError("Another upgrade of this database has not finished in 10 minutes")
+        time.sleep(0.1)
+
+
+def run_online() -> None:
+    url = make_url(server_url())
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    engine = create_engine(url, poolclass=pool.NullPool)
+    try:
+        connection = engine.connect()
+    except OperationalError as error:
+        raise CommandError(f"The server cannot be reached: {error.orig}") from error
+    with connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        version = connection.scalar(text("SELECT current_setting('server_version_num')::integer"))
+        if version < OLDEST_SERVER:
+            raise CommandError(
+                f"PostgreSQL 15 or later is needed, and this server is {version // 10000}"
+            )
+        take_upgrade_lock(connection)
+        connection.execute(text("SET lock_timeout = '5s'"))
+        connection.execute(text("SET statement_timeout = '10min'"))
+        connection.execute(text(PROLOGUE))
+        connection.commit()
+        connection.execution_options(isolation_level="READ COMMITTED")
+        configure(connection=connection)
+        with context.begin_transaction():
+            context.run_migrations()
+        connection.commit()
+        connection.execute(text(EPILOGUE))
+        connection.commit()
+
+
+if context.is_offline_mode():
+    run_offline()
+else:
+    try:
+        run_online()
+    except DBAPIError as error:
+        # The revision's own words, without SQLAlchemy's copy of the statement.
+        raise CommandError(str(error.orig)) from error

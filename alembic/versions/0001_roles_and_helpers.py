@@ -1,0 +1,218 @@
+"""Roles, the schema, its revision and the helpers that every later revision stands on.
+
+Serves: all of them; `raise_invariant` gives a refusal its shape, `refuse_change` is the guard of
+append-only tables.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = ("orchestration",)
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute(
+        """
+DO $$
+BEGIN
+  IF current_setting('server_version_num')::integer < 150000 THEN
+    RAISE EXCEPTION 'PostgreSQL 15 or later is needed' USING ERRCODE = 'feature_not_supported';
+  END IF;
+  IF current_setting('server_encoding') <> 'UTF8' THEN
+    RAISE EXCEPTION 'The database must be encoded in UTF8: hashes are taken over UTF-8 text'
+      USING ERRCODE = 'feature_not_supported';
+  END IF;
+END
+$$
+"""
+    )
+    # Roles belong to the cluster: another database may create them in the same moment, which shows
+    # as a unique violation or as a concurrently updated catalogue row.
+    op.execute(
+        """
+DO $$
+DECLARE
+  v_role text;
+BEGIN
+  FOREACH v_role IN ARRAY ARRAY['symphony_owner', 'symphony_ingest', 'symphony_executor',
+    'symphony_control', 'symphony_readonly', 'symphony_auditor']
+  LOOP
+    FOR attempt IN 1 .. 50 LOOP
+      EXIT WHEN EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = v_role);
+      BEGIN
+        EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', v_role);
+      EXCEPTION WHEN duplicate_object OR unique_violation OR internal_error THEN
+        PERFORM pg_catalog.pg_sleep(0.05);
+      END;
+    END LOOP;
+  END LOOP;
+  IF pg_catalog.to_regnamespace('orchestration') IS NULL THEN
+    CREATE SCHEMA orchestration AUTHORIZATION symphony_owner;
+  END IF;
+END
+$$
+"""
+    )
+    op.execute("SET LOCAL ROLE symphony_owner")
+    op.execute(
+        """
+GRANT USAGE ON SCHEMA orchestration
+TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
+    op.create_table(
+        "schema_revision",
+        sa.Column("singleton", sa.Boolean(), server_default=sa.text("true"), nullable=False),
+        sa.Column("revision", sa.Text(), nullable=False),
+        sa.CheckConstraint("singleton", name=op.f("ck_schema_revision_singleton")),
+        sa.PrimaryKeyConstraint("singleton", name=op.f("pk_schema_revision")),
+        schema="orchestration",
+    )
+    op.execute("INSERT INTO orchestration.schema_revision (revision) VALUES ('0001')")
+    op.execute(
+        """
+GRANT SELECT ON orchestration.schema_revision
+TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.raise_invariant(
+  p_invariant text,
+  p_errcode text,
+  p_message text,
+  p_table text,
+  p_detail jsonb,
+  p_hint text,
+  p_column text DEFAULT NULL
+) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+BEGIN
+  -- RAISE refuses a null option, and would hide the refusal behind 22004.
+  IF p_column IS NULL THEN
+    RAISE EXCEPTION USING
+      ERRCODE = p_errcode,
+      MESSAGE = p_invariant || ': ' || p_message,
+      CONSTRAINT = p_invariant,
+      SCHEMA = 'orchestration',
+      TABLE = p_table,
+      DETAIL = p_detail::text,
+      HINT = p_hint;
+  ELSE
+    RAISE EXCEPTION USING
+      ERRCODE = p_errcode,
+      MESSAGE = p_invariant || ': ' || p_message,
+      CONSTRAINT = p_invariant,
+      SCHEMA = 'orchestration',
+      TABLE = p_table,
+      COLUMN = p_column,
+      DETAIL = p_detail::text,
+      HINT = p_hint;
+  END IF;
+END
+$$
+"""
+    )
+    # RFC 9562, method 3: 48 bits of milliseconds and 12 bits of their fraction are one number,
+    # milliseconds * 4096, so the clock is read once and the expression can be inlined.
+    op.execute(
+        """
+CREATE FUNCTION orchestration.uuid_v7() RETURNS uuid
+LANGUAGE sql VOLATILE PARALLEL SAFE
+RETURN (
+  overlay(
+    lpad(to_hex((extract(epoch FROM clock_timestamp()) * 4096000)::bigint), 15, '0')
+    PLACING '7' FROM 13 FOR 0
+  ) || substr(gen_random_uuid()::text, 20)
+)::uuid
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.refuse_change() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+-- Arguments of the trigger: invariant, SQLSTATE, then the key columns that DETAIL shows.
+DECLARE
+  v_row jsonb := CASE WHEN TG_LEVEL = 'ROW' THEN to_jsonb(OLD) END;
+  v_detail jsonb := '{}';
+BEGIN
+  IF v_row IS NOT NULL THEN
+    FOR i IN 2 .. TG_NARGS - 1 LOOP
+      v_detail := v_detail || jsonb_build_object(TG_ARGV[i], v_row -> TG_ARGV[i]);
+    END LOOP;
+  END IF;
+  PERFORM orchestration.raise_invariant(
+    TG_ARGV[0], TG_ARGV[1],
+    format('%s of %s is forbidden', TG_OP, TG_TABLE_NAME),
+    TG_TABLE_NAME,
+    v_detail,
+    'What was recorded stays as it is; record what happened since as a new row, by the functions.'
+  );
+  RETURN NULL;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+REVOKE EXECUTE ON FUNCTION
+  orchestration.raise_invariant(text, text, text, text, jsonb, text, text),
+  orchestration.uuid_v7(),
+  orchestration.refuse_change()
+FROM PUBLIC
+"""
+    )
+    op.execute("RESET ROLE")
+
+
+def downgrade() -> None:
+    op.execute("SET LOCAL ROLE symphony_owner")
+    op.execute("DROP FUNCTION orchestration.refuse_change()")
+    op.execute("DROP FUNCTION orchestration.uuid_v7()")
+    op.execute(
+        "DROP FUNCTION orchestration.raise_invariant(text, text, text, text, jsonb, text, text)"
+    )
+    op.drop_table("schema_revision", schema="orchestration")
+    op.execute(
+        """
+REVOKE USAGE ON SCHEMA orchestration
+FROM symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
+    op.execute("RESET ROLE")
+    # The owner, the schema and the version table stay. A runtime role stays, with a notice, while
+    # another database uses it or a login is its member.
+    op.execute(
+        """
+DO $$
+DECLARE
+  v_role text;
+  v_members text;
+BEGIN
+  FOREACH v_role IN ARRAY ARRAY['symphony_ingest', 'symphony_executor', 'symphony_control',
+    'symphony_readonly', 'symphony_auditor']
+  LOOP
+    SELECT string_agg(m.member::regrole::text, ', ') INTO v_members
+    FROM pg_catalog.pg_auth_members m
+    WHERE m.roleid = v_role::regrole AND m.member <> current_user::regrole;
+    IF v_members IS NOT NULL THEN
+      RAISE NOTICE 'role % stays: its members are %', v_role, v_members;
+      CONTINUE;
+    END IF;
+    BEGIN
+      EXECUTE pg_catalog.format('DROP ROLE %I', v_role);
+    EXCEPTION WHEN dependent_objects_still_exist THEN
+      RAISE NOTICE 'role % stays: another database uses it', v_role;
+    END;
+  END LOOP;
+END
+$$
+"""
+    )

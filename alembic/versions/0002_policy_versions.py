@@ -1,0 +1,500 @@
+"""Policy versions, their gate and rotation.
+
+Serves: INV-POL-001 to INV-POL-011, INV-API-001, and the policy half of INV-ATT-008.
+"""
+
+import sqlalchemy as sa
+from alembic import context, op
+from alembic.util import CommandError
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("SET LOCAL ROLE symphony_owner")
+    op.create_table(
+        "policy_gate",
+        sa.Column("singleton", sa.Boolean(), server_default=sa.text("true"), nullable=False),
+        sa.Column("changes", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("changed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("singleton", name=op.f("ck_policy_gate_singleton")),
+        sa.PrimaryKeyConstraint("singleton", name=op.f("pk_policy_gate")),
+        schema="orchestration",
+    )
+    op.execute("INSERT INTO orchestration.policy_gate DEFAULT VALUES")
+    op.create_table(
+        "policy_versions",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("description", sa.Text(), nullable=False),
+        sa.Column("checksum", sa.Text(), nullable=False),
+        sa.Column("status", sa.Text(), server_default=sa.text("'ACTIVE'"), nullable=False),
+        sa.Column("activated_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("grace_expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("retired_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("created_by", sa.Text(), server_default=sa.text("SESSION_USER"), nullable=False),
+        sa.Column("db_user", sa.Text(), nullable=False),
+        sa.Column("xact_id", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("id <> ''", name=op.f("ck_policy_versions_id")),
+        sa.CheckConstraint("description <> ''", name=op.f("ck_policy_versions_description")),
+        sa.CheckConstraint("created_by <> ''", name=op.f("ck_policy_versions_created_by")),
+        sa.CheckConstraint(
+            "octet_length(checksum) = 64 AND checksum ~ '^[0-9a-f]*$'",
+            name=op.f("ck_policy_versions_checksum"),
+        ),
+        sa.CheckConstraint(
+            "status IN ('ACTIVE', 'GRACE', 'RETIRED')", name=op.f("ck_policy_versions_status")
+        ),
+        sa.CheckConstraint(
+            "(status = 'ACTIVE') = (grace_expires_at IS NULL)"
+            " AND (status = 'RETIRED') = (retired_at IS NOT NULL)",
+            name=op.f("ck_policy_versions_times"),
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_policy_versions")),
+        schema="orchestration",
+    )
+    op.create_index(
+        "uq_policy_versions_active",
+        "policy_versions",
+        ["status"],
+        unique=True,
+        schema="orchestration",
+        postgresql_where=sa.text("status = 'ACTIVE'"),
+    )
+    op.create_index(
+        "uq_policy_versions_grace",
+        "policy_versions",
+        ["status"],
+        unique=True,
+        schema="orchestration",
+        postgresql_where=sa.text("status = 'GRACE'"),
+    )
+    op.execute(
+        """
+CREATE VIEW orchestration.accepted_policy_versions
+WITH (security_invoker = true)
+AS
+SELECT id, checksum, status, activated_at, grace_expires_at
+FROM orchestration.policy_versions
+WHERE status = 'ACTIVE'
+   OR (status = 'GRACE' AND grace_expires_at > clock_timestamp())
+"""
+    )
+
+    op.execute(
+        """
+CREATE FUNCTION orchestration.share_policy_gate() RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+BEGIN
+  LOCK TABLE orchestration.policy_gate IN ROW SHARE MODE;
+  -- An older snapshot would read past the lock: the row, updated by every change, answers 40001.
+  IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+    PERFORM 1 FROM orchestration.policy_gate WHERE singleton FOR SHARE;
+    IF NOT FOUND THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-API-002', 'P0002', 'policy_gate has lost its row', 'policy_gate', '{}',
+        'Insert its one row again, as owner: INSERT INTO orchestration.policy_gate DEFAULT VALUES'
+      );
+    END IF;
+  END IF;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.change_policy_gate() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+BEGIN
+  LOCK TABLE orchestration.policy_gate IN EXCLUSIVE MODE;
+  IF current_setting('session_replication_role') = 'replica' THEN
+    RETURN NULL;
+  END IF;
+  UPDATE orchestration.policy_gate
+  SET changes = changes + 1, changed_at = clock_timestamp()
+  WHERE singleton;
+  IF NOT FOUND THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-002', 'P0002', 'policy_gate has lost its row', 'policy_gate', '{}',
+      'Insert its one row again, as owner: INSERT INTO orchestration.policy_gate DEFAULT VALUES'
+    );
+  END IF;
+  RETURN NULL;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.guard_policy_version() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+DECLARE
+  v_replica boolean := current_setting('session_replication_role') = 'replica';
+  v_detail jsonb := jsonb_build_object('id', NEW.id, 'status', NEW.status);
+  v_active text;
+  v_newest timestamptz;
+  v_next timestamptz;
+BEGIN
+  IF TG_OP = 'INSERT' THEN
+    IF NOT v_replica THEN
+      NEW.db_user := SESSION_USER;
+      NEW.xact_id := pg_current_xact_id()::text::bigint;
+      NEW.created_at := coalesce(NEW.created_at, clock_timestamp());
+    END IF;
+    IF EXISTS (SELECT FROM orchestration.policy_versions p WHERE p.id = NEW.id) THEN
+      -- The primary key refuses it; what is missing must not be refused before.
+      NEW.activated_at := coalesce(NEW.activated_at, clock_timestamp());
+      RETURN NEW;
+    END IF;
+    IF NEW.status IS DISTINCT FROM 'ACTIVE' THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-POL-010', 'P7101', 'a policy version enters as ACTIVE', 'policy_versions', v_detail,
+        'Insert it as ACTIVE by rotate_policy_version; GRACE and RETIRED are reached later.',
+        'status'
+      );
+    END IF;
+    IF NEW.created_at > clock_timestamp() OR NOT isfinite(NEW.created_at) THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-POL-001', 'P7101', 'created_at is in the future', 'policy_versions', v_detail,
+        'Leave created_at out: the database sets it.', 'created_at'
+      );
+    END IF;
+    SELECT max(p.activated_at) INTO v_newest FROM orchestration.policy_versions p;
+    v_next := greatest(clock_timestamp(), v_newest + interval '1 microsecond');
+    NEW.activated_at := coalesce(NEW.activated_at, v_next);
+    IF NEW.activated_at > v_next OR NEW.activated_at <= v_newest
+      OR NOT isfinite(NEW.activated_at) THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-POL-009', 'P7101', 'activated_at does not follow the newest version',
+        'policy_versions', v_detail || jsonb_build_object('activated_at', NEW.activated_at),
+        'Leave activated_at out: the database sets it.', 'activated_at'
+      );
+    END IF;
+    SELECT p.id INTO v_active FROM orchestration.policy_versions p WHERE p.status = 'ACTIVE';
+    IF v_active IS NOT NULL THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-POL-005', 'P7104', format('%s is ACTIVE already', v_active), 'policy_versions',
+        v_detail || jsonb_build_object('active', v_active),
+        'Replace it by rotate_policy_version.', 'status'
+      );
+    END IF;
+    RETURN NEW;
+  END IF;
+
+  v_detail := jsonb_build_object('id', OLD.id, 'from', OLD.status, 'to', NEW.status);
+  IF (NEW.id, NEW.description, NEW.checksum, NEW.activated_at, NEW.created_at, NEW.created_by,
+      NEW.db_user, NEW.xact_id)
+    IS DISTINCT FROM (OLD.id, OLD.description, OLD.checksum, OLD.activated_at, OLD.created_at,
+      OLD.created_by, OLD.db_user, OLD.xact_id) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-POL-001', 'P7101', 'identity and content never change', 'policy_versions', v_detail,
+      'Enter a new version by rotate_policy_version.'
+    );
+  END IF;
+  IF OLD.status = 'RETIRED' AND NEW IS DISTINCT FROM OLD THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-POL-002', 'P7101', 'RETIRED is final', 'policy_versions', v_detail,
+      'Enter a new version by rotate_policy_version.', 'status'
+    );
+  END IF;
+  IF OLD.status = 'GRACE' AND NEW.status = 'ACTIVE' THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-POL-003', 'P7101', 'GRACE never returns to ACTIVE', 'policy_versions', v_detail,
+      'Enter the old content as a new version by rotate_policy_version.', 'status'
+    );
+  END IF;
+  IF OLD.status = 'ACTIVE' AND NEW.status = 'RETIRED' THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-POL-004', 'P7101', 'ACTIVE reaches RETIRED only through GRACE', 'policy_versions',
+      v_detail, 'Rotate with a grace of zero, then retire it.', 'status'
+    );
+  END IF;
+  IF NEW.status = 'GRACE' AND NOT coalesce(isfinite(NEW.grace_expires_at), false)
+    OR NEW.status = 'ACTIVE' AND NEW.grace_expires_at IS NOT NULL
+    OR OLD.status = 'GRACE'
+      AND (NEW.grace_expires_at IS NULL OR NEW.grace_expires_at > OLD.grace_expires_at) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-POL-011', 'P7101',
+      'grace_expires_at is set on entering GRACE and may only come earlier', 'policy_versions',
+      v_detail, 'Shorten a grace, never lengthen it.', 'grace_expires_at'
+    );
+  END IF;
+  IF NOT v_replica THEN
+    NEW.retired_at := CASE
+      WHEN NEW.status <> 'RETIRED' THEN NULL
+      WHEN OLD.status = 'RETIRED' THEN OLD.retired_at
+      ELSE clock_timestamp()
+    END;
+  END IF;
+  RETURN NEW;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.check_active_policy_remains() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+BEGIN
+  IF NOT EXISTS (SELECT FROM orchestration.policy_versions p WHERE p.status = 'ACTIVE') THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-POL-007', 'P7103', 'no ACTIVE policy version would remain', 'policy_versions',
+      jsonb_build_object('id', NEW.id), 'Replace the ACTIVE version by rotate_policy_version.',
+      'status'
+    );
+  END IF;
+  RETURN NULL;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER gate BEFORE INSERT OR UPDATE ON orchestration.policy_versions
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.change_policy_gate()
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER guard BEFORE INSERT OR UPDATE ON orchestration.policy_versions
+FOR EACH ROW EXECUTE FUNCTION orchestration.guard_policy_version()
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER no_delete BEFORE DELETE ON orchestration.policy_versions
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-POL-006', 'P7102', 'id', 'status')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.policy_versions
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-POL-006', 'P7102')
+"""
+    )
+    op.execute(
+        """
+CREATE CONSTRAINT TRIGGER active_remains AFTER INSERT OR UPDATE ON orchestration.policy_versions
+DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION orchestration.check_active_policy_remains()
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER no_delete BEFORE DELETE ON orchestration.policy_gate
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-008', 'P0001')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.policy_gate
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-008', 'P0001')
+"""
+    )
+    op.execute("ALTER TABLE orchestration.policy_versions ENABLE ALWAYS TRIGGER gate")
+    op.execute("ALTER TABLE orchestration.policy_versions ENABLE ALWAYS TRIGGER guard")
+    op.execute("ALTER TABLE orchestration.policy_versions ENABLE ALWAYS TRIGGER no_delete")
+    op.execute("ALTER TABLE orchestration.policy_versions ENABLE ALWAYS TRIGGER no_truncate")
+    op.execute("ALTER TABLE orchestration.policy_versions ENABLE ALWAYS TRIGGER active_remains")
+    op.execute("ALTER TABLE orchestration.policy_gate ENABLE ALWAYS TRIGGER no_delete")
+    op.execute("ALTER TABLE orchestration.policy_gate ENABLE ALWAYS TRIGGER no_truncate")
+
+    op.execute(
+        """
+CREATE FUNCTION orchestration.require_policy_accepted(p_policy_version_id text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+BEGIN
+  PERFORM orchestration.share_policy_gate();
+  IF NOT EXISTS (
+    SELECT FROM orchestration.accepted_policy_versions a WHERE a.id = p_policy_version_id
+  ) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-008', 'P7105',
+      format('policy version %s is not accepted', coalesce(p_policy_version_id, 'null')),
+      'policy_versions', jsonb_build_object('id', p_policy_version_id),
+      'Sign under a version of accepted_policy_versions.', 'id'
+    );
+  END IF;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.rotate_policy_version(
+  p_id text,
+  p_description text,
+  p_checksum text,
+  p_grace interval,
+  p_created_by text DEFAULT SESSION_USER,
+  p_expected_active text DEFAULT NULL
+) RETURNS SETOF orchestration.policy_versions
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET lock_timeout = '2s'
+AS $$
+DECLARE
+  v_active text;
+  v_expires_at timestamptz;
+BEGIN
+  -- From 17 on an interval can be infinite; before, an overflow is an error of its own.
+  IF p_grace IS NULL OR p_grace < interval '0' OR p_grace > interval '100 years' THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'grace is between zero and a hundred years', 'policy_versions',
+      jsonb_build_object('id', p_id, 'grace', p_grace::text),
+      'Give a grace of zero or more.', 'grace_expires_at'
+    );
+  END IF;
+  LOCK TABLE orchestration.policy_gate IN EXCLUSIVE MODE;
+  SELECT p.id INTO v_active FROM orchestration.policy_versions p WHERE p.status = 'ACTIVE';
+  IF p_expected_active IS NOT NULL AND v_active IS DISTINCT FROM p_expected_active THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-POL-005', 'P7104',
+      format('%s is ACTIVE, not %s', coalesce(v_active, 'no version'), p_expected_active),
+      'policy_versions',
+      jsonb_build_object('id', p_id, 'active', v_active, 'expected_active', p_expected_active),
+      'Read the ACTIVE version again and decide anew.', 'status'
+    );
+  END IF;
+  IF v_active IS NULL THEN
+    RETURN QUERY
+    INSERT INTO orchestration.policy_versions (id, description, checksum, created_by)
+    VALUES (p_id, p_description, p_checksum, p_created_by)
+    RETURNING *;
+    RETURN;
+  END IF;
+  UPDATE orchestration.policy_versions p SET status = 'RETIRED' WHERE p.status = 'GRACE';
+  v_expires_at := clock_timestamp() + p_grace;
+  -- One statement, so that an ACTIVE version exists at its end under SET CONSTRAINTS IMMEDIATE too.
+  RETURN QUERY
+  WITH demoted AS (
+    UPDATE orchestration.policy_versions p
+    SET status = 'GRACE', grace_expires_at = v_expires_at
+    WHERE p.status = 'ACTIVE'
+    RETURNING p.id
+  )
+  INSERT INTO orchestration.policy_versions (id, description, checksum, created_by)
+  SELECT p_id, p_description, p_checksum, p_created_by FROM demoted
+  RETURNING *;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.retire_policy_version(p_id text)
+RETURNS SETOF orchestration.policy_versions
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET lock_timeout = '2s'
+AS $$
+DECLARE
+  v_status text;
+BEGIN
+  LOCK TABLE orchestration.policy_gate IN EXCLUSIVE MODE;
+  SELECT p.status INTO v_status FROM orchestration.policy_versions p WHERE p.id = p_id;
+  IF v_status IS NULL THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-008', 'P7105',
+      format('policy version %s is unknown', coalesce(p_id, 'null')), 'policy_versions',
+      jsonb_build_object('id', p_id), 'Name a version of policy_versions.', 'id'
+    );
+  END IF;
+  IF v_status = 'ACTIVE' THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-POL-007', 'P7103', 'no ACTIVE policy version would remain', 'policy_versions',
+      jsonb_build_object('id', p_id), 'Replace the ACTIVE version by rotate_policy_version.',
+      'status'
+    );
+  END IF;
+  IF v_status = 'RETIRED' THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-POL-002', 'P7101', 'RETIRED is final', 'policy_versions',
+      jsonb_build_object('id', p_id, 'from', v_status, 'to', 'RETIRED'),
+      'It is retired already.', 'status'
+    );
+  END IF;
+  RETURN QUERY
+  UPDATE orchestration.policy_versions p SET status = 'RETIRED' WHERE p.id = p_id RETURNING p.*;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+REVOKE EXECUTE ON FUNCTION
+  orchestration.share_policy_gate(),
+  orchestration.change_policy_gate(),
+  orchestration.guard_policy_version(),
+  orchestration.check_active_policy_remains(),
+  orchestration.require_policy_accepted(text),
+  orchestration.rotate_policy_version(text, text, text, interval, text, text),
+  orchestration.retire_policy_version(text)
+FROM PUBLIC
+"""
+    )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.policy_versions, orchestration.accepted_policy_versions
+TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
+    op.execute("GRANT SELECT ON orchestration.policy_gate TO symphony_auditor")
+    op.execute(
+        """
+GRANT EXECUTE ON FUNCTION orchestration.require_policy_accepted(text)
+TO symphony_ingest, symphony_executor, symphony_control
+"""
+    )
+    op.execute(
+        """
+GRANT EXECUTE ON FUNCTION
+  orchestration.rotate_policy_version(text, text, text, interval, text, text),
+  orchestration.retire_policy_version(text)
+TO symphony_control
+"""
+    )
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0002'")
+    op.execute("RESET ROLE")
+
+
+def downgrade() -> None:
+    if (
+        not context.is_offline_mode()
+        and context.get_x_argument(as_dictionary=True).get("destroy-evidence") != "yes"
+    ):
+        evidence = op.get_bind().scalar(
+            sa.text("SELECT EXISTS (SELECT FROM orchestration.policy_versions)")
+        )
+        if evidence:
+            raise CommandError(
+                "policy_versions holds evidence; to destroy it say -x destroy-evidence=yes"
+            )
+    op.execute("SET LOCAL ROLE symphony_owner")
+    op.execute("DROP FUNCTION orchestration.retire_policy_version(text)")
+    op.execute(
+        "DROP FUNCTION orchestration.rotate_policy_version(text, text, text, interval, text, text)"
+    )
+    op.execute("DROP FUNCTION orchestration.require_policy_accepted(text)")
+    op.execute("DROP VIEW orchestration.accepted_policy_versions")
+    op.drop_table("policy_versions", schema="orchestration")
+    op.execute("DROP FUNCTION orchestration.check_active_policy_remains()")
+    op.execute("DROP FUNCTION orchestration.guard_policy_version()")
+    op.execute("DROP FUNCTION orchestration.change_policy_gate()")
+    op.execute("DROP FUNCTION orchestration.share_policy_gate()")
+    op.drop_table("policy_gate", schema="orchestration")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0001'")
+    op.execute("RESET ROLE")

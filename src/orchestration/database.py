@@ -1,0 +1,122 @@
+"""Engines with our defaults, and the listener that makes every database error a typed one."""
+
+from typing import Any, Final
+
+import psycopg
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, make_url
+from sqlalchemy import create_engine as _create_engine
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from orchestration.errors import OrchestrationError, ReadOnlyServer, SchemaNotReady
+from orchestration.schema import REVISION
+from orchestration.translate import SCHEMA_CODES, is_ours, translate
+
+STARTUP_OPTIONS: Final = (
+    # A writer that idles in its transaction holds its gates, and every change waits for it.
+    "-c idle_in_transaction_session_timeout=60s "
+    "-c lock_timeout=10s "
+    "-c statement_timeout=60s "
+    "-c synchronous_commit=on"
+)
+CONNECT_TIMEOUT_SECONDS: Final = 10
+
+_COMMITTING: Final = "orchestration.committing"
+
+
+def normalize_url(url: str | URL) -> URL:
+    """`postgresql://` means `postgresql+psycopg://`."""
+    made = make_url(url)
+    return made.set(drivername="postgresql+psycopg") if made.drivername == "postgresql" else made
+
+
+def create_engine(url: str | URL, *, pooler: bool = False, **kw: Any) -> Engine:
+    """SQLAlchemy's `create_engine` with timeouts, and every database error translated.
+
+    On its first connection the engine looks at `orchestration.schema_revision` and raises
+    SchemaNotReady where the schema is absent or older than this code needs.
+
+    `pooler`: for a pooler in transaction mode; no startup options, no prepared statements.
+    """
+    connect_args: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
+    if pooler:
+        connect_args["prepare_threshold"] = None
+    else:
+        connect_args["options"] = STARTUP_OPTIONS
+    connect_args |= kw.pop("connect_args", {})
+    engine = _create_engine(normalize_url(url), connect_args=connect_args, **kw)
+    event.listen(engine, "first_connect", _check_revision)
+    _listen(engine, everything=True)
+    return engine
+
+
+def install_error_translation(engine: Engine) -> None:
+    """Make a host's own engine hand out what is ours as typed errors: what names the schema
+    `orchestration`, and our refusals. All other errors pass unchanged."""
+    _listen(engine, everything=False)
+
+
+def _listen(engine: Engine, *, everything: bool) -> None:
+    def on_error(context: ExceptionContext) -> None:
+        error = context.original_exception
+        if isinstance(error, OrchestrationError) or not isinstance(error, psycopg.Error):
+            return
+        if not everything and not is_ours(error):
+            return
+        typed = translate(
+            error,
+            committing=_commit_in_flight(context.connection),
+            disconnected=context.is_disconnect,
+        )
+        if isinstance(typed, ReadOnlyServer):
+            # A standby, or a primary that was demoted: the pool's other connections lead there too.
+            context.is_disconnect = True
+        raise typed from error
+
+    event.listen(engine, "handle_error", on_error)
+    event.listen(engine, "begin", _nothing_in_flight)
+    event.listen(engine, "rollback", _nothing_in_flight)
+    event.listen(engine, "commit", _commit_sent)
+
+
+def _commit_sent(connection: Connection) -> None:
+    connection.info[_COMMITTING] = True
+
+
+def _nothing_in_flight(connection: Connection) -> None:
+    connection.info.pop(_COMMITTING, None)
+
+
+def _commit_in_flight(connection: Connection | None) -> bool:
+    if connection is None or connection.closed:
+        return False
+    if connection.info.get(_COMMITTING):
+        return True
+    # In autocommit every statement carries its own COMMIT.
+    driver = connection.connection.dbapi_connection
+    return bool(getattr(driver, "autocommit", False))
+
+
+def _check_revision(driver: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+    cursor = driver.cursor()
+    try:
+        cursor.execute("SELECT revision FROM orchestration.schema_revision")
+        row = cursor.fetchone()
+    except psycopg.Error as error:
+        if error.sqlstate in SCHEMA_CODES:
+            raise SchemaNotReady(
+                "the schema `orchestration` is absent; run `alembic upgrade head`",
+                sqlstate=error.sqlstate,
+                hint="alembic upgrade head",
+            ) from error
+        raise translate(error) from error
+    finally:
+        cursor.close()
+        driver.rollback()
+    found = row[0] if row else None
+    if found is None or found < REVISION:
+        raise SchemaNotReady(
+            f"the database is at revision {found}, this code needs {REVISION}; run "
+            "`alembic upgrade head`",
+            hint="alembic upgrade head",
+        )

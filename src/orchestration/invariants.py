@@ -1,0 +1,194 @@
+"""The catalogue: one entry a promise, with the database objects that keep it.
+
+`enforced_by` names files of `schema/current/` (without `.sql`), so an auditor reads the very text
+that enforces a rule. `make check` compares the catalogue with the SQL: every code that is raised is
+in it, every object it names exists, and every entry has a test marked with its id.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from orchestration import errors
+
+
+class Tier(StrEnum):
+    """The depth at which a rule is kept, strongest first."""
+
+    CONSTRAINT = "CONSTRAINT"
+    """A CHECK, UNIQUE, NOT NULL or foreign key: holds for everyone."""
+    TRIGGER = "TRIGGER"
+    """Holds for everyone but a superuser or owner who removes it; that is detected."""
+    FUNCTION = "FUNCTION"
+    """Holds for the runtime roles, who have no other way in."""
+    PRIVILEGE = "PRIVILEGE"
+    """Holds because nobody was given the right."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invariant:
+    id: str
+    sentence: str
+    tables: tuple[str, ...]
+    tier: Tier
+    sqlstates: tuple[str, ...]
+    exception: type[errors.OrchestrationError] | None
+    """The class of the first SQLSTATE; None where the rule never refuses."""
+    enforced_by: tuple[str, ...]
+    hint: str
+
+
+def _policy(
+    number: str,
+    sentence: str,
+    *,
+    tier: Tier = Tier.TRIGGER,
+    sqlstates: tuple[str, ...] = ("P7101",),
+    exception: type[errors.OrchestrationError] = errors.InvalidPolicyTransition,
+    enforced_by: tuple[str, ...] = (
+        "triggers/policy_versions__guard",
+        "functions/guard_policy_version",
+    ),
+    hint: str,
+) -> Invariant:
+    return Invariant(
+        id=f"INV-POL-{number}",
+        sentence=sentence,
+        tables=("policy_versions",),
+        tier=tier,
+        sqlstates=sqlstates,
+        exception=exception,
+        enforced_by=enforced_by,
+        hint=hint,
+    )
+
+
+POLICY = (
+    _policy(
+        "001",
+        "A policy version's identity and content never change; only its status and its times do.",
+        hint="Enter the new content as a new version.",
+    ),
+    _policy("002", "RETIRED is final.", hint="Enter a new version."),
+    _policy(
+        "003",
+        "GRACE never returns to ACTIVE.",
+        hint="Enter the old content as a new version.",
+    ),
+    _policy(
+        "004",
+        "ACTIVE reaches RETIRED only through GRACE.",
+        hint="Rotate with a grace of zero, then retire.",
+    ),
+    _policy(
+        "005",
+        "At most one policy version is ACTIVE.",
+        sqlstates=("P7104", "23505"),
+        exception=errors.ActivePolicyConflict,
+        enforced_by=(
+            "triggers/policy_versions__guard",
+            "functions/guard_policy_version",
+            "functions/rotate_policy_version",
+            "indexes/uq_policy_versions_active",
+        ),
+        hint="Replace the ACTIVE version by rotation; read it again if another was expected.",
+    ),
+    _policy(
+        "006",
+        "Policy versions are never deleted or truncated.",
+        sqlstates=("P7102",),
+        exception=errors.PolicyDeleteForbidden,
+        enforced_by=(
+            "triggers/policy_versions__no_delete",
+            "triggers/policy_versions__no_truncate",
+            "functions/refuse_change",
+        ),
+        hint="Retire what is no longer wanted.",
+    ),
+    _policy(
+        "007",
+        "Once a policy version exists, one is ACTIVE at every COMMIT.",
+        sqlstates=("P7103",),
+        exception=errors.LastActivePolicy,
+        enforced_by=(
+            "triggers/policy_versions__active_remains",
+            "functions/check_active_policy_remains",
+            "functions/retire_policy_version",
+        ),
+        hint="Replace the ACTIVE version by rotation.",
+    ),
+    _policy(
+        "008",
+        "At most one policy version is in GRACE.",
+        tier=Tier.CONSTRAINT,
+        sqlstates=("23505",),
+        exception=errors.UniqueViolation,
+        enforced_by=("indexes/uq_policy_versions_grace",),
+        hint="Retire the version in GRACE first; rotation does.",
+    ),
+    _policy(
+        "009",
+        "activated_at grows strictly from version to version.",
+        hint="Leave activated_at out: the database sets it.",
+    ),
+    _policy("010", "A policy version enters as ACTIVE.", hint="Insert it as ACTIVE, by rotation."),
+    _policy(
+        "011",
+        "grace_expires_at is set on entering GRACE and may only come earlier.",
+        hint="Shorten a grace, never lengthen it.",
+    ),
+)
+
+ACCEPTANCE = Invariant(
+    id="INV-ATT-008",
+    sentence="An attestation's policy version is accepted when it is attested, and exists.",
+    tables=("ingress_attestations", "policy_versions", "policy_gate"),
+    tier=Tier.FUNCTION,
+    sqlstates=("P7105", "P0001"),
+    exception=errors.PolicyNotAccepted,
+    enforced_by=(
+        "functions/require_policy_accepted",
+        "functions/retire_policy_version",
+        "functions/share_policy_gate",
+        "functions/change_policy_gate",
+        "triggers/policy_versions__gate",
+        "triggers/policy_gate__no_delete",
+        "triggers/policy_gate__no_truncate",
+    ),
+    hint="Sign under a version of accepted_policy_versions.",
+)
+
+INTERFACE = (
+    Invariant(
+        id="INV-API-001",
+        sentence="A size, lease or grace out of bounds is refused.",
+        tables=("policy_versions",),
+        tier=Tier.FUNCTION,
+        sqlstates=("22023",),
+        exception=errors.InvalidParameterValue,
+        enforced_by=("functions/rotate_policy_version",),
+        hint="Claim 1 to 10,000 items, send 0 to 10,000, lease 1 s to 1 day, grace from zero.",
+    ),
+    Invariant(
+        id="INV-API-002",
+        sentence="An act names something that exists.",
+        tables=("policy_gate",),
+        tier=Tier.FUNCTION,
+        sqlstates=("P0002",),
+        exception=errors.NotFound,
+        enforced_by=("functions/share_policy_gate", "functions/change_policy_gate"),
+        hint="Read the id again.",
+    ),
+)
+
+CATALOGUE: tuple[Invariant, ...] = (*POLICY, ACCEPTANCE, *INTERFACE)
+
+BY_ID: Mapping[str, Invariant] = {entry.id: entry for entry in CATALOGUE}
+
+BY_NATIVE_CONSTRAINT: Mapping[str, str] = {
+    path.partition("/")[2]: entry.id
+    for entry in CATALOGUE
+    for path in entry.enforced_by
+    if path.startswith(("constraints/", "indexes/"))
+}
+"""The invariant of each constraint or index that a native code may name."""

@@ -1,0 +1,11 @@
+"""The tables as SQLAlchemy declarative models; they match the migrations exactly.
+
+Read with them, and join them in queries of your own. Writes go through the repositories: a runtime
+role has no INSERT, UPDATE or DELETE on any table.
+"""
+
+from orchestration.models.base import Base
+from orchestration.models.policy_version import PolicyGate, PolicyVersion
+from orchestration.models.schema_revision import SchemaRevision
+
+__all__ = ["Base", "PolicyGate", "PolicyVersion", "SchemaRevision"]

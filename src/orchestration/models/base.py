@@ -1,0 +1,50 @@
+"""The declarative base: one schema, one naming convention, typed columns."""
+
+from datetime import datetime
+from typing import Annotated, Any, ClassVar
+from uuid import UUID
+
+from sqlalchemy import BigInteger, DateTime, FetchedValue, MetaData, Text, Uuid, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, mapped_column
+from sqlalchemy.types import TypeEngine
+
+SCHEMA = "orchestration"
+
+# What the database fills in on INSERT (an id, a time, who did it) where a row leaves it out.
+assigned = FetchedValue()
+
+Key = Annotated[UUID, mapped_column(Uuid())]
+"""A version 7 UUID made by the database."""
+DbUser = Annotated[str, mapped_column(Text(), server_default=assigned)]
+"""The login that wrote the row (session_user), never taken from the writer."""
+XactId = Annotated[int, mapped_column(BigInteger(), server_default=assigned)]
+"""The transaction that wrote the row; void after a restore into another cluster."""
+Singleton = Annotated[
+    bool, mapped_column(primary_key=True, autoincrement=False, server_default=text("true"))
+]
+"""The primary key of a table of one row."""
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        schema=SCHEMA,
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        },
+    )
+    type_annotation_map: ClassVar[dict[Any, TypeEngine[Any]]] = {
+        str: Text(),
+        int: BigInteger(),
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB(),
+    }
+
+
+def hex64(column: str) -> str:
+    """The CHECK of a SHA-256 in lowercase hex; cheaper than one regular expression with a count."""
+    return f"octet_length({column}) = 64 AND {column} ~ '^[0-9a-f]*$'"

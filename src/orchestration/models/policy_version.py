@@ -1,0 +1,61 @@
+"""policy_versions and its gate: which rules a payment is judged under (INV-POL)."""
+
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, Index, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from orchestration.models.base import Base, DbUser, Singleton, XactId, assigned, hex64
+
+
+class PolicyVersion(Base):
+    """One version of the policy: exactly one is ACTIVE, at most one in GRACE, the rest RETIRED."""
+
+    __tablename__ = "policy_versions"
+    __table_args__ = (
+        CheckConstraint("id <> ''", name="id"),
+        CheckConstraint("description <> ''", name="description"),
+        CheckConstraint("created_by <> ''", name="created_by"),
+        CheckConstraint(hex64("checksum"), name="checksum"),
+        CheckConstraint("status IN ('ACTIVE', 'GRACE', 'RETIRED')", name="status"),
+        CheckConstraint(
+            "(status = 'ACTIVE') = (grace_expires_at IS NULL)"
+            " AND (status = 'RETIRED') = (retired_at IS NOT NULL)",
+            name="times",
+        ),
+        Index(
+            "uq_policy_versions_active",
+            "status",
+            unique=True,
+            postgresql_where=text("status = 'ACTIVE'"),
+        ),
+        Index(
+            "uq_policy_versions_grace",
+            "status",
+            unique=True,
+            postgresql_where=text("status = 'GRACE'"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    description: Mapped[str]
+    checksum: Mapped[str]
+    status: Mapped[str] = mapped_column(server_default=text("'ACTIVE'"))
+    activated_at: Mapped[datetime] = mapped_column(server_default=assigned)
+    grace_expires_at: Mapped[datetime | None]
+    retired_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=assigned)
+    created_by: Mapped[str] = mapped_column(server_default=text("SESSION_USER"))
+    db_user: Mapped[DbUser]
+    xact_id: Mapped[XactId]
+
+
+class PolicyGate(Base):
+    """The one row that writers share and a change of policy updates (contract: gates)."""
+
+    __tablename__ = "policy_gate"
+    __table_args__ = (CheckConstraint("singleton", name="singleton"),)
+
+    singleton: Mapped[Singleton]
+    changes: Mapped[int] = mapped_column(server_default=text("0"))
+    changed_at: Mapped[datetime | None]

@@ -1,0 +1,14 @@
+"""schema_revision: one row that tells a service which revision the database is at."""
+
+from sqlalchemy import CheckConstraint
+from sqlalchemy.orm import Mapped
+
+from orchestration.models.base import Base, Singleton
+
+
+class SchemaRevision(Base):
+    __tablename__ = "schema_revision"
+    __table_args__ = (CheckConstraint("singleton", name="singleton"),)
+
+    singleton: Mapped[Singleton]
+    revision: Mapped[str]

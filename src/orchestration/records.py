@@ -1,0 +1,65 @@
+"""What goes into a repository (pydantic inputs) and what comes out (frozen records).
+
+Inputs refuse bad values before anything reaches the database, with `pydantic.ValidationError`
+naming the field. Records are plain values: they outlive their Session.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from sqlalchemy import RowMapping
+
+from orchestration.vocabulary import PolicyStatus
+
+
+def _storable(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("PostgreSQL text cannot hold a NUL character")
+    return value
+
+
+Text = Annotated[str, StringConstraints(strict=True), AfterValidator(_storable)]
+"""Text that PostgreSQL can store: no NUL, no lone surrogate."""
+Key = Annotated[Text, StringConstraints(min_length=1)]
+"""A non-empty text key."""
+Sha256Hex = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{64}\z")]
+"""64 characters of lowercase hex."""
+
+
+class Input(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Record(BaseModel):
+    """A row, or a part of one, that has left the database."""
+
+    model_config = ConfigDict(frozen=True)
+
+    @classmethod
+    def from_row(cls, row: RowMapping | Mapping[str, Any]) -> Self:
+        """The record of a row that the database has checked already."""
+        return cls.model_construct(**{name: row[name] for name in cls.model_fields})
+
+
+class NewPolicyVersion(Input):
+    """A policy version to rotate in; `checksum` is the SHA-256 of the policy document."""
+
+    id: Key
+    description: Key
+    checksum: Sha256Hex
+    created_by: Key
+
+
+class PolicyVersionRecord(Record):
+    id: str
+    description: str
+    checksum: str
+    status: PolicyStatus
+    activated_at: datetime
+    grace_expires_at: datetime | None
+    retired_at: datetime | None
+    created_at: datetime
+    created_by: str
+    db_user: str

@@ -1,0 +1,9 @@
+"""The repositories: what a service calls, on its own SQLAlchemy Session.
+
+A repository never commits. It works in the caller's transaction, returns frozen records and raises
+the typed errors of `orchestration.errors`.
+"""
+
+from orchestration.repo.policy_version import PolicyVersionRepository
+
+__all__ = ["PolicyVersionRepository"]

@@ -1,0 +1,59 @@
+"""What every repository stands on: the caller's Session, and the guard that types errors."""
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Executable, RowMapping
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from orchestration.translate import translate_in_call
+
+
+class Repository:
+    """Works in the caller's transaction on the caller's Session, and never commits."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def _rows(
+        self, statement: Executable, parameters: Mapping[str, Any] | None = None
+    ) -> Sequence[RowMapping]:
+        """The rows of one statement, one round trip; every database error comes out typed."""
+        with self._guard():
+            return self._session.execute(statement, parameters).mappings().all()
+
+    def _row(
+        self, statement: Executable, parameters: Mapping[str, Any] | None = None
+    ) -> RowMapping | None:
+        rows = self._rows(statement, parameters)
+        return rows[0] if rows else None
+
+    @contextmanager
+    def _guard(self) -> Generator[None]:
+        # The caller's pending objects are written first, outside the guard: what their tables
+        # refuse is the caller's own error.
+        if self._session.autoflush:
+            self._session.flush()
+        try:
+            with self._session.no_autoflush:
+                yield
+        except DBAPIError as error:
+            if error.orig is None:
+                raise
+            raise translate_in_call(
+                error.orig, disconnected=error.connection_invalidated
+            ) from error.orig
+
+
+def one(row: RowMapping | None) -> RowMapping:
+    """The row that a function of the database always returns."""
+    assert row is not None
+    return row
+
+
+def seconds(value: timedelta) -> str:
+    """An interval as PostgreSQL reads it, exact to the microsecond."""
+    return f"{value.days} days {value.seconds} seconds {value.microseconds} microseconds"

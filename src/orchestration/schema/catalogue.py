@@ -1,0 +1,208 @@
+"""Reads the live catalogue: one text an object, by the path of its file in `current/`."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Literal
+
+from sqlalchemy import Connection, text
+
+# Each query gives (path, text). The search_path is empty, so every name comes out qualified.
+# A NOT NULL is left to the table's columns: 18 keeps it as a constraint too, 15 to 17 do not.
+QUERIES = (
+    r"""
+    SELECT 'functions/' || p.proname,
+           concat_ws(E'\n',
+             rtrim(pg_get_functiondef(p.oid), E'\n') || ';',
+             '-- owner: ' || p.proowner::regrole::text)
+    FROM pg_proc p
+    WHERE p.pronamespace = 'orchestration'::regnamespace
+    """,
+    r"""
+    SELECT 'triggers/' || c.relname || '__' || t.tgname,
+           concat_ws(E'\n',
+             pg_get_triggerdef(t.oid) || ';',
+             '-- enabled: ' || t.tgenabled::text)
+    FROM pg_trigger t
+    JOIN pg_class c ON c.oid = t.tgrelid
+    WHERE c.relnamespace = 'orchestration'::regnamespace
+      AND NOT t.tgisinternal
+    """,
+    r"""
+    SELECT 'constraints/' || c.conname,
+           concat_ws(E'\n',
+             format('ALTER TABLE %s ADD CONSTRAINT %I %s;',
+               c.conrelid::regclass, c.conname, pg_get_constraintdef(c.oid)),
+             CASE WHEN NOT c.convalidated THEN '-- not validated' END)
+    FROM pg_constraint c
+    WHERE c.connamespace = 'orchestration'::regnamespace
+      AND c.contype NOT IN ('n', 't')
+      AND c.conname <> 'alembic_version_pkc'
+    """,
+    r"""
+    SELECT 'indexes/' || c.relname,
+           concat_ws(E'\n',
+             pg_get_indexdef(i.indexrelid) || ';',
+             CASE WHEN NOT (i.indisvalid AND i.indisready) THEN '-- not valid' END)
+    FROM pg_index i
+    JOIN pg_class c ON c.oid = i.indexrelid
+    WHERE c.relnamespace = 'orchestration'::regnamespace
+      AND c.relname <> 'alembic_version_pkc'
+    """,
+    r"""
+    SELECT 'views/' || c.relname,
+           concat_ws(E'\n',
+             format('CREATE VIEW %s%s AS', c.oid::regclass,
+               ' WITH (' || array_to_string(c.reloptions, ', ') || ')'),
+             pg_get_viewdef(c.oid),
+             '-- owner: ' || c.relowner::regrole::text)
+    FROM pg_class c
+    WHERE c.relnamespace = 'orchestration'::regnamespace
+      AND c.relkind IN ('v', 'm')
+    """,
+    r"""
+    SELECT 'tables/' || c.relname,
+           concat_ws(E'\n',
+             (SELECT string_agg(
+                concat_ws(' ', a.attname, format_type(a.atttypid, a.atttypmod),
+                  CASE WHEN a.attcollation <> y.typcollation
+                    THEN 'COLLATE ' || a.attcollation::regcollation END,
+                  CASE WHEN a.attnotnull THEN 'NOT NULL' END,
+                  CASE WHEN a.attgenerated = 's'
+                    THEN 'GENERATED ALWAYS AS (' || pg_get_expr(d.adbin, d.adrelid) || ') STORED'
+                    ELSE 'DEFAULT ' || pg_get_expr(d.adbin, d.adrelid) END),
+                E'\n' ORDER BY a.attnum)
+              FROM pg_attribute a
+              JOIN pg_type y ON y.oid = a.atttypid
+              LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+             format('-- kind: %s, persistence: %s', c.relkind, c.relpersistence),
+             '-- owner: ' || c.relowner::regrole,
+             '-- options: ' || array_to_string(c.reloptions, ', '),
+             CASE WHEN c.relrowsecurity THEN '-- row security' END,
+             (SELECT '-- inherits: ' || string_agg(i.inhparent::regclass::text, ', ')
+              FROM pg_inherits i WHERE i.inhrelid = c.oid),
+             (SELECT '-- children: ' || string_agg(i.inhrelid::regclass::text, ', ')
+              FROM pg_inherits i WHERE i.inhparent = c.oid))
+    FROM pg_class c
+    WHERE c.relnamespace = 'orchestration'::regnamespace
+      AND c.relkind IN ('r', 'p', 'f', 'S')
+      AND c.relname <> 'alembic_version'
+    """,
+    r"""
+    SELECT 'rules/' || c.relname || '__' || r.rulename, pg_get_ruledef(r.oid)
+    FROM pg_rewrite r
+    JOIN pg_class c ON c.oid = r.ev_class
+    WHERE c.relnamespace = 'orchestration'::regnamespace
+      AND r.rulename <> '_RETURN'
+    """,
+    # The owner's own rights are left out: 17 added one.
+    r"""
+    WITH acls (path, owner, acl) AS (
+      SELECT 'grants/schema', n.nspowner, n.nspacl
+      FROM pg_namespace n
+      WHERE n.nspname = 'orchestration'
+      UNION ALL
+      SELECT 'grants/' || c.relname, c.relowner, c.relacl
+      FROM pg_class c
+      WHERE c.relnamespace = 'orchestration'::regnamespace
+        AND c.relkind IN ('r', 'p', 'f', 'S', 'v', 'm')
+        AND c.relname <> 'alembic_version'
+      UNION ALL
+      SELECT 'grants/' || c.relname || '__' || a.attname, c.relowner, a.attacl
+      FROM pg_attribute a
+      JOIN pg_class c ON c.oid = a.attrelid
+      WHERE c.relnamespace = 'orchestration'::regnamespace
+        AND a.attacl IS NOT NULL
+      UNION ALL
+      SELECT 'grants/' || p.proname, p.proowner,
+             coalesce(p.proacl, acldefault('f', p.proowner))
+      FROM pg_proc p
+      WHERE p.pronamespace = 'orchestration'::regnamespace
+      UNION ALL
+      SELECT 'grants/default_privileges', d.defaclrole, d.defaclacl
+      FROM pg_default_acl d
+      WHERE d.defaclnamespace IN (0, 'orchestration'::regnamespace)
+        AND d.defaclrole::regrole::text LIKE 'symphony%'
+    )
+    SELECT path,
+           string_agg(
+             format('%s: %s%s', coalesce(g.rolname, 'PUBLIC'), x.privilege_type,
+               CASE WHEN x.is_grantable THEN ' with grant option' ELSE '' END),
+             E'\n' ORDER BY coalesce(g.rolname, 'PUBLIC'), x.privilege_type)
+    FROM acls
+    CROSS JOIN LATERAL aclexplode(acls.acl) x
+    LEFT JOIN pg_roles g ON g.oid = x.grantee
+    WHERE x.grantee <> acls.owner
+    GROUP BY path
+    """,
+    r"""
+    SELECT 'roles/' || r.rolname,
+           concat_ws(E'\n',
+             format('login: %s, superuser: %s, createrole: %s, createdb: %s, replication: %s,'
+               ' bypassrls: %s, inherit: %s', r.rolcanlogin, r.rolsuper, r.rolcreaterole,
+               r.rolcreatedb, r.rolreplication, r.rolbypassrls, r.rolinherit),
+             (SELECT 'member of: ' || string_agg(m.roleid::regrole::text, ', ')
+              FROM pg_auth_members m WHERE m.member = r.oid),
+             (SELECT 'settings: ' || string_agg(array_to_string(s.setconfig, ', '), ', ')
+              FROM pg_db_role_setting s WHERE s.setrole = r.oid))
+    FROM pg_roles r
+    WHERE r.rolname IN ('symphony_owner', 'symphony_ingest', 'symphony_executor',
+      'symphony_control', 'symphony_readonly', 'symphony_auditor')
+    """,
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One object that is not as it should be; `path` is its file in `current/`, without `.sql`."""
+
+    path: str
+    kind: Literal["missing", "unexpected", "changed"]
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.path}"
+
+
+def read(connection: Connection) -> dict[str, str]:
+    """The picture of the live schema, by path. Reads the catalogue only and takes no DDL lock.
+
+    The connection must not be in a transaction: the picture is taken in a read-only one of its own.
+    """
+    picture: dict[str, str] = {}
+    with connection.begin():
+        connection.execute(text("SET TRANSACTION READ ONLY"))
+        connection.execute(text("SET LOCAL search_path = ''"))
+        for query in QUERIES:
+            for path, definition in connection.exec_driver_sql(query.replace("%", "%%")):
+                # Two objects under one path (an overloaded function) are both kept.
+                picture[path] = "\n".join(filter(None, (picture.get(path), definition)))
+    return picture
+
+
+def expected() -> dict[str, str]:
+    """The picture that `current/` keeps."""
+    root = files("orchestration.schema") / "current"
+    return {
+        f"{folder.name}/{file.name.removesuffix('.sql')}": file.read_text("utf-8").rstrip("\n")
+        for folder in _folders(root)
+        for file in folder.iterdir()
+        if file.name.endswith(".sql")
+    }
+
+
+def _folders(root: Traversable) -> Iterator[Traversable]:
+    return (entry for entry in root.iterdir() if entry.is_dir())
+
+
+def compare(wanted: Mapping[str, str], found: Mapping[str, str]) -> list[Difference]:
+    """Every object that is missing from `found`, is there unexpectedly, or reads differently."""
+    differences = [Difference(path, "missing") for path in wanted.keys() - found.keys()]
+    differences += [Difference(path, "unexpected") for path in found.keys() - wanted.keys()]
+    differences += [
+        Difference(path, "changed")
+        for path in wanted.keys() & found.keys()
+        if wanted[path].rstrip("\n") != found[path].rstrip("\n")
+    ]
+    return sorted(differences, key=lambda difference: difference.path)

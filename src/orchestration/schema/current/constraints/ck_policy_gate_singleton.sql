@@ -1,0 +1,1 @@
+ALTER TABLE orchestration.policy_gate ADD CONSTRAINT ck_policy_gate_singleton CHECK (singleton);

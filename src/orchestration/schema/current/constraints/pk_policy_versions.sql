@@ -1,0 +1,1 @@
+ALTER TABLE orchestration.policy_versions ADD CONSTRAINT pk_policy_versions PRIMARY KEY (id);

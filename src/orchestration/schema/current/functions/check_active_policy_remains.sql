@@ -1,0 +1,18 @@
+CREATE OR REPLACE FUNCTION orchestration.check_active_policy_remains()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+BEGIN
+  IF NOT EXISTS (SELECT FROM orchestration.policy_versions p WHERE p.status = 'ACTIVE') THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-POL-007', 'P7103', 'no ACTIVE policy version would remain', 'policy_versions',
+      jsonb_build_object('id', NEW.id), 'Replace the ACTIVE version by rotate_policy_version.',
+      'status'
+    );
+  END IF;
+  RETURN NULL;
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,108 @@
+CREATE OR REPLACE FUNCTION orchestration.guard_policy_version()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+DECLARE
+  v_replica boolean := current_setting('session_replication_role') = 'replica';
+  v_detail jsonb := jsonb_build_object('id', NEW.id, 'status', NEW.status);
+  v_active text;
+  v_newest timestamptz;
+  v_next timestamptz;
+BEGIN
+  IF TG_OP = 'INSERT' THEN
+    IF NOT v_replica THEN
+      NEW.db_user := SESSION_USER;
+      NEW.xact_id := pg_current_xact_id()::text::bigint;
+      NEW.created_at := coalesce(NEW.created_at, clock_timestamp());
+    END IF;
+    IF EXISTS (SELECT FROM orchestration.policy_versions p WHERE p.id = NEW.id) THEN
+      -- The primary key refuses it; what is missing must not be refused before.
+      NEW.activated_at := coalesce(NEW.activated_at, clock_timestamp());
+      RETURN NEW;
+    END IF;
+    IF NEW.status IS DISTINCT FROM 'ACTIVE' THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-POL-010', 'P7101', 'a policy version enters as ACTIVE', 'policy_versions', v_detail,
+        'Insert it as ACTIVE by rotate_policy_version; GRACE and RETIRED are reached later.',
+        'status'
+      );
+    END IF;
+    IF NEW.created_at > clock_timestamp() OR NOT isfinite(NEW.created_at) THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-POL-001', 'P7101', 'created_at is in the future', 'policy_versions', v_detail,
+        'Leave created_at out: the database sets it.', 'created_at'
+      );
+    END IF;
+    SELECT max(p.activated_at) INTO v_newest FROM orchestration.policy_versions p;
+    v_next := greatest(clock_timestamp(), v_newest + interval '1 microsecond');
+    NEW.activated_at := coalesce(NEW.activated_at, v_next);
+    IF NEW.activated_at > v_next OR NEW.activated_at <= v_newest
+      OR NOT isfinite(NEW.activated_at) THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-POL-009', 'P7101', 'activated_at does not follow the newest version',
+        'policy_versions', v_detail || jsonb_build_object('activated_at', NEW.activated_at),
+        'Leave activated_at out: the database sets it.', 'activated_at'
+      );
+    END IF;
+    SELECT p.id INTO v_active FROM orchestration.policy_versions p WHERE p.status = 'ACTIVE';
+    IF v_active IS NOT NULL THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-POL-005', 'P7104', format('%s is ACTIVE already', v_active), 'policy_versions',
+        v_detail || jsonb_build_object('active', v_active),
+        'Replace it by rotate_policy_version.', 'status'
+      );
+    END IF;
+    RETURN NEW;
+  END IF;
+
+  v_detail := jsonb_build_object('id', OLD.id, 'from', OLD.status, 'to', NEW.status);
+  IF (NEW.id, NEW.description, NEW.checksum, NEW.activated_at, NEW.created_at, NEW.created_by,
+      NEW.db_user, NEW.xact_id)
+    IS DISTINCT FROM (OLD.id, OLD.description, OLD.checksum, OLD.activated_at, OLD.created_at,
+      OLD.created_by, OLD.db_user, OLD.xact_id) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-POL-001', 'P7101', 'identity and content never change', 'policy_versions', v_detail,
+      'Enter a new version by rotate_policy_version.'
+    );
+  END IF;
+  IF OLD.status = 'RETIRED' AND NEW IS DISTINCT FROM OLD THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-POL-002', 'P7101', 'RETIRED is final', 'policy_versions', v_detail,
+      'Enter a new version by rotate_policy_version.', 'status'
+    );
+  END IF;
+  IF OLD.status = 'GRACE' AND NEW.status = 'ACTIVE' THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-POL-003', 'P7101', 'GRACE never returns to ACTIVE', 'policy_versions', v_detail,
+      'Enter the old content as a new version by rotate_policy_version.', 'status'
+    );
+  END IF;
+  IF OLD.status = 'ACTIVE' AND NEW.status = 'RETIRED' THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-POL-004', 'P7101', 'ACTIVE reaches RETIRED only through GRACE', 'policy_versions',
+      v_detail, 'Rotate with a grace of zero, then retire it.', 'status'
+    );
+  END IF;
+  IF NEW.status = 'GRACE' AND NOT coalesce(isfinite(NEW.grace_expires_at), false)
+    OR NEW.status = 'ACTIVE' AND NEW.grace_expires_at IS NOT NULL
+    OR OLD.status = 'GRACE'
+      AND (NEW.grace_expires_at IS NULL OR NEW.grace_expires_at > OLD.grace_expires_at) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-POL-011', 'P7101',
+      'grace_expires_at is set on entering GRACE and may only come earlier', 'policy_versions',
+      v_detail, 'Shorten a grace, never lengthen it.', 'grace_expires_at'
+    );
+  END IF;
+  IF NOT v_replica THEN
+    NEW.retired_at := CASE
+      WHEN NEW.status <> 'RETIRED' THEN NULL
+      WHEN OLD.status = 'RETIRED' THEN OLD.retired_at
+      ELSE clock_timestamp()
+    END;
+  END IF;
+  RETURN NEW;
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,27 @@
+CREATE OR REPLACE FUNCTION orchestration.refuse_change()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+-- Arguments of the trigger: invariant, SQLSTATE, then the key columns that DETAIL shows.
+DECLARE
+  v_row jsonb := CASE WHEN TG_LEVEL = 'ROW' THEN to_jsonb(OLD) END;
+  v_detail jsonb := '{}';
+BEGIN
+  IF v_row IS NOT NULL THEN
+    FOR i IN 2 .. TG_NARGS - 1 LOOP
+      v_detail := v_detail || jsonb_build_object(TG_ARGV[i], v_row -> TG_ARGV[i]);
+    END LOOP;
+  END IF;
+  PERFORM orchestration.raise_invariant(
+    TG_ARGV[0], TG_ARGV[1],
+    format('%s of %s is forbidden', TG_OP, TG_TABLE_NAME),
+    TG_TABLE_NAME,
+    v_detail,
+    'What was recorded stays as it is; record what happened since as a new row, by the functions.'
+  );
+  RETURN NULL;
+END
+$function$;
+-- owner: symphony_owner

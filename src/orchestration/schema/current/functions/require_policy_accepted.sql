@@ -1,0 +1,21 @@
+CREATE OR REPLACE FUNCTION orchestration.require_policy_accepted(p_policy_version_id text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+BEGIN
+  PERFORM orchestration.share_policy_gate();
+  IF NOT EXISTS (
+    SELECT FROM orchestration.accepted_policy_versions a WHERE a.id = p_policy_version_id
+  ) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-008', 'P7105',
+      format('policy version %s is not accepted', coalesce(p_policy_version_id, 'null')),
+      'policy_versions', jsonb_build_object('id', p_policy_version_id),
+      'Sign under a version of accepted_policy_versions.', 'id'
+    );
+  END IF;
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,38 @@
+CREATE OR REPLACE FUNCTION orchestration.retire_policy_version(p_id text)
+ RETURNS SETOF orchestration.policy_versions
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+ SET lock_timeout TO '2s'
+AS $function$
+DECLARE
+  v_status text;
+BEGIN
+  LOCK TABLE orchestration.policy_gate IN EXCLUSIVE MODE;
+  SELECT p.status INTO v_status FROM orchestration.policy_versions p WHERE p.id = p_id;
+  IF v_status IS NULL THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-008', 'P7105',
+      format('policy version %s is unknown', coalesce(p_id, 'null')), 'policy_versions',
+      jsonb_build_object('id', p_id), 'Name a version of policy_versions.', 'id'
+    );
+  END IF;
+  IF v_status = 'ACTIVE' THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-POL-007', 'P7103', 'no ACTIVE policy version would remain', 'policy_versions',
+      jsonb_build_object('id', p_id), 'Replace the ACTIVE version by rotate_policy_version.',
+      'status'
+    );
+  END IF;
+  IF v_status = 'RETIRED' THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-POL-002', 'P7101', 'RETIRED is final', 'policy_versions',
+      jsonb_build_object('id', p_id, 'from', v_status, 'to', 'RETIRED'),
+      'It is retired already.', 'status'
+    );
+  END IF;
+  RETURN QUERY
+  UPDATE orchestration.policy_versions p SET status = 'RETIRED' WHERE p.id = p_id RETURNING p.*;
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,53 @@
+CREATE OR REPLACE FUNCTION orchestration.rotate_policy_version(p_id text, p_description text, p_checksum text, p_grace interval, p_created_by text DEFAULT SESSION_USER, p_expected_active text DEFAULT NULL::text)
+ RETURNS SETOF orchestration.policy_versions
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+ SET lock_timeout TO '2s'
+AS $function$
+DECLARE
+  v_active text;
+  v_expires_at timestamptz;
+BEGIN
+  -- From 17 on an interval can be infinite; before, an overflow is an error of its own.
+  IF p_grace IS NULL OR p_grace < interval '0' OR p_grace > interval '100 years' THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'grace is between zero and a hundred years', 'policy_versions',
+      jsonb_build_object('id', p_id, 'grace', p_grace::text),
+      'Give a grace of zero or more.', 'grace_expires_at'
+    );
+  END IF;
+  LOCK TABLE orchestration.policy_gate IN EXCLUSIVE MODE;
+  SELECT p.id INTO v_active FROM orchestration.policy_versions p WHERE p.status = 'ACTIVE';
+  IF p_expected_active IS NOT NULL AND v_active IS DISTINCT FROM p_expected_active THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-POL-005', 'P7104',
+      format('%s is ACTIVE, not %s', coalesce(v_active, 'no version'), p_expected_active),
+      'policy_versions',
+      jsonb_build_object('id', p_id, 'active', v_active, 'expected_active', p_expected_active),
+      'Read the ACTIVE version again and decide anew.', 'status'
+    );
+  END IF;
+  IF v_active IS NULL THEN
+    RETURN QUERY
+    INSERT INTO orchestration.policy_versions (id, description, checksum, created_by)
+    VALUES (p_id, p_description, p_checksum, p_created_by)
+    RETURNING *;
+    RETURN;
+  END IF;
+  UPDATE orchestration.policy_versions p SET status = 'RETIRED' WHERE p.status = 'GRACE';
+  v_expires_at := clock_timestamp() + p_grace;
+  -- One statement, so that an ACTIVE version exists at its end under SET CONSTRAINTS IMMEDIATE too.
+  RETURN QUERY
+  WITH demoted AS (
+    UPDATE orchestration.policy_versions p
+    SET status = 'GRACE', grace_expires_at = v_expires_at
+    WHERE p.status = 'ACTIVE'
+    RETURNING p.id
+  )
+  INSERT INTO orchestration.policy_versions (id, description, checksum, created_by)
+  SELECT p_id, p_description, p_checksum, p_created_by FROM demoted
+  RETURNING *;
+END
+$function$;
+-- owner: symphony_owner

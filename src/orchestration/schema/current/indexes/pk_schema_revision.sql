@@ -1,0 +1,1 @@
+CREATE UNIQUE INDEX pk_schema_revision ON orchestration.schema_revision USING btree (singleton);

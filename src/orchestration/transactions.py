@@ -1,0 +1,53 @@
+"""run_in_transaction: a unit of work, run again as long as that is safe."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from orchestration.errors import OrchestrationError, Retry
+from orchestration.translate import translate
+
+T = TypeVar("T")
+
+ATTEMPTS = 8
+LONGEST_WAIT_SECONDS = 2.0
+
+
+def run_in_transaction(session_factory: Callable[[], Session], work: Callable[[Session], T]) -> T:
+    """Run `work` in a new Session and commit; after an error whose `retry` is SAFE, again.
+
+    Each try has a Session of its own, so everything is re-read. At most 8 tries, with jittered
+    exponential waits of up to 2 s; then the last error is raised. An unknown outcome
+    (CommitOutcomeUnknown) is never retried: the caller replays under the same idempotency key.
+    """
+    for attempt in Retrying(
+        retry=retry_if_exception(_is_safe),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.02, max=LONGEST_WAIT_SECONDS),
+        reraise=True,
+    ):
+        with attempt:
+            return _once(session_factory, work)
+    raise AssertionError("Retrying either returns or raises")
+
+
+def _once(session_factory: Callable[[], Session], work: Callable[[Session], T]) -> T:
+    with session_factory() as session:
+        result = work(session)
+        try:
+            session.commit()
+        except DBAPIError as error:
+            # A host's engine without our listener: what COMMIT ran into is still told apart.
+            if error.orig is None:
+                raise
+            raise translate(
+                error.orig, committing=True, disconnected=error.connection_invalidated
+            ) from error.orig
+        return result
+
+
+def _is_safe(error: BaseException) -> bool:
+    return isinstance(error, OrchestrationError) and error.retry is Retry.SAFE

@@ -1,0 +1,113 @@
+"""From the driver's error to the typed one: pure, and the only reader of psycopg's errors."""
+
+import json
+from typing import Final
+
+import psycopg
+
+from orchestration.errors import (
+    BY_CONSTRAINT,
+    BY_SQLSTATE,
+    CommitOutcomeUnknown,
+    ConnectionLost,
+    OrchestrationError,
+    SchemaNotReady,
+    UnclassifiedDatabaseError,
+    UniqueViolation,
+)
+from orchestration.invariants import BY_NATIVE_CONSTRAINT
+
+SCHEMA: Final = "orchestration"
+
+# invalid_schema_name, undefined_table, undefined_function, undefined_column: inside a call of ours
+# they mean a schema that is absent or older than the code.
+SCHEMA_CODES: Final = frozenset({"3F000", "42P01", "42883", "42703"})
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether a host's engine should hand this error out typed: it names our schema, or it is one
+    of our refusals. A host's own RAISE EXCEPTION is P0001 too, but names no INV- id."""
+    if not isinstance(error, psycopg.Error):
+        return False
+    if error.diag.schema_name == SCHEMA:
+        return True
+    constraint = error.diag.constraint_name or ""
+    return (error.sqlstate or "").startswith("P") and constraint.startswith("INV-")
+
+
+def translate(
+    error: BaseException, *, committing: bool = False, disconnected: bool = False
+) -> OrchestrationError:
+    """The typed error of a driver's error; the caller raises it `from` that.
+
+    `committing`: a COMMIT was in flight, so that a lost connection leaves its outcome unknown.
+    `disconnected`: SQLAlchemy found the connection dead, whatever the error says of itself.
+    """
+    if not isinstance(error, psycopg.Error):
+        return UnclassifiedDatabaseError(str(error))
+    sqlstate, diag = error.sqlstate, error.diag
+    constraint = diag.constraint_name
+    if constraint is not None and constraint.startswith("INV-"):
+        invariant: str | None = constraint
+    else:
+        invariant = BY_NATIVE_CONSTRAINT.get(constraint) if constraint is not None else None
+    return _class(error, committing=committing, disconnected=disconnected)(
+        diag.message_primary or str(error).strip() or None,
+        sqlstate=sqlstate,
+        invariant=invariant,
+        schema=diag.schema_name,
+        table=diag.table_name,
+        column=diag.column_name,
+        constraint=constraint,
+        detail=_detail(diag.message_detail),
+        hint=diag.message_hint,
+    )
+
+
+def translate_in_call(error: BaseException, *, disconnected: bool = False) -> OrchestrationError:
+    """As `translate`, for an error raised inside a repository call: there an object that does not
+    exist means that the schema is not ready."""
+    if isinstance(error, psycopg.Error) and error.sqlstate in SCHEMA_CODES:
+        return SchemaNotReady(
+            f"{(error.diag.message_primary or str(error)).strip()}: the schema is absent or older "
+            "than this code needs; run `alembic upgrade head`",
+            sqlstate=error.sqlstate,
+            hint="alembic upgrade head",
+        )
+    return translate(error, disconnected=disconnected)
+
+
+def _class(
+    error: psycopg.Error, *, committing: bool, disconnected: bool
+) -> type[OrchestrationError]:
+    sqlstate = error.sqlstate
+    known = BY_SQLSTATE.get(sqlstate) if sqlstate is not None else None
+    if known is CommitOutcomeUnknown:
+        return CommitOutcomeUnknown
+    if known is ConnectionLost or _is_loss(error, disconnected=disconnected):
+        return CommitOutcomeUnknown if committing else ConnectionLost
+    if known is UniqueViolation:
+        return BY_CONSTRAINT.get(error.diag.constraint_name or "", UniqueViolation)
+    return known or UnclassifiedDatabaseError
+
+
+def _is_loss(error: psycopg.Error, *, disconnected: bool) -> bool:
+    if error.sqlstate is not None:
+        return error.sqlstate.startswith("08")
+    # Without a SQLSTATE the server did not speak: refused, closed under us, or a reply that never
+    # came. Errors of the client's own making (a value that cannot be adapted) are of other classes.
+    return disconnected or isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+
+
+def _detail(text: str | None) -> dict[str, object] | None:
+    if text is None:
+        return None
+    if text.startswith("{"):
+        try:
+            parsed: object = json.loads(text)
+        except ValueError:
+            pass
+        else:
+            if isinstance(parsed, dict):
+                return {str(key): value for key, value in parsed.items()}  # pyright: ignore
+    return {"text": text}

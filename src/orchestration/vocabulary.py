@@ -1,0 +1,74 @@
+"""The words that columns may hold, and the bounds of what may be asked for."""
+
+from datetime import timedelta
+from enum import StrEnum
+
+
+class PolicyStatus(StrEnum):
+    ACTIVE = "ACTIVE"
+    GRACE = "GRACE"
+    RETIRED = "RETIRED"
+
+
+class TerminalStatus(StrEnum):
+    """How an attested execution ended."""
+
+    SUCCESS = "SUCCESS"
+    FAILED = "FAILED"
+    REPAIRED = "REPAIRED"
+
+
+class AttestationEvent(StrEnum):
+    EXECUTION_STARTED = "EXECUTION_STARTED"
+    EXECUTION_COMPLETED = "EXECUTION_COMPLETED"
+
+
+class CRLReason(StrEnum):
+    """RFC 5280, section 5.3.1, without removeFromCRL: a revocation is never taken back."""
+
+    UNSPECIFIED = "unspecified"
+    KEY_COMPROMISE = "keyCompromise"
+    CA_COMPROMISE = "cACompromise"
+    AFFILIATION_CHANGED = "affiliationChanged"
+    SUPERSEDED = "superseded"
+    CESSATION_OF_OPERATION = "cessationOfOperation"
+    CERTIFICATE_HOLD = "certificateHold"
+    PRIVILEGE_WITHDRAWN = "privilegeWithdrawn"
+    AA_COMPROMISE = "aACompromise"
+
+
+class AttemptPhase(StrEnum):
+    OPEN = "OPEN"
+    CLOSE = "CLOSE"
+
+
+class AttemptState(StrEnum):
+    DISPATCHING = "DISPATCHING"
+    DISPATCHED = "DISPATCHED"
+    RETRYABLE = "RETRYABLE"
+    FAILED = "FAILED"
+    ZOMBIE_REQUEUE = "ZOMBIE_REQUEUE"
+
+
+class CompletionState(StrEnum):
+    """The states that a worker may report."""
+
+    DISPATCHED = "DISPATCHED"
+    RETRYABLE = "RETRYABLE"
+    FAILED = "FAILED"
+
+
+class Outcome(StrEnum):
+    """What is known of the rail's side of an attempt that was not dispatched."""
+
+    REJECTED = "REJECTED"
+    UNKNOWN = "UNKNOWN"
+    NOT_SENT = "NOT_SENT"
+
+
+MAX_BATCH = 10_000
+"""Items a call may carry or ask for."""
+MIN_LEASE = timedelta(seconds=1)
+MAX_LEASE = timedelta(days=1)
+MAX_ATTEMPTS = 1000
+DEFAULT_MAX_ATTEMPTS = 20

@@ -1,0 +1,171 @@
+"""The fixtures: one server a run, one migrated template, a clone of it for every test."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import URL, Engine, make_url, pool
+from sqlalchemy.orm import Session, sessionmaker
+from tools import scratch
+
+from orchestration import database as engines
+from tests.support import Connect, connect
+
+SERVER_SETTINGS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "autovacuum": "off",
+    "max_connections": "200",
+    "track_commit_timestamp": "on",
+}
+
+_server = pytest.StashKey[dict[str, Any]]()
+_resources = pytest.StashKey[ExitStack]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The controller (or the only process) starts the server and migrates the template."""
+    if hasattr(config, "workerinput"):
+        config.stash[_server] = config.workerinput["server"]
+        return
+    if config.option.collectonly or config.option.help:
+        return
+    resources = config.stash[_resources] = ExitStack()
+    try:
+        at = resources.enter_context(scratch.server(SERVER_SETTINGS))
+        template = scratch.PREFIX + secrets.token_hex(4)
+        url = scratch.create_database(at, template)
+        resources.callback(scratch.drop_database, at, template)
+        scratch.upgrade(url)
+        logins = resources.enter_context(scratch.logins(at))
+    except scratch.ScratchRefused as error:
+        resources.close()
+        raise pytest.UsageError(str(error)) from error
+    except BaseException:
+        resources.close()
+        raise
+    config.stash[_server] = {
+        "url": at.url.render_as_string(hide_password=False),
+        "kind": at.kind,
+        "version": at.version,
+        "superuser": at.superuser,
+        "template": template,
+        "logins": {
+            role: login.render_as_string(hide_password=False) for role, login in logins.items()
+        },
+    }
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["server"] = node.config.stash[_server]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _resources in config.stash:
+        config.stash[_resources].close()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    server = config.stash.get(_server, None)
+    if server is None:
+        return "server: none"
+    return f"server: PostgreSQL {server['version']} ({server['kind']})"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    server = config.stash.get(_server, None)
+    if server is None or server["superuser"]:
+        return
+    for item in items:
+        if item.get_closest_marker("superuser"):
+            item.add_marker(pytest.mark.skip("not run: DATABASE_URL's login is no superuser"))
+
+
+@pytest.fixture(scope="session")
+def server(pytestconfig: pytest.Config) -> scratch.Server:
+    known = pytestconfig.stash[_server]
+    return scratch.Server(
+        make_url(known["url"]), known["kind"], known["version"], known["superuser"]
+    )
+
+
+@pytest.fixture
+def database(server: scratch.Server, pytestconfig: pytest.Config) -> Iterator[scratch.Database]:
+    """A migrated database of the test's own."""
+    known = pytestconfig.stash[_server]
+    name = scratch.PREFIX + secrets.token_hex(8)
+    url = scratch.create_database(server, name, template=known["template"])
+    try:
+        yield scratch.Database(
+            url, {role: make_url(login) for role, login in known["logins"].items()}
+        )
+    finally:
+        scratch.drop_database(server, name)
+
+
+@pytest.fixture
+def connections() -> Iterator[Callable[[URL], Connect]]:
+    """Opens driver connections, each outside transactions until it begins one; closes them all."""
+    with ExitStack() as opened:
+
+        def open_one(url: URL) -> Connect:
+            return opened.enter_context(connect(url))
+
+        yield open_one
+
+
+@pytest.fixture
+def superuser(
+    database: scratch.Database, connections: Callable[[URL], Connect]
+) -> psycopg.Connection[Any]:
+    """The login that made the database."""
+    return connections(database.url)
+
+
+@pytest.fixture
+def owner(
+    database: scratch.Database, connections: Callable[[URL], Connect]
+) -> psycopg.Connection[Any]:
+    """A connection with the rights of symphony_owner, so that triggers and constraints speak."""
+    connection = connections(database.url)
+    connection.execute("SET ROLE symphony_owner")
+    return connection
+
+
+@pytest.fixture
+def login(
+    database: scratch.Database, connections: Callable[[URL], Connect]
+) -> Callable[[str], Connect]:
+    """Logs in as a member of a runtime role: `login("control")`."""
+    return lambda role: connections(database.as_role(role))
+
+
+@pytest.fixture
+def engine(database: scratch.Database) -> Iterator[Callable[[str], Engine]]:
+    """An engine of `orchestration.database` for a runtime role's login."""
+    made: dict[str, Engine] = {}
+
+    def engine_of(role: str) -> Engine:
+        if role not in made:
+            made[role] = engines.create_engine(database.as_role(role), poolclass=pool.NullPool)
+        return made[role]
+
+    yield engine_of
+    for one in made.values():
+        one.dispose()
+
+
+@pytest.fixture
+def session(engine: Callable[[str], Engine]) -> Iterator[Callable[[str], Session]]:
+    """A Session as a runtime role, `session("ingest")`: closed afterwards, never committed."""
+    with ExitStack() as opened:
+
+        def session_of(role: str) -> Session:
+            return opened.enter_context(sessionmaker(engine(role))())
+
+        yield session_of

@@ -42,6 +42,18 @@ class Refusal:
         assert isinstance(parsed, dict)
         return parsed
 
+    @classmethod
+    def of(cls, error: psycopg.Error) -> "Refusal":
+        return cls(
+            error.sqlstate,
+            error.diag.message_primary or str(error),
+            error.diag.constraint_name,
+            error.diag.table_name,
+            error.diag.column_name,
+            error.diag.message_detail,
+            error.diag.message_hint,
+        )
+
 
 def refusal(
     connection: Connect, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
@@ -51,15 +63,7 @@ def refusal(
         with connection.transaction():
             connection.execute(statement, parameters or None)  # type: ignore[arg-type]
     except psycopg.Error as error:
-        return Refusal(
-            error.sqlstate,
-            error.diag.message_primary or str(error),
-            error.diag.constraint_name,
-            error.diag.table_name,
-            error.diag.column_name,
-            error.diag.message_detail,
-            error.diag.message_hint,
-        )
+        return Refusal.of(error)
     raise AssertionError(f"the server accepted: {statement}")
 
 

@@ -1,7 +1,7 @@
 """Roles, the schema, its revision and the helpers that every later revision stands on.
 
 Serves: all of them; `raise_invariant` gives a refusal its shape, `refuse_change` is the guard of
-append-only tables.
+append-only tables, `change_gate` the changer's side of every gate.
 """
 
 import sqlalchemy as sa
@@ -162,7 +162,39 @@ $$
     )
     op.execute(
         """
+CREATE FUNCTION orchestration.change_gate() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+-- Argument of the trigger: the gate. The lock waits for the writers that share it; the row's new
+-- version tells writers with an older snapshot.
+DECLARE
+  v_rows bigint;
+BEGIN
+  EXECUTE format('LOCK TABLE orchestration.%I IN EXCLUSIVE MODE', TG_ARGV[0]);
+  IF current_setting('session_replication_role') = 'replica' THEN
+    RETURN NULL;
+  END IF;
+  EXECUTE format(
+    'UPDATE orchestration.%I SET changes = changes + 1, changed_at = clock_timestamp()',
+    TG_ARGV[0]
+  );
+  GET DIAGNOSTICS v_rows = ROW_COUNT;
+  IF v_rows <> 1 THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-002', 'P0002', format('%s has lost its row', TG_ARGV[0]), TG_ARGV[0], '{}',
+      format('Insert it again, as owner: INSERT INTO orchestration.%I DEFAULT VALUES', TG_ARGV[0])
+    );
+  END IF;
+  RETURN NULL;
+END
+$$
+"""
+    )
+    op.execute(
+        """
 REVOKE EXECUTE ON FUNCTION
+  orchestration.change_gate(),
   orchestration.raise_invariant(text, text, text, text, jsonb, text, text),
   orchestration.uuid_v7(),
   orchestration.refuse_change()
@@ -174,6 +206,7 @@ FROM PUBLIC
 
 def downgrade() -> None:
     op.execute("SET LOCAL ROLE symphony_owner")
+    op.execute("DROP FUNCTION orchestration.change_gate()")
     op.execute("DROP FUNCTION orchestration.refuse_change()")
     op.execute("DROP FUNCTION orchestration.uuid_v7()")
     op.execute(

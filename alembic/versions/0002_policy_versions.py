@@ -108,31 +108,6 @@ $$
     )
     op.execute(
         """
-CREATE FUNCTION orchestration.change_policy_gate() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, orchestration, pg_temp
-AS $$
-BEGIN
-  LOCK TABLE orchestration.policy_gate IN EXCLUSIVE MODE;
-  IF current_setting('session_replication_role') = 'replica' THEN
-    RETURN NULL;
-  END IF;
-  UPDATE orchestration.policy_gate
-  SET changes = changes + 1, changed_at = clock_timestamp()
-  WHERE singleton;
-  IF NOT FOUND THEN
-    PERFORM orchestration.raise_invariant(
-      'INV-API-002', 'P0002', 'policy_gate has lost its row', 'policy_gate', '{}',
-      'Insert its one row again, as owner: INSERT INTO orchestration.policy_gate DEFAULT VALUES'
-    );
-  END IF;
-  RETURN NULL;
-END
-$$
-"""
-    )
-    op.execute(
-        """
 CREATE FUNCTION orchestration.guard_policy_version() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
@@ -262,7 +237,7 @@ $$
     op.execute(
         """
 CREATE TRIGGER gate BEFORE INSERT OR UPDATE ON orchestration.policy_versions
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.change_policy_gate()
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.change_gate('policy_gate')
 """
     )
     op.execute(
@@ -437,7 +412,6 @@ $$
         """
 REVOKE EXECUTE ON FUNCTION
   orchestration.share_policy_gate(),
-  orchestration.change_policy_gate(),
   orchestration.guard_policy_version(),
   orchestration.check_active_policy_remains(),
   orchestration.require_policy_accepted(text),
@@ -493,7 +467,6 @@ def downgrade() -> None:
     op.drop_table("policy_versions", schema="orchestration")
     op.execute("DROP FUNCTION orchestration.check_active_policy_remains()")
     op.execute("DROP FUNCTION orchestration.guard_policy_version()")
-    op.execute("DROP FUNCTION orchestration.change_policy_gate()")
     op.execute("DROP FUNCTION orchestration.share_policy_gate()")
     op.drop_table("policy_gate", schema="orchestration")
     op.execute("UPDATE orchestration.schema_revision SET revision = '0001'")

@@ -207,16 +207,15 @@ def environment() -> dict[str, str]:
     return inherited | {"LC_ALL": "C", "TZ": "UTC"}
 
 
-def end_with_parent() -> Callable[[], None] | None:
-    """What a child runs before exec, so that even kill -9 of this process ends it; None where the
-    platform has no such thing. It runs after the change of user, which would undo it."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
+def end_with_parent() -> Callable[[], None]:
+    """What a child runs before exec, so that even kill -9 of this process ends it; nothing where
+    the platform offers no such thing. It runs after the change of user, which would undo it."""
     parent = os.getpid()
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
     def arrange() -> None:
-        prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGINT))
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGINT))
         if os.getppid() != parent:
             os._exit(1)
 

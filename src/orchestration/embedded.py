@@ -270,12 +270,13 @@ def _serves(pid: int, data: Path) -> bool:
 
 
 def _remove_stale_pid_file(data: Path) -> None:
-    """Remove the pid file of a dead server whose number another program has got since: PostgreSQL
-    would take that for a running server and refuse. What may be a postgres is left for it to judge.
+    """Remove the pid file of a dead server whose number belongs to another program by now, or to a
+    zombie: PostgreSQL would take either for a running server and refuse. Whatever is called
+    postgres is left for it to judge, and children that outlived their server still make it refuse,
+    by the shared memory they hold.
     """
     lines = _pid_file(data)
-    command = _command(int(lines[0])) if lines and lines[0].isdecimal() else ""
-    if command and "postgres" not in command:
+    if lines and lines[0].isdecimal() and "postgres" not in _command(int(lines[0])):
         (data / "postmaster.pid").unlink()
 
 

@@ -63,6 +63,35 @@ def _policy(
     )
 
 
+REVOCATION_GUARD = (
+    "triggers/revoked_client_certs__guard",
+    "triggers/revoked_tokens__guard",
+    "functions/guard_revocation",
+)
+
+
+def _revocation(
+    number: str,
+    sentence: str,
+    *,
+    tier: Tier,
+    sqlstates: tuple[str, ...],
+    exception: type[errors.OrchestrationError],
+    enforced_by: tuple[str, ...],
+    hint: str,
+) -> Invariant:
+    return Invariant(
+        id=f"INV-REV-{number}",
+        sentence=sentence,
+        tables=("revoked_client_certs", "revoked_tokens"),
+        tier=tier,
+        sqlstates=sqlstates,
+        exception=exception,
+        enforced_by=enforced_by,
+        hint=hint,
+    )
+
+
 POLICY = (
     _policy(
         "001",
@@ -139,6 +168,104 @@ POLICY = (
     ),
 )
 
+REVOCATION = (
+    _revocation(
+        "001",
+        "Revocations are append-only.",
+        tier=Tier.TRIGGER,
+        sqlstates=("P0001",),
+        exception=errors.AppendOnlyViolation,
+        enforced_by=(
+            "triggers/revoked_client_certs__append_only",
+            "triggers/revoked_client_certs__no_truncate",
+            "triggers/revoked_tokens__append_only",
+            "triggers/revoked_tokens__no_truncate",
+            "functions/refuse_change",
+        ),
+        hint="A credential that was revoked wrongly is replaced, not restored.",
+    ),
+    _revocation(
+        "002",
+        "A revocation expires, if it does, no earlier than it takes effect.",
+        tier=Tier.CONSTRAINT,
+        sqlstates=("23514",),
+        exception=errors.CheckViolation,
+        enforced_by=(
+            "constraints/ck_revoked_client_certs_expiry",
+            "constraints/ck_revoked_tokens_expiry",
+        ),
+        hint="Give an expires_at at or after revoked_at, or none.",
+    ),
+    _revocation(
+        "003",
+        "A credential is named by 64 lowercase hex digits, its SHA-256.",
+        tier=Tier.TRIGGER,
+        sqlstates=("P7201",),
+        exception=errors.InvalidRevocation,
+        enforced_by=REVOCATION_GUARD,
+        hint="Give the hash, never the credential.",
+    ),
+    _revocation(
+        "004",
+        "reason_code is one of RFC 5280's CRLReason names, removeFromCRL excepted.",
+        tier=Tier.CONSTRAINT,
+        sqlstates=("23514",),
+        exception=errors.CheckViolation,
+        enforced_by=(
+            "constraints/ck_revoked_client_certs_reason_code",
+            "constraints/ck_revoked_tokens_reason_code",
+        ),
+        hint="Use a name of vocabulary.CRLReason.",
+    ),
+    _revocation(
+        "005",
+        "revoked_at comes from the database's clock; a supplied one is never in the future.",
+        tier=Tier.TRIGGER,
+        sqlstates=("P7201",),
+        exception=errors.InvalidRevocation,
+        enforced_by=REVOCATION_GUARD,
+        hint="Leave revoked_at out, or give a past time.",
+    ),
+    _revocation(
+        "006",
+        "Revoking twice keeps the first record.",
+        tier=Tier.CONSTRAINT,
+        sqlstates=("23505",),
+        exception=errors.UniqueViolation,
+        enforced_by=(
+            "constraints/pk_revoked_client_certs",
+            "constraints/pk_revoked_tokens",
+            "functions/revoke_client_cert",
+            "functions/revoke_token",
+        ),
+        hint="Revoke through the functions: they answer with the first record.",
+    ),
+)
+
+CREDENTIALS = Invariant(
+    id="INV-ATT-009",
+    sentence="Neither the certificate nor the token is revoked when it is used to attest.",
+    tables=(
+        "ingress_attestations",
+        "revoked_client_certs",
+        "revoked_tokens",
+        "revocation_gate",
+    ),
+    tier=Tier.FUNCTION,
+    sqlstates=("P7202", "P0001"),
+    exception=errors.CredentialRevoked,
+    enforced_by=(
+        "functions/require_credential_not_revoked",
+        "functions/share_revocation_gate",
+        "functions/change_gate",
+        "triggers/revoked_client_certs__gate",
+        "triggers/revoked_tokens__gate",
+        "triggers/revocation_gate__no_delete",
+        "triggers/revocation_gate__no_truncate",
+    ),
+    hint="Have the caller present another credential.",
+)
+
 ACCEPTANCE = Invariant(
     id="INV-ATT-008",
     sentence="An attestation's policy version is accepted when it is attested, and exists.",
@@ -150,7 +277,7 @@ ACCEPTANCE = Invariant(
         "functions/require_policy_accepted",
         "functions/retire_policy_version",
         "functions/share_policy_gate",
-        "functions/change_policy_gate",
+        "functions/change_gate",
         "triggers/policy_versions__gate",
         "triggers/policy_gate__no_delete",
         "triggers/policy_gate__no_truncate",
@@ -172,16 +299,26 @@ INTERFACE = (
     Invariant(
         id="INV-API-002",
         sentence="An act names something that exists.",
-        tables=("policy_gate",),
+        tables=("policy_gate", "revocation_gate"),
         tier=Tier.FUNCTION,
         sqlstates=("P0002",),
         exception=errors.NotFound,
-        enforced_by=("functions/share_policy_gate", "functions/change_policy_gate"),
+        enforced_by=(
+            "functions/share_policy_gate",
+            "functions/share_revocation_gate",
+            "functions/change_gate",
+        ),
         hint="Read the id again.",
     ),
 )
 
-CATALOGUE: tuple[Invariant, ...] = (*POLICY, ACCEPTANCE, *INTERFACE)
+CATALOGUE: tuple[Invariant, ...] = (
+    *POLICY,
+    *REVOCATION,
+    ACCEPTANCE,
+    CREDENTIALS,
+    *INTERFACE,
+)
 
 BY_ID: Mapping[str, Invariant] = {entry.id: entry for entry in CATALOGUE}
 

@@ -5,13 +5,13 @@ naming the field. Records are plain values: they outlive their Session.
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, StringConstraints
 from sqlalchemy import RowMapping
 
-from orchestration.vocabulary import PolicyStatus
+from orchestration.vocabulary import CredentialKind, CRLReason, PolicyStatus
 
 
 def _storable(value: str) -> str:
@@ -26,6 +26,19 @@ Key = Annotated[Text, StringConstraints(min_length=1)]
 """A non-empty text key."""
 Sha256Hex = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{64}\z")]
 """64 characters of lowercase hex."""
+
+
+def _finite_in_postgres(value: datetime) -> datetime:
+    # A shift to UTC may leave Python's years at either end.
+    try:
+        value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the time is out of range") from None
+    return value
+
+
+AwareTime = Annotated[AwareDatetime, AfterValidator(_finite_in_postgres)]
+"""A time with its zone; a naive one is refused."""
 
 
 class Input(BaseModel):
@@ -63,3 +76,26 @@ class PolicyVersionRecord(Record):
     created_at: datetime
     created_by: str
     db_user: str
+
+
+class RevocationRecord(Record):
+    """A revoked credential: a client certificate or a token, by its hash."""
+
+    credential: CredentialKind
+    hash: str
+    revoked_at: datetime
+    recorded_at: datetime
+    expires_at: datetime | None
+    reason_code: CRLReason
+    revoked_by: str
+    db_user: str
+
+
+class RevocationsSince(Record):
+    """The revocations that became visible after a watermark, and the next watermark to ask with.
+
+    A revocation may be reported twice, and none is ever missed.
+    """
+
+    revocations: tuple[RevocationRecord, ...]
+    watermark: str

@@ -37,6 +37,11 @@ class CRLReason(StrEnum):
     AA_COMPROMISE = "aACompromise"
 
 
+class CredentialKind(StrEnum):
+    CLIENT_CERT = "CLIENT_CERT"
+    TOKEN = "TOKEN"
+
+
 class AttemptPhase(StrEnum):
     OPEN = "OPEN"
     CLOSE = "CLOSE"

@@ -6,6 +6,21 @@ role has no INSERT, UPDATE or DELETE on any table.
 
 from orchestration.models.base import Base
 from orchestration.models.policy_version import PolicyGate, PolicyVersion
+from orchestration.models.revocation import (
+    Revocation,
+    RevocationGate,
+    RevokedClientCert,
+    RevokedToken,
+)
 from orchestration.models.schema_revision import SchemaRevision
 
-__all__ = ["Base", "PolicyGate", "PolicyVersion", "SchemaRevision"]
+__all__ = [
+    "Base",
+    "PolicyGate",
+    "PolicyVersion",
+    "Revocation",
+    "RevocationGate",
+    "RevokedClientCert",
+    "RevokedToken",
+    "SchemaRevision",
+]

@@ -5,5 +5,6 @@ the typed errors of `orchestration.errors`.
 """
 
 from orchestration.repo.policy_version import PolicyVersionRepository
+from orchestration.repo.revocation import RevocationRepository
 
-__all__ = ["PolicyVersionRepository"]
+__all__ = ["PolicyVersionRepository", "RevocationRepository"]

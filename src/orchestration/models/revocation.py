@@ -1,0 +1,64 @@
+"""revoked_client_certs, revoked_tokens and their gate: hashes only, no credential (INV-REV)."""
+
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, Index, text
+from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.schema import SchemaItem
+
+from orchestration.models.base import Base, DbUser, Singleton, XactId, assigned
+from orchestration.vocabulary import CRLReason
+
+REASONS = ", ".join(f"'{reason}'" for reason in CRLReason)
+
+
+def _rules(table: str) -> tuple[SchemaItem, ...]:
+    return (
+        CheckConstraint("expires_at IS NULL OR expires_at >= revoked_at", name="expiry"),
+        CheckConstraint(f"reason_code IN ({REASONS})", name="reason_code"),
+        CheckConstraint("revoked_by <> ''", name="revoked_by"),
+        Index(f"ix_{table}_expires_at", "expires_at"),
+        Index(f"ix_{table}_revoked_at", "revoked_at"),
+        Index(f"ix_{table}_xact_id", "xact_id", postgresql_using="brin"),
+    )
+
+
+class Revocation:
+    """What both tables say of a credential: revoked from `revoked_at` until `expires_at`."""
+
+    revoked_at: Mapped[datetime] = mapped_column(server_default=assigned)
+    recorded_at: Mapped[datetime] = mapped_column(server_default=assigned)
+    expires_at: Mapped[datetime | None]
+    reason_code: Mapped[str]
+    revoked_by: Mapped[str] = mapped_column(server_default=text("SESSION_USER"))
+    db_user: Mapped[DbUser]
+    xact_id: Mapped[XactId]
+
+
+class RevokedClientCert(Revocation, Base):
+    """A client certificate, by the SHA-256 of its DER encoding."""
+
+    __tablename__ = "revoked_client_certs"
+    __table_args__ = _rules("revoked_client_certs")
+
+    cert_fingerprint_sha256: Mapped[str] = mapped_column(primary_key=True, sort_order=-1)
+
+
+class RevokedToken(Revocation, Base):
+    """A token, by its SHA-256."""
+
+    __tablename__ = "revoked_tokens"
+    __table_args__ = _rules("revoked_tokens")
+
+    token_hash: Mapped[str] = mapped_column(primary_key=True, sort_order=-1)
+
+
+class RevocationGate(Base):
+    """The one row that writers share and a revocation updates (contract: gates)."""
+
+    __tablename__ = "revocation_gate"
+    __table_args__ = (CheckConstraint("singleton", name="singleton"),)
+
+    singleton: Mapped[Singleton]
+    changes: Mapped[int] = mapped_column(server_default=text("0"))
+    changed_at: Mapped[datetime | None]

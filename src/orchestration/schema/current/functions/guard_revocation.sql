@@ -1,0 +1,36 @@
+CREATE OR REPLACE FUNCTION orchestration.guard_revocation()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+-- Argument of the trigger: the column that holds the credential's hash.
+DECLARE
+  v_hash text := to_jsonb(NEW) ->> TG_ARGV[0];
+  v_now timestamptz := clock_timestamp();
+BEGIN
+  IF current_setting('session_replication_role') <> 'replica' THEN
+    NEW.revoked_at := coalesce(NEW.revoked_at, v_now);
+    NEW.recorded_at := v_now;
+    NEW.db_user := SESSION_USER;
+    NEW.xact_id := pg_current_xact_id()::text::bigint;
+  END IF;
+  IF (octet_length(v_hash) = 64 AND v_hash ~ '^[0-9a-f]*$') IS NOT TRUE THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-REV-003', 'P7201', format('%s is not a SHA-256 in lowercase hex', TG_ARGV[0]),
+      TG_TABLE_NAME, jsonb_build_object(TG_ARGV[0], left(v_hash, 64)),
+      'Give the 64 lowercase hex digits of the SHA-256, never the credential itself.', TG_ARGV[0]
+    );
+  END IF;
+  IF NOT isfinite(NEW.revoked_at) OR NEW.revoked_at > v_now THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-REV-005', 'P7201', 'revoked_at is in the future', TG_TABLE_NAME,
+      jsonb_build_object(TG_ARGV[0], v_hash, 'revoked_at', NEW.revoked_at),
+      'Leave revoked_at out, or give the past time from which the credential counts as revoked.',
+      'revoked_at'
+    );
+  END IF;
+  RETURN NEW;
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,19 @@
+CREATE OR REPLACE FUNCTION orchestration.revoke_client_cert(p_cert_fingerprint_sha256 text, p_reason_code text, p_revoked_by text DEFAULT SESSION_USER, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_revoked_at timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS SETOF orchestration.revoked_client_certs
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+ SET lock_timeout TO '2s'
+AS $function$
+BEGIN
+  INSERT INTO orchestration.revoked_client_certs
+    (cert_fingerprint_sha256, revoked_at, expires_at, reason_code, revoked_by)
+  VALUES (p_cert_fingerprint_sha256, p_revoked_at, p_expires_at, p_reason_code, p_revoked_by)
+  ON CONFLICT DO NOTHING;
+  RETURN QUERY
+  SELECT r.*
+  FROM orchestration.revoked_client_certs r
+  WHERE r.cert_fingerprint_sha256 = p_cert_fingerprint_sha256;
+END
+$function$;
+-- owner: symphony_owner

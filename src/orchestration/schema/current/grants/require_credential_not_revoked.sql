@@ -1,0 +1,3 @@
+symphony_control: EXECUTE
+symphony_executor: EXECUTE
+symphony_ingest: EXECUTE

@@ -38,13 +38,16 @@ def create_engine(url: str | URL, *, pooler: bool = False, **kw: Any) -> Engine:
 
     `pooler`: for a pooler in transaction mode; no startup options, no prepared statements.
     """
+    at = normalize_url(url)
     connect_args: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
     if pooler:
         connect_args["prepare_threshold"] = None
     else:
         connect_args["options"] = STARTUP_OPTIONS
+    # The caller's own win, in the URL as in connect_args; these would override the URL's.
+    connect_args = {name: value for name, value in connect_args.items() if name not in at.query}
     connect_args |= kw.pop("connect_args", {})
-    engine = _create_engine(normalize_url(url), connect_args=connect_args, **kw)
+    engine = _create_engine(at, connect_args=connect_args, **kw)
     event.listen(engine, "first_connect", _check_revision)
     _listen(engine, everything=True)
     return engine
@@ -84,11 +87,13 @@ def _commit_sent(connection: Connection) -> None:
 
 
 def _nothing_in_flight(connection: Connection) -> None:
-    connection.info.pop(_COMMITTING, None)
+    # An invalidated connection has lost its info, and would reconnect to show it.
+    if not connection.invalidated:
+        connection.info.pop(_COMMITTING, None)
 
 
 def _commit_in_flight(connection: Connection | None) -> bool:
-    if connection is None or connection.closed:
+    if connection is None or connection.closed or connection.invalidated:
         return False
     if connection.info.get(_COMMITTING):
         return True

@@ -92,6 +92,37 @@ def _revocation(
     )
 
 
+ATTESTATION_GUARD = ("triggers/ingress_attestations__guard", "functions/guard_attestation")
+EITHER_GUARD = (
+    *ATTESTATION_GUARD,
+    "triggers/ingress_attestation_events__guard",
+    "functions/guard_attestation_event",
+)
+
+
+def _attestation(
+    number: str,
+    sentence: str,
+    *,
+    enforced_by: tuple[str, ...],
+    hint: str,
+    tables: tuple[str, ...] = ("ingress_attestations", "ingress_attestation_events"),
+    tier: Tier = Tier.TRIGGER,
+    sqlstates: tuple[str, ...] = ("P7301",),
+    exception: type[errors.OrchestrationError] = errors.InvalidAttestationState,
+) -> Invariant:
+    return Invariant(
+        id=f"INV-ATT-{number}",
+        sentence=sentence,
+        tables=tables,
+        tier=tier,
+        sqlstates=sqlstates,
+        exception=exception,
+        enforced_by=enforced_by,
+        hint=hint,
+    )
+
+
 POLICY = (
     _policy(
         "001",
@@ -242,64 +273,164 @@ REVOCATION = (
     ),
 )
 
-CREDENTIALS = Invariant(
-    id="INV-ATT-009",
-    sentence="Neither the certificate nor the token is revoked when it is used to attest.",
-    tables=(
-        "ingress_attestations",
-        "revoked_client_certs",
-        "revoked_tokens",
-        "revocation_gate",
+ATTESTATION = (
+    _attestation(
+        "001",
+        "Attestations and their events are append-only.",
+        sqlstates=("P0001",),
+        exception=errors.AppendOnlyViolation,
+        enforced_by=(
+            "triggers/ingress_attestations__append_only",
+            "triggers/ingress_attestations__no_truncate",
+            "triggers/ingress_attestation_events__append_only",
+            "triggers/ingress_attestation_events__no_truncate",
+            "functions/refuse_change",
+        ),
+        hint="Record what happened since as an event.",
     ),
-    tier=Tier.FUNCTION,
-    sqlstates=("P7202", "P0001"),
-    exception=errors.CredentialRevoked,
-    enforced_by=(
-        "functions/require_credential_not_revoked",
-        "functions/share_revocation_gate",
-        "functions/change_gate",
-        "triggers/revoked_client_certs__gate",
-        "triggers/revoked_tokens__gate",
-        "triggers/revocation_gate__no_delete",
-        "triggers/revocation_gate__no_truncate",
+    _attestation(
+        "002",
+        "Completed implies started.",
+        enforced_by=(*EITHER_GUARD, "constraints/ck_ingress_attestations_execution"),
+        sqlstates=("P7301", "23514"),
+        hint="Record EXECUTION_STARTED first.",
     ),
-    hint="Have the caller present another credential.",
-)
-
-ACCEPTANCE = Invariant(
-    id="INV-ATT-008",
-    sentence="An attestation's policy version is accepted when it is attested, and exists.",
-    tables=("ingress_attestations", "policy_versions", "policy_gate"),
-    tier=Tier.FUNCTION,
-    sqlstates=("P7105", "P0001"),
-    exception=errors.PolicyNotAccepted,
-    enforced_by=(
-        "functions/require_policy_accepted",
-        "functions/retire_policy_version",
-        "functions/share_policy_gate",
-        "functions/change_gate",
-        "triggers/policy_versions__gate",
-        "triggers/policy_gate__no_delete",
-        "triggers/policy_gate__no_truncate",
+    _attestation(
+        "003",
+        "terminal_status is there if and only if the execution is completed.",
+        enforced_by=(
+            *EITHER_GUARD,
+            "constraints/ck_ingress_attestations_terminal_status",
+            "constraints/ck_ingress_attestation_events_terminal_status",
+        ),
+        sqlstates=("P7301", "23514"),
+        hint="Give terminal_status with EXECUTION_COMPLETED, and only with it.",
     ),
-    hint="Sign under a version of accepted_policy_versions.",
+    _attestation(
+        "004",
+        "A caller's first record has chain_seq 1 and an empty prev_hash.",
+        sqlstates=("P7302", "23514"),
+        exception=errors.ChainDiscontinuity,
+        enforced_by=(*ATTESTATION_GUARD, "constraints/ck_ingress_attestations_prev_hash"),
+        hint="Leave chain_seq and prev_hash out: the database sets them.",
+    ),
+    _attestation(
+        "005",
+        "Each record continues its caller's head, without fork or gap; a head ahead of its chain is"
+        " refused.",
+        sqlstates=("P7302", "23505", "P0001"),
+        exception=errors.ChainDiscontinuity,
+        enforced_by=(
+            *ATTESTATION_GUARD,
+            "triggers/ingress_attestations__heads",
+            "functions/advance_attestation_heads",
+            "triggers/ingress_attestation_heads__no_delete",
+            "triggers/ingress_attestation_heads__no_truncate",
+            "constraints/uq_ingress_attestations_caller_identity_chain_seq",
+            "constraints/uq_ingress_attestations_caller_identity_prev_hash",
+        ),
+        hint="Leave chain_seq and prev_hash out; verify a chain whose head is ahead.",
+    ),
+    _attestation(
+        "006",
+        "record_hash is computed by the database, in one frozen byte format.",
+        sqlstates=("P7302",),
+        exception=errors.ChainDiscontinuity,
+        enforced_by=(*ATTESTATION_GUARD, "functions/attestation_record_hash"),
+        hint="Leave record_hash out: the database computes it.",
+    ),
+    _attestation(
+        "007",
+        "A caller's idempotency key is attested once; a replay gives the first record, and with"
+        " another payload_hash it is refused.",
+        tier=Tier.CONSTRAINT,
+        sqlstates=("P7303", "23505"),
+        exception=errors.IdempotencyConflict,
+        enforced_by=(
+            "functions/append_attestations",
+            "constraints/uq_ingress_attestations_caller_identity_idempotency_key",
+        ),
+        hint="Use a new idempotency key for new content.",
+    ),
+    _attestation(
+        "008",
+        "An attestation's policy version is accepted when it is attested, and exists.",
+        tables=("ingress_attestations", "policy_versions", "policy_gate"),
+        tier=Tier.FUNCTION,
+        sqlstates=("P7105", "P0001"),
+        exception=errors.PolicyNotAccepted,
+        enforced_by=(
+            *ATTESTATION_GUARD,
+            "functions/append_attestations",
+            "functions/require_policy_accepted",
+            "functions/retire_policy_version",
+            "functions/share_policy_gate",
+            "functions/change_gate",
+            "triggers/policy_versions__gate",
+            "triggers/policy_gate__no_delete",
+            "triggers/policy_gate__no_truncate",
+        ),
+        hint="Sign under a version of accepted_policy_versions.",
+    ),
+    _attestation(
+        "009",
+        "Neither the certificate nor the token is revoked when it is used to attest.",
+        tables=(
+            "ingress_attestations",
+            "revoked_client_certs",
+            "revoked_tokens",
+            "revocation_gate",
+        ),
+        tier=Tier.FUNCTION,
+        sqlstates=("P7202", "P0001"),
+        exception=errors.CredentialRevoked,
+        enforced_by=(
+            "functions/append_attestations",
+            "functions/require_credential_not_revoked",
+            "functions/share_revocation_gate",
+            "functions/change_gate",
+            "triggers/revoked_client_certs__gate",
+            "triggers/revoked_tokens__gate",
+            "triggers/revocation_gate__no_delete",
+            "triggers/revocation_gate__no_truncate",
+        ),
+        hint="Have the caller present another credential.",
+    ),
+    _attestation(
+        "010",
+        "An event never regresses or repeats; a repetition is answered with the record.",
+        sqlstates=("P7301", "23505"),
+        enforced_by=(
+            "triggers/ingress_attestation_events__guard",
+            "functions/guard_attestation_event",
+            "functions/record_attestation_event",
+            "constraints/pk_ingress_attestation_events",
+        ),
+        hint="Read ingress_attestation_status.",
+    ),
+    _attestation(
+        "011",
+        "attested_at and occurred_at are finite and not in the future.",
+        enforced_by=EITHER_GUARD,
+        hint="Leave the time out: the database sets it.",
+    ),
 )
 
 INTERFACE = (
     Invariant(
         id="INV-API-001",
         sentence="A size, lease or grace out of bounds is refused.",
-        tables=("policy_versions",),
+        tables=("policy_versions", "ingress_attestations"),
         tier=Tier.FUNCTION,
         sqlstates=("22023",),
         exception=errors.InvalidParameterValue,
-        enforced_by=("functions/rotate_policy_version",),
+        enforced_by=("functions/rotate_policy_version", "functions/append_attestations"),
         hint="Claim 1 to 10,000 items, send 0 to 10,000, lease 1 s to 1 day, grace from zero.",
     ),
     Invariant(
         id="INV-API-002",
         sentence="An act names something that exists.",
-        tables=("policy_gate", "revocation_gate"),
+        tables=("policy_gate", "revocation_gate", "ingress_attestations"),
         tier=Tier.FUNCTION,
         sqlstates=("P0002",),
         exception=errors.NotFound,
@@ -307,6 +438,7 @@ INTERFACE = (
             "functions/share_policy_gate",
             "functions/share_revocation_gate",
             "functions/change_gate",
+            "functions/record_attestation_event",
         ),
         hint="Read the id again.",
     ),
@@ -315,8 +447,7 @@ INTERFACE = (
 CATALOGUE: tuple[Invariant, ...] = (
     *POLICY,
     *REVOCATION,
-    ACCEPTANCE,
-    CREDENTIALS,
+    *ATTESTATION,
     *INTERFACE,
 )
 

@@ -7,11 +7,18 @@ naming the field. Records are plain values: they outlive their Session.
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
+from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, StringConstraints
 from sqlalchemy import RowMapping
 
-from orchestration.vocabulary import CredentialKind, CRLReason, PolicyStatus
+from orchestration.vocabulary import (
+    AttestationEvent,
+    CredentialKind,
+    CRLReason,
+    PolicyStatus,
+    TerminalStatus,
+)
 
 
 def _storable(value: str) -> str:
@@ -52,8 +59,8 @@ class Record(BaseModel):
 
     @classmethod
     def from_row(cls, row: RowMapping | Mapping[str, Any]) -> Self:
-        """The record of a row that the database has checked already."""
-        return cls.model_construct(**{name: row[name] for name in cls.model_fields})
+        """The record of a row; columns that the record does not show are left out."""
+        return cls.model_validate(dict(row))
 
 
 class NewPolicyVersion(Input):
@@ -99,3 +106,72 @@ class RevocationsSince(Record):
 
     revocations: tuple[RevocationRecord, ...]
     watermark: str
+
+
+class NewAttestation(Input):
+    """A request to attest: whose it is, its key, the SHA-256 of what was asked, and under what."""
+
+    caller_identity: Key
+    idempotency_key: Key
+    payload_hash: Sha256Hex
+    policy_version_id: Key
+    signature_hash: Sha256Hex | None = None
+    client_cert_fingerprint_sha256: Sha256Hex | None = None
+    token_hash: Sha256Hex | None = None
+
+
+class AttestationRecord(Record):
+    """One record of a caller's chain, as it was attested."""
+
+    id: UUID
+    caller_identity: str
+    chain_seq: int
+    idempotency_key: str
+    payload_hash: str
+    signature_hash: str | None
+    client_cert_fingerprint_sha256: str | None
+    token_hash: str | None
+    policy_version_id: str
+    execution_started: bool
+    execution_completed: bool
+    terminal_status: TerminalStatus | None
+    attested_at: datetime
+    prev_hash: str
+    record_hash: str
+    db_user: str
+
+
+class AttestationEventRecord(Record):
+    attestation_id: UUID
+    event: AttestationEvent
+    caller_identity: str
+    terminal_status: TerminalStatus | None
+    occurred_at: datetime
+    recorded_by: str
+    db_user: str
+
+
+class AttestationStatus(Record):
+    """An attestation with its events folded in."""
+
+    attestation_id: UUID
+    caller_identity: str
+    chain_seq: int
+    idempotency_key: str
+    policy_version_id: str
+    attested_at: datetime
+    execution_started: bool
+    execution_started_at: datetime | None
+    execution_completed: bool
+    execution_completed_at: datetime | None
+    terminal_status: TerminalStatus | None
+
+
+class ChainReport(Record):
+    """What verifying a chain found: `ok`, or the first break and its reason."""
+
+    ok: bool
+    records: int
+    break_chain_seq: int | None
+    break_attestation_id: UUID | None
+    break_reason: str | None

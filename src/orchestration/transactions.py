@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from orchestration.errors import OrchestrationError, Retry
-from orchestration.translate import translate
+from orchestration.translate import is_ours, translate
 
 T = TypeVar("T")
 
@@ -37,15 +37,19 @@ def run_in_transaction(session_factory: Callable[[], Session], work: Callable[[S
 def _once(session_factory: Callable[[], Session], work: Callable[[Session], T]) -> T:
     with session_factory() as session:
         result = work(session)
+        session.flush()
         try:
             session.commit()
         except DBAPIError as error:
-            # A host's engine without our listener: what COMMIT ran into is still told apart.
+            # A host's engine without our listener: what became of COMMIT is told all the same.
             if error.orig is None:
                 raise
-            raise translate(
+            typed = translate(
                 error.orig, committing=True, disconnected=error.connection_invalidated
-            ) from error.orig
+            )
+            if is_ours(error.orig) or typed.retry is not Retry.NEVER:
+                raise typed from error.orig
+            raise
         return result
 
 

@@ -64,7 +64,9 @@ def translate(
     )
 
 
-def translate_in_call(error: BaseException, *, disconnected: bool = False) -> OrchestrationError:
+def translate_in_call(
+    error: BaseException, *, committing: bool = False, disconnected: bool = False
+) -> OrchestrationError:
     """As `translate`, for an error raised inside a repository call: there an object that does not
     exist means that the schema is not ready."""
     if isinstance(error, psycopg.Error) and error.sqlstate in SCHEMA_CODES:
@@ -74,7 +76,7 @@ def translate_in_call(error: BaseException, *, disconnected: bool = False) -> Or
             sqlstate=error.sqlstate,
             hint="alembic upgrade head",
         )
-    return translate(error, disconnected=disconnected)
+    return translate(error, committing=committing, disconnected=disconnected)
 
 
 def _class(

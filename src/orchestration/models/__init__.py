@@ -4,6 +4,11 @@ Read with them, and join them in queries of your own. Writes go through the repo
 role has no INSERT, UPDATE or DELETE on any table.
 """
 
+from orchestration.models.attestation import (
+    IngressAttestation,
+    IngressAttestationEvent,
+    IngressAttestationHead,
+)
 from orchestration.models.base import Base
 from orchestration.models.policy_version import PolicyGate, PolicyVersion
 from orchestration.models.revocation import (
@@ -16,6 +21,9 @@ from orchestration.models.schema_revision import SchemaRevision
 
 __all__ = [
     "Base",
+    "IngressAttestation",
+    "IngressAttestationEvent",
+    "IngressAttestationHead",
     "PolicyGate",
     "PolicyVersion",
     "Revocation",

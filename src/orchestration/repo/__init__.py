@@ -4,7 +4,8 @@ A repository never commits. It works in the caller's transaction, returns frozen
 the typed errors of `orchestration.errors`.
 """
 
+from orchestration.repo.attestation import AttestationRepository
 from orchestration.repo.policy_version import PolicyVersionRepository
 from orchestration.repo.revocation import RevocationRepository
 
-__all__ = ["PolicyVersionRepository", "RevocationRepository"]
+__all__ = ["AttestationRepository", "PolicyVersionRepository", "RevocationRepository"]

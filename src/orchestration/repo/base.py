@@ -1,5 +1,6 @@
 """What every repository stands on: the caller's Session, and the guard that types errors."""
 
+import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -9,7 +10,8 @@ from sqlalchemy import Executable, RowMapping
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from orchestration.translate import translate_in_call
+from orchestration.errors import UnclassifiedDatabaseError
+from orchestration.translate import SCHEMA_CODES, translate_in_call
 
 
 class Repository:
@@ -37,14 +39,23 @@ class Repository:
         # refuse is the caller's own error.
         if self._session.autoflush:
             self._session.flush()
+        autocommit = False
         try:
             with self._session.no_autoflush:
+                # In autocommit every statement carries its own COMMIT.
+                driver = self._session.connection().connection.dbapi_connection
+                autocommit = bool(getattr(driver, "autocommit", False))
                 yield
+        except UnclassifiedDatabaseError as error:
+            # Our engine has typed it already, unaware that a call of ours was running.
+            if error.sqlstate not in SCHEMA_CODES or error.__cause__ is None:
+                raise
+            raise translate_in_call(error.__cause__) from error.__cause__
         except DBAPIError as error:
             if error.orig is None:
                 raise
             raise translate_in_call(
-                error.orig, disconnected=error.connection_invalidated
+                error.orig, committing=autocommit, disconnected=error.connection_invalidated
             ) from error.orig
 
 
@@ -52,6 +63,11 @@ def one(row: RowMapping | None) -> RowMapping:
     """The row that a function of the database always returns."""
     assert row is not None
     return row
+
+
+def dump_json(value: object) -> str:
+    """JSON as jsonb takes it; refuses NaN and the infinities, which JSON does not know."""
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
 def seconds(value: timedelta) -> str:

@@ -1,0 +1,848 @@
+"""Ingress attestations: a hash chain a caller, its heads, and the events of an execution.
+
+Serves: INV-ATT-001 to INV-ATT-011, INV-API-001, INV-API-002.
+"""
+
+import sqlalchemy as sa
+from alembic import context, op
+from alembic.util import CommandError
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("SET LOCAL ROLE symphony_owner")
+    op.create_table(
+        "ingress_attestation_heads",
+        sa.Column("caller_identity", sa.Text(), nullable=False),
+        sa.Column("chain_seq", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("record_hash", sa.Text(), server_default=sa.text("''"), nullable=False),
+        sa.CheckConstraint(
+            "caller_identity <> ''", name=op.f("ck_ingress_attestation_heads_caller_identity")
+        ),
+        sa.CheckConstraint("chain_seq >= 0", name=op.f("ck_ingress_attestation_heads_chain_seq")),
+        sa.PrimaryKeyConstraint("caller_identity", name=op.f("pk_ingress_attestation_heads")),
+        schema="orchestration",
+        # Every append updates its caller's head: with room on the page the update stays there.
+        postgresql_with={"fillfactor": "50"},
+    )
+    op.create_table(
+        "ingress_attestations",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("caller_identity", sa.Text(), nullable=False),
+        sa.Column("chain_seq", sa.BigInteger(), nullable=False),
+        sa.Column("idempotency_key", sa.Text(), nullable=False),
+        sa.Column("payload_hash", sa.Text(), nullable=False),
+        sa.Column("signature_hash", sa.Text(), nullable=True),
+        sa.Column("client_cert_fingerprint_sha256", sa.Text(), nullable=True),
+        sa.Column("token_hash", sa.Text(), nullable=True),
+        sa.Column("policy_version_id", sa.Text(), nullable=False),
+        sa.Column(
+            "execution_started", sa.Boolean(), server_default=sa.text("false"), nullable=False
+        ),
+        sa.Column(
+            "execution_completed", sa.Boolean(), server_default=sa.text("false"), nullable=False
+        ),
+        sa.Column("terminal_status", sa.Text(), nullable=True),
+        sa.Column("attested_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("prev_hash", sa.Text(), nullable=False),
+        sa.Column("record_hash", sa.Text(), nullable=False),
+        sa.Column("db_user", sa.Text(), nullable=False),
+        sa.Column("xact_id", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint(
+            "caller_identity <> ''", name=op.f("ck_ingress_attestations_caller_identity")
+        ),
+        sa.CheckConstraint("chain_seq >= 1", name=op.f("ck_ingress_attestations_chain_seq")),
+        sa.CheckConstraint(
+            "idempotency_key <> ''", name=op.f("ck_ingress_attestations_idempotency_key")
+        ),
+        sa.CheckConstraint(
+            "octet_length(payload_hash) = 64 AND payload_hash ~ '^[0-9a-f]*$'",
+            name=op.f("ck_ingress_attestations_payload_hash"),
+        ),
+        sa.CheckConstraint(
+            "octet_length(signature_hash) = 64 AND signature_hash ~ '^[0-9a-f]*$'",
+            name=op.f("ck_ingress_attestations_signature_hash"),
+        ),
+        sa.CheckConstraint(
+            "octet_length(client_cert_fingerprint_sha256) = 64"
+            " AND client_cert_fingerprint_sha256 ~ '^[0-9a-f]*$'",
+            name=op.f("ck_ingress_attestations_client_cert_fingerprint_sha256"),
+        ),
+        sa.CheckConstraint(
+            "octet_length(token_hash) = 64 AND token_hash ~ '^[0-9a-f]*$'",
+            name=op.f("ck_ingress_attestations_token_hash"),
+        ),
+        sa.CheckConstraint(
+            "octet_length(record_hash) = 64 AND record_hash ~ '^[0-9a-f]*$'",
+            name=op.f("ck_ingress_attestations_record_hash"),
+        ),
+        sa.CheckConstraint(
+            "(chain_seq = 1) = (prev_hash = '')", name=op.f("ck_ingress_attestations_prev_hash")
+        ),
+        sa.CheckConstraint(
+            "execution_started OR NOT execution_completed",
+            name=op.f("ck_ingress_attestations_execution"),
+        ),
+        sa.CheckConstraint(
+            "execution_completed = (terminal_status IS NOT NULL)"
+            " AND terminal_status IN ('SUCCESS', 'FAILED', 'REPAIRED')",
+            name=op.f("ck_ingress_attestations_terminal_status"),
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_ingress_attestations")),
+        sa.UniqueConstraint(
+            "caller_identity",
+            "chain_seq",
+            name=op.f("uq_ingress_attestations_caller_identity_chain_seq"),
+        ),
+        sa.UniqueConstraint(
+            "caller_identity",
+            "prev_hash",
+            name=op.f("uq_ingress_attestations_caller_identity_prev_hash"),
+        ),
+        sa.UniqueConstraint(
+            "caller_identity",
+            "idempotency_key",
+            name=op.f("uq_ingress_attestations_caller_identity_idempotency_key"),
+        ),
+        schema="orchestration",
+    )
+    op.create_index(
+        op.f("ix_ingress_attestations_xact_id"),
+        "ingress_attestations",
+        ["xact_id"],
+        schema="orchestration",
+        postgresql_using="brin",
+    )
+    op.create_table(
+        "ingress_attestation_events",
+        sa.Column("attestation_id", sa.Uuid(), nullable=False),
+        sa.Column("event", sa.Text(), nullable=False),
+        sa.Column("caller_identity", sa.Text(), nullable=False),
+        sa.Column("terminal_status", sa.Text(), nullable=True),
+        sa.Column("occurred_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("recorded_by", sa.Text(), server_default=sa.text("SESSION_USER"), nullable=False),
+        sa.Column("db_user", sa.Text(), nullable=False),
+        sa.Column("xact_id", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint(
+            "event IN ('EXECUTION_STARTED', 'EXECUTION_COMPLETED')",
+            name=op.f("ck_ingress_attestation_events_event"),
+        ),
+        sa.CheckConstraint(
+            "(event = 'EXECUTION_COMPLETED') = (terminal_status IS NOT NULL)"
+            " AND terminal_status IN ('SUCCESS', 'FAILED', 'REPAIRED')",
+            name=op.f("ck_ingress_attestation_events_terminal_status"),
+        ),
+        sa.CheckConstraint(
+            "recorded_by <> ''", name=op.f("ck_ingress_attestation_events_recorded_by")
+        ),
+        sa.ForeignKeyConstraint(
+            ["attestation_id"],
+            ["orchestration.ingress_attestations.id"],
+            name=op.f("fk_ingress_attestation_events_attestation_id"),
+        ),
+        sa.PrimaryKeyConstraint(
+            "attestation_id", "event", name=op.f("pk_ingress_attestation_events")
+        ),
+        schema="orchestration",
+    )
+    op.create_index(
+        op.f("ix_ingress_attestation_events_xact_id"),
+        "ingress_attestation_events",
+        ["xact_id"],
+        schema="orchestration",
+        postgresql_using="brin",
+    )
+    op.execute(
+        """
+CREATE VIEW orchestration.ingress_attestation_status
+WITH (security_barrier = true)
+AS
+SELECT a.id AS attestation_id,
+       a.caller_identity,
+       a.chain_seq,
+       a.idempotency_key,
+       a.policy_version_id,
+       a.attested_at,
+       a.execution_started OR s.event IS NOT NULL AS execution_started,
+       s.occurred_at AS execution_started_at,
+       a.execution_completed OR c.event IS NOT NULL AS execution_completed,
+       c.occurred_at AS execution_completed_at,
+       coalesce(a.terminal_status, c.terminal_status) AS terminal_status
+FROM orchestration.ingress_attestations a
+LEFT JOIN orchestration.ingress_attestation_events s
+  ON s.attestation_id = a.id AND s.event = 'EXECUTION_STARTED'
+LEFT JOIN orchestration.ingress_attestation_events c
+  ON c.attestation_id = a.id AND c.event = 'EXECUTION_COMPLETED'
+"""
+    )
+
+    # Format orchestration.attestation.v1, frozen: each field is its length in octets, a colon, its
+    # UTF-8 bytes and a comma; a null is a hyphen and a comma. Times are microseconds since 1970.
+    op.execute(
+        """
+CREATE FUNCTION orchestration.attestation_record_hash(p orchestration.ingress_attestations)
+RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN encode(sha256(convert_to(
+  '28:orchestration.attestation.v1,'
+  || '36:' || (p).id::text || ','
+  || octet_length((p).caller_identity) || ':' || (p).caller_identity || ','
+  || length((p).chain_seq::text) || ':' || (p).chain_seq || ','
+  || octet_length((p).idempotency_key) || ':' || (p).idempotency_key || ','
+  || '64:' || (p).payload_hash || ','
+  || coalesce('64:' || (p).signature_hash, '-') || ','
+  || coalesce('64:' || (p).client_cert_fingerprint_sha256, '-') || ','
+  || coalesce('64:' || (p).token_hash, '-') || ','
+  || octet_length((p).policy_version_id) || ':' || (p).policy_version_id || ','
+  || CASE WHEN (p).execution_started THEN '1:t,' ELSE '1:f,' END
+  || CASE WHEN (p).execution_completed THEN '1:t,' ELSE '1:f,' END
+  || coalesce(octet_length((p).terminal_status) || ':' || (p).terminal_status, '-') || ','
+  || length(((extract(epoch FROM (p).attested_at) * 1000000)::bigint)::text) || ':'
+  || (extract(epoch FROM (p).attested_at) * 1000000)::bigint || ','
+  || octet_length((p).db_user) || ':' || (p).db_user || ','
+  || octet_length((p).prev_hash) || ':' || (p).prev_hash || ',',
+  'UTF8'
+)), 'hex')
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.guard_attestation() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+DECLARE
+  v_replica boolean := current_setting('session_replication_role') = 'replica';
+  v_detail jsonb := jsonb_build_object(
+    'caller_identity', NEW.caller_identity, 'idempotency_key', NEW.idempotency_key);
+  v_head_seq bigint;
+  v_last_seq bigint;
+  v_last_hash text;
+  v_hash text;
+BEGIN
+  IF NEW.id IS NOT NULL THEN
+    IF EXISTS (SELECT FROM orchestration.ingress_attestations a WHERE a.id = NEW.id) THEN
+      -- The primary key refuses it; what is missing must not be refused before.
+      SELECT a.* INTO NEW FROM orchestration.ingress_attestations a WHERE a.id = NEW.id;
+      RETURN NEW;
+    END IF;
+  ELSIF NOT v_replica THEN
+    NEW.id := orchestration.uuid_v7();
+  END IF;
+  IF NEW.execution_completed AND NOT NEW.execution_started THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-002', 'P7301', 'completed implies started', 'ingress_attestations', v_detail,
+      'Set execution_started with execution_completed.', 'execution_completed'
+    );
+  END IF;
+  IF NEW.execution_completed <> (NEW.terminal_status IS NOT NULL) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-003', 'P7301', 'terminal_status is there if and only if completed',
+      'ingress_attestations', v_detail,
+      'Give terminal_status together with execution_completed.', 'terminal_status'
+    );
+  END IF;
+  IF NEW.policy_version_id IS NOT NULL AND NOT EXISTS (
+    SELECT FROM orchestration.policy_versions p WHERE p.id = NEW.policy_version_id
+  ) THEN
+    -- A snapshot older than the version is told so by the gate, with 40001.
+    PERFORM orchestration.share_policy_gate();
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-008', 'P7105', format('policy version %s is unknown', NEW.policy_version_id),
+      'policy_versions', v_detail || jsonb_build_object('id', NEW.policy_version_id),
+      'Sign under a version of accepted_policy_versions.', 'id'
+    );
+  END IF;
+
+  -- The head is locked first and the chain's end read in a later statement: whoever waited reads
+  -- what the other has written, and an older snapshot cannot lock a head that has moved.
+  SELECT h.chain_seq INTO v_head_seq
+  FROM orchestration.ingress_attestation_heads h
+  WHERE h.caller_identity = NEW.caller_identity
+  FOR UPDATE;
+  IF NOT FOUND AND NOT v_replica AND NEW.caller_identity <> '' THEN
+    INSERT INTO orchestration.ingress_attestation_heads (caller_identity)
+    VALUES (NEW.caller_identity)
+    ON CONFLICT DO NOTHING;
+    SELECT h.chain_seq INTO v_head_seq
+    FROM orchestration.ingress_attestation_heads h
+    WHERE h.caller_identity = NEW.caller_identity
+    FOR UPDATE;
+  END IF;
+  SELECT a.chain_seq, a.record_hash INTO v_last_seq, v_last_hash
+  FROM orchestration.ingress_attestations a
+  WHERE a.caller_identity = NEW.caller_identity
+  ORDER BY a.chain_seq DESC
+  LIMIT 1;
+  v_last_seq := coalesce(v_last_seq, 0);
+  v_last_hash := coalesce(v_last_hash, '');
+  IF v_head_seq > v_last_seq THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-005', 'P7302', 'the head is ahead of its chain: records are missing',
+      'ingress_attestations',
+      v_detail || jsonb_build_object('head', v_head_seq, 'chain_seq', v_last_seq),
+      'Verify the chain: its last records were removed.', 'chain_seq'
+    );
+  END IF;
+
+  IF NOT v_replica THEN
+    NEW.chain_seq := coalesce(NEW.chain_seq, v_last_seq + 1);
+    NEW.prev_hash := coalesce(NEW.prev_hash, v_last_hash);
+    NEW.attested_at := coalesce(NEW.attested_at, clock_timestamp());
+    NEW.db_user := SESSION_USER;
+    NEW.xact_id := pg_current_xact_id()::text::bigint;
+  END IF;
+  IF NOT isfinite(NEW.attested_at) OR NEW.attested_at > clock_timestamp() THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-011', 'P7301', 'attested_at is in the future', 'ingress_attestations',
+      v_detail || jsonb_build_object('attested_at', NEW.attested_at),
+      'Leave attested_at out: the database sets it.', 'attested_at'
+    );
+  END IF;
+  IF (NEW.chain_seq, NEW.prev_hash) IS DISTINCT FROM (v_last_seq + 1, v_last_hash) THEN
+    IF v_last_seq = 0 THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-ATT-004', 'P7302', 'a chain begins with chain_seq 1 and an empty prev_hash',
+        'ingress_attestations', v_detail || jsonb_build_object('chain_seq', NEW.chain_seq),
+        'Leave chain_seq and prev_hash out: the database sets them.', 'chain_seq'
+      );
+    END IF;
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-005', 'P7302', 'the record does not continue its caller''s chain',
+      'ingress_attestations',
+      v_detail || jsonb_build_object('chain_seq', NEW.chain_seq, 'expected', v_last_seq + 1),
+      'Leave chain_seq and prev_hash out: the database sets them.', 'chain_seq'
+    );
+  END IF;
+  v_hash := orchestration.attestation_record_hash(NEW);
+  IF NOT v_replica THEN
+    NEW.record_hash := coalesce(NEW.record_hash, v_hash);
+  END IF;
+  IF NEW.record_hash <> v_hash THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-006', 'P7302', 'record_hash is not the hash of the record',
+      'ingress_attestations', v_detail || jsonb_build_object('chain_seq', NEW.chain_seq),
+      'Leave record_hash out: the database computes it.', 'record_hash'
+    );
+  END IF;
+  RETURN NEW;
+END
+$$
+"""
+    )
+    # One update a caller and statement: a row's worth each would leave a dead head a record.
+    # Without sequential scans the plan stays right when it was made on an empty table.
+    op.execute(
+        """
+CREATE FUNCTION orchestration.advance_attestation_heads() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+BEGIN
+  UPDATE orchestration.ingress_attestation_heads h
+  SET chain_seq = last.chain_seq, record_hash = last.record_hash
+  FROM (
+    SELECT DISTINCT ON (i.caller_identity) i.caller_identity, i.chain_seq, i.record_hash
+    FROM inserted i
+    ORDER BY i.caller_identity, i.chain_seq DESC
+  ) last
+  WHERE h.caller_identity = last.caller_identity;
+  RETURN NULL;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.guard_attestation_event() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+DECLARE
+  v_attestation orchestration.ingress_attestations;
+  v_detail jsonb := jsonb_build_object(
+    'attestation_id', NEW.attestation_id, 'event', NEW.event);
+BEGIN
+  SELECT a.* INTO v_attestation
+  FROM orchestration.ingress_attestations a
+  WHERE a.id = NEW.attestation_id;
+  IF current_setting('session_replication_role') <> 'replica' THEN
+    NEW.caller_identity := coalesce(NEW.caller_identity, v_attestation.caller_identity, '');
+    NEW.occurred_at := coalesce(NEW.occurred_at, clock_timestamp());
+    NEW.db_user := SESSION_USER;
+    NEW.xact_id := pg_current_xact_id()::text::bigint;
+  END IF;
+  IF v_attestation.id IS NULL OR EXISTS (
+    SELECT FROM orchestration.ingress_attestation_events e
+    WHERE e.attestation_id = NEW.attestation_id AND e.event = NEW.event
+  ) THEN
+    -- The foreign key or the primary key refuses it.
+    RETURN NEW;
+  END IF;
+  IF NEW.caller_identity <> v_attestation.caller_identity THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-010', 'P7301', 'the event names another caller than its attestation',
+      'ingress_attestation_events', v_detail,
+      'Leave caller_identity out: the database sets it.', 'caller_identity'
+    );
+  END IF;
+  IF (NEW.event = 'EXECUTION_COMPLETED') <> (NEW.terminal_status IS NOT NULL) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-003', 'P7301', 'terminal_status is there if and only if completed',
+      'ingress_attestation_events', v_detail,
+      'Give terminal_status with EXECUTION_COMPLETED, and only with it.', 'terminal_status'
+    );
+  END IF;
+  IF NEW.event = 'EXECUTION_STARTED' AND v_attestation.execution_started
+    OR NEW.event = 'EXECUTION_COMPLETED' AND v_attestation.execution_completed THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-010', 'P7301', 'the attestation was recorded in this state already',
+      'ingress_attestation_events', v_detail,
+      'Read ingress_attestation_status.', 'event'
+    );
+  END IF;
+  IF NEW.event = 'EXECUTION_COMPLETED' AND NOT v_attestation.execution_started AND NOT EXISTS (
+    SELECT FROM orchestration.ingress_attestation_events e
+    WHERE e.attestation_id = NEW.attestation_id AND e.event = 'EXECUTION_STARTED'
+  ) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-002', 'P7301', 'completed implies started', 'ingress_attestation_events',
+      v_detail, 'Record EXECUTION_STARTED first.', 'event'
+    );
+  END IF;
+  IF NOT isfinite(NEW.occurred_at) OR NEW.occurred_at > clock_timestamp() THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-011', 'P7301', 'occurred_at is in the future', 'ingress_attestation_events',
+      v_detail || jsonb_build_object('occurred_at', NEW.occurred_at),
+      'Leave occurred_at out: the database sets it.', 'occurred_at'
+    );
+  END IF;
+  RETURN NEW;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER guard BEFORE INSERT ON orchestration.ingress_attestations
+FOR EACH ROW EXECUTE FUNCTION orchestration.guard_attestation()
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER heads AFTER INSERT ON orchestration.ingress_attestations
+REFERENCING NEW TABLE AS inserted
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.advance_attestation_heads()
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.ingress_attestations
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change(
+  'INV-ATT-001', 'P0001', 'id', 'caller_identity', 'chain_seq')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.ingress_attestations
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-001', 'P0001')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER guard BEFORE INSERT ON orchestration.ingress_attestation_events
+FOR EACH ROW EXECUTE FUNCTION orchestration.guard_attestation_event()
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.ingress_attestation_events
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change(
+  'INV-ATT-001', 'P0001', 'attestation_id', 'event')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.ingress_attestation_events
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-001', 'P0001')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER no_delete BEFORE DELETE ON orchestration.ingress_attestation_heads
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change(
+  'INV-ATT-005', 'P0001', 'caller_identity', 'chain_seq')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.ingress_attestation_heads
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-005', 'P0001')
+"""
+    )
+    op.execute("ALTER TABLE orchestration.ingress_attestations ENABLE ALWAYS TRIGGER guard")
+    op.execute("ALTER TABLE orchestration.ingress_attestations ENABLE ALWAYS TRIGGER append_only")
+    op.execute("ALTER TABLE orchestration.ingress_attestations ENABLE ALWAYS TRIGGER no_truncate")
+    op.execute("ALTER TABLE orchestration.ingress_attestation_events ENABLE ALWAYS TRIGGER guard")
+    op.execute(
+        "ALTER TABLE orchestration.ingress_attestation_events ENABLE ALWAYS TRIGGER append_only"
+    )
+    op.execute(
+        "ALTER TABLE orchestration.ingress_attestation_events ENABLE ALWAYS TRIGGER no_truncate"
+    )
+    op.execute(
+        "ALTER TABLE orchestration.ingress_attestation_heads ENABLE ALWAYS TRIGGER no_delete"
+    )
+    op.execute(
+        "ALTER TABLE orchestration.ingress_attestation_heads ENABLE ALWAYS TRIGGER no_truncate"
+    )
+
+    # OFFSET 0 keeps each look-up a look-up: as a join its plan would be chosen once, perhaps on an
+    # empty table, for the life of the session.
+    op.execute(
+        """
+CREATE FUNCTION orchestration.append_attestations(p_attestations jsonb)
+RETURNS SETOF orchestration.ingress_attestations
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+DECLARE
+  v_now timestamptz;
+  v_bad record;
+BEGIN
+  IF jsonb_typeof(p_attestations) IS DISTINCT FROM 'array'
+    OR jsonb_array_length(p_attestations) > 10000 THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_attestations is an array of 0 to 10,000 objects',
+      'ingress_attestations', '{}', 'Send a batch in parts.'
+    );
+  END IF;
+  PERFORM orchestration.share_policy_gate();
+  PERFORM orchestration.share_revocation_gate();
+  INSERT INTO orchestration.ingress_attestation_heads AS h (caller_identity)
+  SELECT DISTINCT n.caller_identity
+  FROM jsonb_to_recordset(p_attestations) AS n (caller_identity text)
+  ORDER BY n.caller_identity
+  ON CONFLICT (caller_identity) DO UPDATE SET chain_seq = h.chain_seq;
+
+  -- Judged are the new ones only: a replay is answered with what was accepted once.
+  v_now := clock_timestamp();
+  SELECT n.caller_identity, n.idempotency_key, n.policy_version_id,
+         n.client_cert_fingerprint_sha256, n.token_hash,
+         n.accepted, n.cert_revoked, n.token_revoked
+  INTO v_bad
+  FROM (
+    SELECT r.*,
+           EXISTS (
+             SELECT FROM orchestration.accepted_policy_versions v
+             WHERE v.id = r.policy_version_id
+             OFFSET 0
+           ) AS accepted,
+           EXISTS (
+             SELECT FROM orchestration.revoked_client_certs c
+             WHERE c.cert_fingerprint_sha256 = r.client_cert_fingerprint_sha256
+               AND c.revoked_at <= v_now
+               AND (c.expires_at IS NULL OR v_now < c.expires_at)
+             OFFSET 0
+           ) AS cert_revoked,
+           EXISTS (
+             SELECT FROM orchestration.revoked_tokens t
+             WHERE t.token_hash = r.token_hash
+               AND t.revoked_at <= v_now
+               AND (t.expires_at IS NULL OR v_now < t.expires_at)
+             OFFSET 0
+           ) AS token_revoked
+    FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
+      caller_identity text, idempotency_key text, policy_version_id text,
+      client_cert_fingerprint_sha256 text, token_hash text
+    )) WITH ORDINALITY AS r (
+      caller_identity, idempotency_key, policy_version_id,
+      client_cert_fingerprint_sha256, token_hash, ord
+    )
+    WHERE NOT EXISTS (
+      SELECT FROM orchestration.ingress_attestations a
+      WHERE a.caller_identity = r.caller_identity AND a.idempotency_key = r.idempotency_key
+      OFFSET 0
+    )
+  ) n
+  WHERE NOT n.accepted OR n.cert_revoked OR n.token_revoked
+  ORDER BY n.ord
+  LIMIT 1;
+  IF FOUND THEN
+    IF NOT v_bad.accepted THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-ATT-008', 'P7105',
+        format('policy version %s is not accepted', coalesce(v_bad.policy_version_id, 'null')),
+        'policy_versions',
+        jsonb_build_object('id', v_bad.policy_version_id,
+          'caller_identity', v_bad.caller_identity, 'idempotency_key', v_bad.idempotency_key),
+        'Sign under a version of accepted_policy_versions.', 'id'
+      );
+    END IF;
+    IF v_bad.cert_revoked THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-ATT-009', 'P7202', 'the client certificate is revoked', 'revoked_client_certs',
+        jsonb_build_object('cert_fingerprint_sha256', v_bad.client_cert_fingerprint_sha256,
+          'caller_identity', v_bad.caller_identity, 'idempotency_key', v_bad.idempotency_key),
+        'Have the client present another certificate.', 'cert_fingerprint_sha256'
+      );
+    END IF;
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-009', 'P7202', 'the token is revoked', 'revoked_tokens',
+      jsonb_build_object('token_hash', v_bad.token_hash,
+        'caller_identity', v_bad.caller_identity, 'idempotency_key', v_bad.idempotency_key),
+      'Have the caller obtain another token.', 'token_hash'
+    );
+  END IF;
+
+  INSERT INTO orchestration.ingress_attestations (
+    caller_identity, idempotency_key, payload_hash, signature_hash,
+    client_cert_fingerprint_sha256, token_hash, policy_version_id
+  )
+  SELECT r.caller_identity, r.idempotency_key, r.payload_hash, r.signature_hash,
+         r.client_cert_fingerprint_sha256, r.token_hash, r.policy_version_id
+  FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
+    caller_identity text, idempotency_key text, payload_hash text, signature_hash text,
+    client_cert_fingerprint_sha256 text, token_hash text, policy_version_id text
+  )) WITH ORDINALITY AS r (
+    caller_identity, idempotency_key, payload_hash, signature_hash,
+    client_cert_fingerprint_sha256, token_hash, policy_version_id, ord
+  )
+  WHERE NOT EXISTS (
+    SELECT FROM orchestration.ingress_attestations a
+    WHERE a.caller_identity = r.caller_identity AND a.idempotency_key = r.idempotency_key
+    OFFSET 0
+  )
+  ORDER BY r.ord
+  ON CONFLICT (caller_identity, idempotency_key) DO NOTHING;
+
+  SELECT a.id, a.caller_identity, a.idempotency_key
+  INTO v_bad
+  FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
+    caller_identity text, idempotency_key text, payload_hash text
+  )) WITH ORDINALITY AS r (caller_identity, idempotency_key, payload_hash, ord)
+  CROSS JOIN LATERAL (
+    SELECT a.id, a.caller_identity, a.idempotency_key, a.payload_hash
+    FROM orchestration.ingress_attestations a
+    WHERE a.caller_identity = r.caller_identity AND a.idempotency_key = r.idempotency_key
+    OFFSET 0
+  ) a
+  WHERE a.payload_hash <> r.payload_hash
+  ORDER BY r.ord
+  LIMIT 1;
+  IF FOUND THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-007', 'P7303', 'the idempotency key was attested with another payload_hash',
+      'ingress_attestations',
+      jsonb_build_object('id', v_bad.id, 'caller_identity', v_bad.caller_identity,
+        'idempotency_key', v_bad.idempotency_key),
+      'Use a new idempotency key for new content.', 'idempotency_key'
+    );
+  END IF;
+  RETURN QUERY
+  SELECT a.*
+  FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
+    caller_identity text, idempotency_key text
+  )) WITH ORDINALITY AS r (caller_identity, idempotency_key, ord)
+  CROSS JOIN LATERAL (
+    SELECT a.*
+    FROM orchestration.ingress_attestations a
+    WHERE a.caller_identity = r.caller_identity AND a.idempotency_key = r.idempotency_key
+    OFFSET 0
+  ) a
+  ORDER BY r.ord;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.record_attestation_event(
+  p_attestation_id uuid,
+  p_event text,
+  p_terminal_status text DEFAULT NULL,
+  p_recorded_by text DEFAULT SESSION_USER
+) RETURNS SETOF orchestration.ingress_attestation_events
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+DECLARE
+  v_attestation orchestration.ingress_attestations;
+  v_recorded orchestration.ingress_attestation_events;
+BEGIN
+  SELECT a.* INTO v_attestation
+  FROM orchestration.ingress_attestations a
+  WHERE a.id = p_attestation_id;
+  IF v_attestation.id IS NULL THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-002', 'P0002', 'the attestation does not exist', 'ingress_attestations',
+      jsonb_build_object('id', p_attestation_id), 'Read the id again.', 'id'
+    );
+  END IF;
+  IF p_event = 'EXECUTION_STARTED' AND v_attestation.execution_started
+    OR p_event = 'EXECUTION_COMPLETED' AND v_attestation.execution_completed THEN
+    -- A flag counts as its event, recorded with the attestation.
+    v_recorded := ROW(
+      v_attestation.id, p_event, v_attestation.caller_identity,
+      CASE WHEN p_event = 'EXECUTION_COMPLETED' THEN v_attestation.terminal_status END,
+      v_attestation.attested_at, v_attestation.db_user, v_attestation.db_user,
+      v_attestation.xact_id
+    );
+  ELSE
+    INSERT INTO orchestration.ingress_attestation_events
+      (attestation_id, event, terminal_status, recorded_by)
+    VALUES (p_attestation_id, p_event, p_terminal_status, p_recorded_by)
+    ON CONFLICT DO NOTHING;
+    SELECT e.* INTO v_recorded
+    FROM orchestration.ingress_attestation_events e
+    WHERE e.attestation_id = p_attestation_id AND e.event = p_event;
+  END IF;
+  IF v_recorded.terminal_status IS DISTINCT FROM p_terminal_status THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-010', 'P7301', 'the event was recorded with another terminal_status',
+      'ingress_attestation_events',
+      jsonb_build_object('attestation_id', p_attestation_id, 'event', p_event,
+        'terminal_status', v_recorded.terminal_status),
+      'Read ingress_attestation_status.', 'terminal_status'
+    );
+  END IF;
+  RETURN NEXT v_recorded;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.verify_attestation_chain(p_caller_identity text)
+RETURNS TABLE (
+  ok boolean,
+  records bigint,
+  break_chain_seq bigint,
+  break_attestation_id uuid,
+  break_reason text
+)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+  WITH chain AS (
+    SELECT a AS record,
+           row_number() OVER w AS expected_seq,
+           lag(a.record_hash, 1, '') OVER w AS expected_prev
+    FROM orchestration.ingress_attestations a
+    WHERE a.caller_identity = p_caller_identity
+    WINDOW w AS (ORDER BY a.chain_seq)
+  ), judged AS (
+    SELECT (c.record).chain_seq,
+           (c.record).id,
+           (c.record).record_hash,
+           CASE
+             WHEN (c.record).chain_seq <> c.expected_seq
+               THEN 'records before this one are missing'
+             WHEN (c.record).prev_hash <> c.expected_prev
+               THEN 'prev_hash is not the record_hash before it'
+             WHEN (c.record).record_hash <> orchestration.attestation_record_hash(c.record)
+               THEN 'record_hash is not the hash of the record'
+           END AS reason
+    FROM chain c
+  ), breaks AS (
+    SELECT j.chain_seq, j.id, j.reason FROM judged j WHERE j.reason IS NOT NULL
+    UNION ALL
+    SELECT h.chain_seq, NULL,
+           CASE WHEN l.chain_seq = h.chain_seq
+             THEN 'the head names another record_hash'
+             ELSE 'the head is ahead: the last records are missing'
+           END
+    FROM orchestration.ingress_attestation_heads h
+    LEFT JOIN LATERAL (
+      SELECT j.chain_seq, j.record_hash FROM judged j ORDER BY j.chain_seq DESC LIMIT 1
+    ) l ON true
+    WHERE h.caller_identity = p_caller_identity
+      AND (h.chain_seq > coalesce(l.chain_seq, 0)
+        OR h.chain_seq = l.chain_seq AND h.record_hash <> l.record_hash)
+  )
+  SELECT b.reason IS NULL, (SELECT count(*) FROM judged), b.chain_seq, b.id, b.reason
+  FROM (SELECT) once
+  LEFT JOIN LATERAL (SELECT * FROM breaks ORDER BY chain_seq LIMIT 1) b ON true
+$$
+"""
+    )
+    op.execute(
+        """
+REVOKE EXECUTE ON FUNCTION
+  orchestration.attestation_record_hash(orchestration.ingress_attestations),
+  orchestration.guard_attestation(),
+  orchestration.advance_attestation_heads(),
+  orchestration.guard_attestation_event(),
+  orchestration.append_attestations(jsonb),
+  orchestration.record_attestation_event(uuid, text, text, text),
+  orchestration.verify_attestation_chain(text)
+FROM PUBLIC
+"""
+    )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.ingress_attestations, orchestration.ingress_attestation_events
+TO symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.ingress_attestation_status
+TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
+    op.execute("GRANT SELECT ON orchestration.ingress_attestation_heads TO symphony_auditor")
+    op.execute(
+        "GRANT EXECUTE ON FUNCTION orchestration.append_attestations(jsonb) TO symphony_ingest"
+    )
+    op.execute(
+        """
+GRANT EXECUTE ON FUNCTION orchestration.record_attestation_event(uuid, text, text, text)
+TO symphony_executor
+"""
+    )
+    op.execute(
+        """
+GRANT EXECUTE ON FUNCTION orchestration.verify_attestation_chain(text)
+TO symphony_control, symphony_auditor
+"""
+    )
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0004'")
+    op.execute("RESET ROLE")
+
+
+def downgrade() -> None:
+    if not context.is_offline_mode() and context.get_x_argument(as_dictionary=True).get(
+        "destroy-evidence"
+    ) != "yes":
+        evidence = op.get_bind().scalar(
+            sa.text("SELECT EXISTS (SELECT FROM orchestration.ingress_attestations)")
+        )
+        if evidence:
+            raise CommandError(
+                "ingress_attestations holds evidence; to destroy it say -x destroy-evidence=yes"
+            )
+    op.execute("SET LOCAL ROLE symphony_owner")
+    op.execute("DROP FUNCTION orchestration.verify_attestation_chain(text)")
+    op.execute("DROP FUNCTION orchestration.record_attestation_event(uuid, text, text, text)")
+    op.execute("DROP FUNCTION orchestration.append_attestations(jsonb)")
+    op.execute("DROP VIEW orchestration.ingress_attestation_status")
+    op.drop_table("ingress_attestation_events", schema="orchestration")
+    op.execute("DROP TRIGGER guard ON orchestration.ingress_attestations")
+    op.execute("DROP TRIGGER heads ON orchestration.ingress_attestations")
+    op.execute("DROP FUNCTION orchestration.guard_attestation_event()")
+    op.execute("DROP FUNCTION orchestration.advance_attestation_heads()")
+    op.execute("DROP FUNCTION orchestration.guard_attestation()")
+    op.execute(
+        "DROP FUNCTION orchestration.attestation_record_hash(orchestration.ingress_attestations)"
+    )
+    op.drop_table("ingress_attestations", schema="orchestration")
+    op.drop_table("ingress_attestation_heads", schema="orchestration")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0003'")
+    op.execute("RESET ROLE")

@@ -1,0 +1,104 @@
+"""Ingress attestations: append to a caller's chain, record what became of it, verify (INV-ATT)."""
+
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import text
+
+from orchestration.records import (
+    AttestationEventRecord,
+    AttestationRecord,
+    AttestationStatus,
+    ChainReport,
+    NewAttestation,
+)
+from orchestration.repo.base import Repository, dump_json, one
+from orchestration.vocabulary import AttestationEvent, TerminalStatus
+
+APPEND: Final = text(
+    """
+    SELECT *
+    FROM orchestration.append_attestations(p_attestations => CAST(:attestations AS jsonb))
+    """
+)
+RECORD_EVENT: Final = text(
+    """
+    SELECT *
+    FROM orchestration.record_attestation_event(
+      p_attestation_id => :attestation_id,
+      p_event => :event,
+      p_terminal_status => :terminal_status
+    )
+    """
+)
+STATUS: Final = text(
+    "SELECT * FROM orchestration.ingress_attestation_status WHERE attestation_id = :id"
+)
+VERIFY: Final = text(
+    "SELECT * FROM orchestration.verify_attestation_chain(p_caller_identity => :caller_identity)"
+)
+
+
+class AttestationRepository(Repository):
+    """The chains of attestations; appending needs `symphony_ingest`, events `symphony_executor`."""
+
+    def append(self, new: NewAttestation) -> AttestationRecord:
+        """Attest one request; as `append_many` of one."""
+        return self.append_many([new])[0]
+
+    def append_many(self, news: Sequence[NewAttestation]) -> list[AttestationRecord]:
+        """Attest up to 10,000 requests, all or none, in one round trip; records in input order.
+
+        A key that was attested before with the same payload_hash gives the first record back,
+        whatever has become of its policy or credentials since. The policy and revocation gates are
+        held until COMMIT.
+
+        Raises IdempotencyConflict (P7303, INV-ATT-007), PolicyNotAccepted (P7105, INV-ATT-008),
+        CredentialRevoked (P7202, INV-ATT-009), InvalidParameterValue (22023, INV-API-001) for more
+        than 10,000, SerializationFailure (40001) in a snapshot older than a change.
+        """
+        attestations = dump_json([new.model_dump() for new in news])
+        rows = self._rows(APPEND, {"attestations": attestations})
+        return [AttestationRecord.from_row(row) for row in rows]
+
+    def start_execution(self, id: UUID) -> AttestationEventRecord:
+        """Record that the attested execution has started; once, a repetition gives the record.
+
+        Raises NotFound (P0002, INV-API-002).
+        """
+        return self._record_event(id, AttestationEvent.EXECUTION_STARTED, None)
+
+    def complete_execution(
+        self, id: UUID, terminal_status: TerminalStatus | str
+    ) -> AttestationEventRecord:
+        """Record how the attested execution ended; a repetition with the same status gives the
+        record.
+
+        Raises NotFound (P0002, INV-API-002), InvalidAttestationState (P7301): not started yet
+        (INV-ATT-002), or recorded with another status (INV-ATT-010).
+        """
+        return self._record_event(
+            id, AttestationEvent.EXECUTION_COMPLETED, TerminalStatus(terminal_status)
+        )
+
+    def status(self, id: UUID) -> AttestationStatus | None:
+        """The attestation with its events folded in, or None."""
+        row = self._row(STATUS, {"id": id})
+        return AttestationStatus.from_row(row) if row else None
+
+    def verify_chain(self, caller_identity: str) -> ChainReport:
+        """Recompute a caller's whole chain; needs `symphony_auditor` or `symphony_control`.
+
+        An unknown caller has an empty chain, which holds.
+        """
+        return ChainReport.from_row(one(self._row(VERIFY, {"caller_identity": caller_identity})))
+
+    def _record_event(
+        self, id: UUID, event: AttestationEvent, terminal_status: TerminalStatus | None
+    ) -> AttestationEventRecord:
+        row = self._row(
+            RECORD_EVENT,
+            {"attestation_id": id, "event": event, "terminal_status": terminal_status},
+        )
+        return AttestationEventRecord.from_row(one(row))

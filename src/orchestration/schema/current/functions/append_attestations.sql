@@ -1,0 +1,155 @@
+CREATE OR REPLACE FUNCTION orchestration.append_attestations(p_attestations jsonb)
+ RETURNS SETOF orchestration.ingress_attestations
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+DECLARE
+  v_now timestamptz;
+  v_bad record;
+BEGIN
+  IF jsonb_typeof(p_attestations) IS DISTINCT FROM 'array'
+    OR jsonb_array_length(p_attestations) > 10000 THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_attestations is an array of 0 to 10,000 objects',
+      'ingress_attestations', '{}', 'Send a batch in parts.'
+    );
+  END IF;
+  PERFORM orchestration.share_policy_gate();
+  PERFORM orchestration.share_revocation_gate();
+  INSERT INTO orchestration.ingress_attestation_heads AS h (caller_identity)
+  SELECT DISTINCT n.caller_identity
+  FROM jsonb_to_recordset(p_attestations) AS n (caller_identity text)
+  ORDER BY n.caller_identity
+  ON CONFLICT (caller_identity) DO UPDATE SET chain_seq = h.chain_seq;
+
+  -- Judged are the new ones only: a replay is answered with what was accepted once.
+  v_now := clock_timestamp();
+  SELECT n.caller_identity, n.idempotency_key, n.policy_version_id,
+         n.client_cert_fingerprint_sha256, n.token_hash,
+         n.accepted, n.cert_revoked, n.token_revoked
+  INTO v_bad
+  FROM (
+    SELECT r.*,
+           EXISTS (
+             SELECT FROM orchestration.accepted_policy_versions v
+             WHERE v.id = r.policy_version_id
+             OFFSET 0
+           ) AS accepted,
+           EXISTS (
+             SELECT FROM orchestration.revoked_client_certs c
+             WHERE c.cert_fingerprint_sha256 = r.client_cert_fingerprint_sha256
+               AND c.revoked_at <= v_now
+               AND (c.expires_at IS NULL OR v_now < c.expires_at)
+             OFFSET 0
+           ) AS cert_revoked,
+           EXISTS (
+             SELECT FROM orchestration.revoked_tokens t
+             WHERE t.token_hash = r.token_hash
+               AND t.revoked_at <= v_now
+               AND (t.expires_at IS NULL OR v_now < t.expires_at)
+             OFFSET 0
+           ) AS token_revoked
+    FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
+      caller_identity text, idempotency_key text, policy_version_id text,
+      client_cert_fingerprint_sha256 text, token_hash text
+    )) WITH ORDINALITY AS r (
+      caller_identity, idempotency_key, policy_version_id,
+      client_cert_fingerprint_sha256, token_hash, ord
+    )
+    WHERE NOT EXISTS (
+      SELECT FROM orchestration.ingress_attestations a
+      WHERE a.caller_identity = r.caller_identity AND a.idempotency_key = r.idempotency_key
+      OFFSET 0
+    )
+  ) n
+  WHERE NOT n.accepted OR n.cert_revoked OR n.token_revoked
+  ORDER BY n.ord
+  LIMIT 1;
+  IF FOUND THEN
+    IF NOT v_bad.accepted THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-ATT-008', 'P7105',
+        format('policy version %s is not accepted', coalesce(v_bad.policy_version_id, 'null')),
+        'policy_versions',
+        jsonb_build_object('id', v_bad.policy_version_id,
+          'caller_identity', v_bad.caller_identity, 'idempotency_key', v_bad.idempotency_key),
+        'Sign under a version of accepted_policy_versions.', 'id'
+      );
+    END IF;
+    IF v_bad.cert_revoked THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-ATT-009', 'P7202', 'the client certificate is revoked', 'revoked_client_certs',
+        jsonb_build_object('cert_fingerprint_sha256', v_bad.client_cert_fingerprint_sha256,
+          'caller_identity', v_bad.caller_identity, 'idempotency_key', v_bad.idempotency_key),
+        'Have the client present another certificate.', 'cert_fingerprint_sha256'
+      );
+    END IF;
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-009', 'P7202', 'the token is revoked', 'revoked_tokens',
+      jsonb_build_object('token_hash', v_bad.token_hash,
+        'caller_identity', v_bad.caller_identity, 'idempotency_key', v_bad.idempotency_key),
+      'Have the caller obtain another token.', 'token_hash'
+    );
+  END IF;
+
+  INSERT INTO orchestration.ingress_attestations (
+    caller_identity, idempotency_key, payload_hash, signature_hash,
+    client_cert_fingerprint_sha256, token_hash, policy_version_id
+  )
+  SELECT r.caller_identity, r.idempotency_key, r.payload_hash, r.signature_hash,
+         r.client_cert_fingerprint_sha256, r.token_hash, r.policy_version_id
+  FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
+    caller_identity text, idempotency_key text, payload_hash text, signature_hash text,
+    client_cert_fingerprint_sha256 text, token_hash text, policy_version_id text
+  )) WITH ORDINALITY AS r (
+    caller_identity, idempotency_key, payload_hash, signature_hash,
+    client_cert_fingerprint_sha256, token_hash, policy_version_id, ord
+  )
+  WHERE NOT EXISTS (
+    SELECT FROM orchestration.ingress_attestations a
+    WHERE a.caller_identity = r.caller_identity AND a.idempotency_key = r.idempotency_key
+    OFFSET 0
+  )
+  ORDER BY r.ord
+  ON CONFLICT (caller_identity, idempotency_key) DO NOTHING;
+
+  SELECT a.id, a.caller_identity, a.idempotency_key
+  INTO v_bad
+  FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
+    caller_identity text, idempotency_key text, payload_hash text
+  )) WITH ORDINALITY AS r (caller_identity, idempotency_key, payload_hash, ord)
+  CROSS JOIN LATERAL (
+    SELECT a.id, a.caller_identity, a.idempotency_key, a.payload_hash
+    FROM orchestration.ingress_attestations a
+    WHERE a.caller_identity = r.caller_identity AND a.idempotency_key = r.idempotency_key
+    OFFSET 0
+  ) a
+  WHERE a.payload_hash <> r.payload_hash
+  ORDER BY r.ord
+  LIMIT 1;
+  IF FOUND THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-007', 'P7303', 'the idempotency key was attested with another payload_hash',
+      'ingress_attestations',
+      jsonb_build_object('id', v_bad.id, 'caller_identity', v_bad.caller_identity,
+        'idempotency_key', v_bad.idempotency_key),
+      'Use a new idempotency key for new content.', 'idempotency_key'
+    );
+  END IF;
+  RETURN QUERY
+  SELECT a.*
+  FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
+    caller_identity text, idempotency_key text
+  )) WITH ORDINALITY AS r (caller_identity, idempotency_key, ord)
+  CROSS JOIN LATERAL (
+    SELECT a.*
+    FROM orchestration.ingress_attestations a
+    WHERE a.caller_identity = r.caller_identity AND a.idempotency_key = r.idempotency_key
+    OFFSET 0
+  ) a
+  ORDER BY r.ord;
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,124 @@
+CREATE OR REPLACE FUNCTION orchestration.guard_attestation()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+DECLARE
+  v_replica boolean := current_setting('session_replication_role') = 'replica';
+  v_detail jsonb := jsonb_build_object(
+    'caller_identity', NEW.caller_identity, 'idempotency_key', NEW.idempotency_key);
+  v_head_seq bigint;
+  v_last_seq bigint;
+  v_last_hash text;
+  v_hash text;
+BEGIN
+  IF NEW.id IS NOT NULL THEN
+    IF EXISTS (SELECT FROM orchestration.ingress_attestations a WHERE a.id = NEW.id) THEN
+      -- The primary key refuses it; what is missing must not be refused before.
+      SELECT a.* INTO NEW FROM orchestration.ingress_attestations a WHERE a.id = NEW.id;
+      RETURN NEW;
+    END IF;
+  ELSIF NOT v_replica THEN
+    NEW.id := orchestration.uuid_v7();
+  END IF;
+  IF NEW.execution_completed AND NOT NEW.execution_started THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-002', 'P7301', 'completed implies started', 'ingress_attestations', v_detail,
+      'Set execution_started with execution_completed.', 'execution_completed'
+    );
+  END IF;
+  IF NEW.execution_completed <> (NEW.terminal_status IS NOT NULL) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-003', 'P7301', 'terminal_status is there if and only if completed',
+      'ingress_attestations', v_detail,
+      'Give terminal_status together with execution_completed.', 'terminal_status'
+    );
+  END IF;
+  IF NEW.policy_version_id IS NOT NULL AND NOT EXISTS (
+    SELECT FROM orchestration.policy_versions p WHERE p.id = NEW.policy_version_id
+  ) THEN
+    -- A snapshot older than the version is told so by the gate, with 40001.
+    PERFORM orchestration.share_policy_gate();
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-008', 'P7105', format('policy version %s is unknown', NEW.policy_version_id),
+      'policy_versions', v_detail || jsonb_build_object('id', NEW.policy_version_id),
+      'Sign under a version of accepted_policy_versions.', 'id'
+    );
+  END IF;
+
+  -- The head is locked first and the chain's end read in a later statement: whoever waited reads
+  -- what the other has written, and an older snapshot cannot lock a head that has moved.
+  SELECT h.chain_seq INTO v_head_seq
+  FROM orchestration.ingress_attestation_heads h
+  WHERE h.caller_identity = NEW.caller_identity
+  FOR UPDATE;
+  IF NOT FOUND AND NOT v_replica AND NEW.caller_identity <> '' THEN
+    INSERT INTO orchestration.ingress_attestation_heads (caller_identity)
+    VALUES (NEW.caller_identity)
+    ON CONFLICT DO NOTHING;
+    SELECT h.chain_seq INTO v_head_seq
+    FROM orchestration.ingress_attestation_heads h
+    WHERE h.caller_identity = NEW.caller_identity
+    FOR UPDATE;
+  END IF;
+  SELECT a.chain_seq, a.record_hash INTO v_last_seq, v_last_hash
+  FROM orchestration.ingress_attestations a
+  WHERE a.caller_identity = NEW.caller_identity
+  ORDER BY a.chain_seq DESC
+  LIMIT 1;
+  v_last_seq := coalesce(v_last_seq, 0);
+  v_last_hash := coalesce(v_last_hash, '');
+  IF v_head_seq > v_last_seq THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-005', 'P7302', 'the head is ahead of its chain: records are missing',
+      'ingress_attestations',
+      v_detail || jsonb_build_object('head', v_head_seq, 'chain_seq', v_last_seq),
+      'Verify the chain: its last records were removed.', 'chain_seq'
+    );
+  END IF;
+
+  IF NOT v_replica THEN
+    NEW.chain_seq := coalesce(NEW.chain_seq, v_last_seq + 1);
+    NEW.prev_hash := coalesce(NEW.prev_hash, v_last_hash);
+    NEW.attested_at := coalesce(NEW.attested_at, clock_timestamp());
+    NEW.db_user := SESSION_USER;
+    NEW.xact_id := pg_current_xact_id()::text::bigint;
+  END IF;
+  IF NOT isfinite(NEW.attested_at) OR NEW.attested_at > clock_timestamp() THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-011', 'P7301', 'attested_at is in the future', 'ingress_attestations',
+      v_detail || jsonb_build_object('attested_at', NEW.attested_at),
+      'Leave attested_at out: the database sets it.', 'attested_at'
+    );
+  END IF;
+  IF (NEW.chain_seq, NEW.prev_hash) IS DISTINCT FROM (v_last_seq + 1, v_last_hash) THEN
+    IF v_last_seq = 0 THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-ATT-004', 'P7302', 'a chain begins with chain_seq 1 and an empty prev_hash',
+        'ingress_attestations', v_detail || jsonb_build_object('chain_seq', NEW.chain_seq),
+        'Leave chain_seq and prev_hash out: the database sets them.', 'chain_seq'
+      );
+    END IF;
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-005', 'P7302', 'the record does not continue its caller''s chain',
+      'ingress_attestations',
+      v_detail || jsonb_build_object('chain_seq', NEW.chain_seq, 'expected', v_last_seq + 1),
+      'Leave chain_seq and prev_hash out: the database sets them.', 'chain_seq'
+    );
+  END IF;
+  v_hash := orchestration.attestation_record_hash(NEW);
+  IF NOT v_replica THEN
+    NEW.record_hash := coalesce(NEW.record_hash, v_hash);
+  END IF;
+  IF NEW.record_hash <> v_hash THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-006', 'P7302', 'record_hash is not the hash of the record',
+      'ingress_attestations', v_detail || jsonb_build_object('chain_seq', NEW.chain_seq),
+      'Leave record_hash out: the database computes it.', 'record_hash'
+    );
+  END IF;
+  RETURN NEW;
+END
+$function$;
+-- owner: symphony_owner

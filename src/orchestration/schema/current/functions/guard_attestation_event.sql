@@ -1,0 +1,69 @@
+CREATE OR REPLACE FUNCTION orchestration.guard_attestation_event()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+DECLARE
+  v_attestation orchestration.ingress_attestations;
+  v_detail jsonb := jsonb_build_object(
+    'attestation_id', NEW.attestation_id, 'event', NEW.event);
+BEGIN
+  SELECT a.* INTO v_attestation
+  FROM orchestration.ingress_attestations a
+  WHERE a.id = NEW.attestation_id;
+  IF current_setting('session_replication_role') <> 'replica' THEN
+    NEW.caller_identity := coalesce(NEW.caller_identity, v_attestation.caller_identity, '');
+    NEW.occurred_at := coalesce(NEW.occurred_at, clock_timestamp());
+    NEW.db_user := SESSION_USER;
+    NEW.xact_id := pg_current_xact_id()::text::bigint;
+  END IF;
+  IF v_attestation.id IS NULL OR EXISTS (
+    SELECT FROM orchestration.ingress_attestation_events e
+    WHERE e.attestation_id = NEW.attestation_id AND e.event = NEW.event
+  ) THEN
+    -- The foreign key or the primary key refuses it.
+    RETURN NEW;
+  END IF;
+  IF NEW.caller_identity <> v_attestation.caller_identity THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-010', 'P7301', 'the event names another caller than its attestation',
+      'ingress_attestation_events', v_detail,
+      'Leave caller_identity out: the database sets it.', 'caller_identity'
+    );
+  END IF;
+  IF (NEW.event = 'EXECUTION_COMPLETED') <> (NEW.terminal_status IS NOT NULL) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-003', 'P7301', 'terminal_status is there if and only if completed',
+      'ingress_attestation_events', v_detail,
+      'Give terminal_status with EXECUTION_COMPLETED, and only with it.', 'terminal_status'
+    );
+  END IF;
+  IF NEW.event = 'EXECUTION_STARTED' AND v_attestation.execution_started
+    OR NEW.event = 'EXECUTION_COMPLETED' AND v_attestation.execution_completed THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-010', 'P7301', 'the attestation was recorded in this state already',
+      'ingress_attestation_events', v_detail,
+      'Read ingress_attestation_status.', 'event'
+    );
+  END IF;
+  IF NEW.event = 'EXECUTION_COMPLETED' AND NOT v_attestation.execution_started AND NOT EXISTS (
+    SELECT FROM orchestration.ingress_attestation_events e
+    WHERE e.attestation_id = NEW.attestation_id AND e.event = 'EXECUTION_STARTED'
+  ) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-002', 'P7301', 'completed implies started', 'ingress_attestation_events',
+      v_detail, 'Record EXECUTION_STARTED first.', 'event'
+    );
+  END IF;
+  IF NOT isfinite(NEW.occurred_at) OR NEW.occurred_at > clock_timestamp() THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-011', 'P7301', 'occurred_at is in the future', 'ingress_attestation_events',
+      v_detail || jsonb_build_object('occurred_at', NEW.occurred_at),
+      'Leave occurred_at out: the database sets it.', 'occurred_at'
+    );
+  END IF;
+  RETURN NEW;
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,50 @@
+CREATE OR REPLACE FUNCTION orchestration.record_attestation_event(p_attestation_id uuid, p_event text, p_terminal_status text DEFAULT NULL::text, p_recorded_by text DEFAULT SESSION_USER)
+ RETURNS SETOF orchestration.ingress_attestation_events
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+DECLARE
+  v_attestation orchestration.ingress_attestations;
+  v_recorded orchestration.ingress_attestation_events;
+BEGIN
+  SELECT a.* INTO v_attestation
+  FROM orchestration.ingress_attestations a
+  WHERE a.id = p_attestation_id;
+  IF v_attestation.id IS NULL THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-002', 'P0002', 'the attestation does not exist', 'ingress_attestations',
+      jsonb_build_object('id', p_attestation_id), 'Read the id again.', 'id'
+    );
+  END IF;
+  IF p_event = 'EXECUTION_STARTED' AND v_attestation.execution_started
+    OR p_event = 'EXECUTION_COMPLETED' AND v_attestation.execution_completed THEN
+    -- A flag counts as its event, recorded with the attestation.
+    v_recorded := ROW(
+      v_attestation.id, p_event, v_attestation.caller_identity,
+      CASE WHEN p_event = 'EXECUTION_COMPLETED' THEN v_attestation.terminal_status END,
+      v_attestation.attested_at, v_attestation.db_user, v_attestation.db_user,
+      v_attestation.xact_id
+    );
+  ELSE
+    INSERT INTO orchestration.ingress_attestation_events
+      (attestation_id, event, terminal_status, recorded_by)
+    VALUES (p_attestation_id, p_event, p_terminal_status, p_recorded_by)
+    ON CONFLICT DO NOTHING;
+    SELECT e.* INTO v_recorded
+    FROM orchestration.ingress_attestation_events e
+    WHERE e.attestation_id = p_attestation_id AND e.event = p_event;
+  END IF;
+  IF v_recorded.terminal_status IS DISTINCT FROM p_terminal_status THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-010', 'P7301', 'the event was recorded with another terminal_status',
+      'ingress_attestation_events',
+      jsonb_build_object('attestation_id', p_attestation_id, 'event', p_event,
+        'terminal_status', v_recorded.terminal_status),
+      'Read ingress_attestation_status.', 'terminal_status'
+    );
+  END IF;
+  RETURN NEXT v_recorded;
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,47 @@
+CREATE OR REPLACE FUNCTION orchestration.verify_attestation_chain(p_caller_identity text)
+ RETURNS TABLE(ok boolean, records bigint, break_chain_seq bigint, break_attestation_id uuid, break_reason text)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+  WITH chain AS (
+    SELECT a AS record,
+           row_number() OVER w AS expected_seq,
+           lag(a.record_hash, 1, '') OVER w AS expected_prev
+    FROM orchestration.ingress_attestations a
+    WHERE a.caller_identity = p_caller_identity
+    WINDOW w AS (ORDER BY a.chain_seq)
+  ), judged AS (
+    SELECT (c.record).chain_seq,
+           (c.record).id,
+           (c.record).record_hash,
+           CASE
+             WHEN (c.record).chain_seq <> c.expected_seq
+               THEN 'records before this one are missing'
+             WHEN (c.record).prev_hash <> c.expected_prev
+               THEN 'prev_hash is not the record_hash before it'
+             WHEN (c.record).record_hash <> orchestration.attestation_record_hash(c.record)
+               THEN 'record_hash is not the hash of the record'
+           END AS reason
+    FROM chain c
+  ), breaks AS (
+    SELECT j.chain_seq, j.id, j.reason FROM judged j WHERE j.reason IS NOT NULL
+    UNION ALL
+    SELECT h.chain_seq, NULL,
+           CASE WHEN l.chain_seq = h.chain_seq
+             THEN 'the head names another record_hash'
+             ELSE 'the head is ahead: the last records are missing'
+           END
+    FROM orchestration.ingress_attestation_heads h
+    LEFT JOIN LATERAL (
+      SELECT j.chain_seq, j.record_hash FROM judged j ORDER BY j.chain_seq DESC LIMIT 1
+    ) l ON true
+    WHERE h.caller_identity = p_caller_identity
+      AND (h.chain_seq > coalesce(l.chain_seq, 0)
+        OR h.chain_seq = l.chain_seq AND h.record_hash <> l.record_hash)
+  )
+  SELECT b.reason IS NULL, (SELECT count(*) FROM judged), b.chain_seq, b.id, b.reason
+  FROM (SELECT) once
+  LEFT JOIN LATERAL (SELECT * FROM breaks ORDER BY chain_seq LIMIT 1) b ON true
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,1 @@
+CREATE UNIQUE INDEX uq_ingress_attestations_caller_identity_prev_hash ON orchestration.ingress_attestations USING btree (caller_identity, prev_hash);

@@ -1,0 +1,6 @@
+caller_identity text NOT NULL
+chain_seq bigint NOT NULL DEFAULT 0
+record_hash text NOT NULL DEFAULT ''::text
+-- kind: r, persistence: p
+-- owner: symphony_owner
+-- options: fillfactor=50

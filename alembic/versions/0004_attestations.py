@@ -818,9 +818,10 @@ TO symphony_control, symphony_auditor
 
 
 def downgrade() -> None:
-    if not context.is_offline_mode() and context.get_x_argument(as_dictionary=True).get(
-        "destroy-evidence"
-    ) != "yes":
+    if (
+        not context.is_offline_mode()
+        and context.get_x_argument(as_dictionary=True).get("destroy-evidence") != "yes"
+    ):
         evidence = op.get_bind().scalar(
             sa.text("SELECT EXISTS (SELECT FROM orchestration.ingress_attestations)")
         )

@@ -123,6 +123,32 @@ def _attestation(
     )
 
 
+ATTEMPTS_GUARD = ("triggers/payment_outbox_attempts__guard", "functions/guard_outbox_attempts")
+
+
+def _outbox(
+    number: str,
+    sentence: str,
+    *,
+    sqlstates: tuple[str, ...],
+    exception: type[errors.OrchestrationError] | None,
+    enforced_by: tuple[str, ...],
+    hint: str,
+    tables: tuple[str, ...] = ("payment_outbox_items", "payment_outbox_attempts"),
+    tier: Tier = Tier.TRIGGER,
+) -> Invariant:
+    return Invariant(
+        id=f"INV-OUT-{number}",
+        sentence=sentence,
+        tables=tables,
+        tier=tier,
+        sqlstates=sqlstates,
+        exception=exception,
+        enforced_by=enforced_by,
+        hint=hint,
+    )
+
+
 POLICY = (
     _policy(
         "001",
@@ -416,21 +442,169 @@ ATTESTATION = (
     ),
 )
 
+OUTBOX = (
+    _outbox(
+        "001",
+        "Items and attempts are append-only, and who wrote them is the database's to say.",
+        sqlstates=("P0001", "22023"),
+        exception=errors.AppendOnlyViolation,
+        enforced_by=(
+            "triggers/payment_outbox_items__append_only",
+            "triggers/payment_outbox_items__no_truncate",
+            "triggers/payment_outbox_items__guard",
+            "triggers/payment_outbox_attempts__append_only",
+            "triggers/payment_outbox_attempts__no_truncate",
+            "triggers/payment_outbox_attempts__guard",
+            "functions/refuse_change",
+            "functions/guard_outbox_items",
+            "functions/guard_outbox_attempts",
+        ),
+        hint="Record what happens as an attempt; leave db_user and xact_id out.",
+    ),
+    _outbox(
+        "002",
+        "An attempt is closed, and a lease renewed, by the worker that holds it, before it expires;"
+        " a dead one is closed only after it has.",
+        sqlstates=("P7002",),
+        exception=errors.LeaseLost,
+        enforced_by=(
+            *ATTEMPTS_GUARD,
+            "triggers/payment_outbox_pending__guard_update",
+            "functions/guard_outbox_pending_update",
+            "functions/renew_outbox_lease",
+            "functions/complete_outbox_attempt",
+        ),
+        hint="Stop working on the item: it may be another worker's by now.",
+    ),
+    _outbox(
+        "003",
+        "No attempt goes past the item's max_attempts: the last one ends as DISPATCHED or FAILED.",
+        sqlstates=("P7003", "23514"),
+        exception=errors.RetryCeilingExceeded,
+        enforced_by=(
+            *ATTEMPTS_GUARD,
+            "functions/complete_outbox_attempt",
+            "functions/close_dead_attempts",
+            "constraints/ck_payment_outbox_attempts_outcome",
+        ),
+        hint="Redrive the item if it may run again.",
+    ),
+    _outbox(
+        "004",
+        "An instruction's idempotency key is one item; a replay gives it back, and with other"
+        " content it is refused.",
+        tier=Tier.CONSTRAINT,
+        sqlstates=("P7004", "23505"),
+        exception=errors.IdempotencyConflict,
+        enforced_by=(
+            "functions/enqueue_payment_outbox",
+            "constraints/uq_payment_outbox_items_instruction_id_idempotency_key_redrive_no",
+        ),
+        hint="Use a new idempotency key for new content.",
+    ),
+    _outbox(
+        "005",
+        "Attempt n is opened by a claim, before any side effect, and closed once; n+1 follows only"
+        " a closing that is not terminal.",
+        sqlstates=("P7005", "23505", "23514"),
+        exception=errors.InvalidAttemptTransition,
+        enforced_by=(
+            *ATTEMPTS_GUARD,
+            "constraints/pk_payment_outbox_attempts",
+            "constraints/ck_payment_outbox_attempts_state",
+        ),
+        hint="Attempts are opened by claiming and closed by completing.",
+    ),
+    _outbox(
+        "006",
+        "An item has one terminal attempt, and a key one live or DISPATCHED item: a redrive follows"
+        " an item that FAILED as REJECTED or NOT_SENT.",
+        sqlstates=("P7005", "23505", "23514"),
+        exception=errors.InvalidAttemptTransition,
+        enforced_by=(
+            "indexes/uq_payment_outbox_attempts_terminal",
+            "triggers/payment_outbox_items__guard",
+            "functions/guard_outbox_items",
+            "functions/redrive_outbox_item",
+            "constraints/ck_payment_outbox_items_redrive",
+        ),
+        hint="Resolve what is UNKNOWN first; redrive the newest item of the key.",
+    ),
+    _outbox(
+        "007",
+        "A participant's items are numbered 1, 2, 3 ... without gap or reuse.",
+        tables=("participant_outbox_sequences", "payment_outbox_items"),
+        tier=Tier.CONSTRAINT,
+        sqlstates=("23505", "P0001", "42501"),
+        exception=errors.UniqueViolation,
+        enforced_by=(
+            "constraints/uq_payment_outbox_items_participant_id_sequence_id",
+            "triggers/payment_outbox_items__sequences",
+            "functions/advance_outbox_sequences",
+            "functions/bump_participant_outbox_seq",
+            "functions/enqueue_payment_outbox",
+            "triggers/participant_outbox_sequences__no_delete",
+            "triggers/participant_outbox_sequences__no_truncate",
+            "grants/participant_outbox_sequences",
+        ),
+        hint="Leave sequence_id out: the database numbers.",
+    ),
+    _outbox(
+        "008",
+        "A claim never returns more than asked, nor an item that is leased or due later.",
+        tables=("payment_outbox_pending",),
+        tier=Tier.FUNCTION,
+        sqlstates=(),
+        exception=None,
+        enforced_by=("functions/claim_outbox_batch",),
+        hint="Nothing to do: the claim leaves such items out.",
+    ),
+    _outbox(
+        "009",
+        "No item is lost and none lives twice: it is pending or terminal, always exactly one.",
+        tables=("payment_outbox_items", "payment_outbox_pending"),
+        sqlstates=("P7006",),
+        exception=errors.OutboxItemLost,
+        enforced_by=(
+            "triggers/payment_outbox_items__guard",
+            "triggers/payment_outbox_pending__guard_insert",
+            "triggers/payment_outbox_pending__guard_update",
+            "triggers/payment_outbox_pending__guard_delete",
+            "triggers/payment_outbox_pending__no_truncate",
+            "functions/guard_outbox_items",
+            "functions/guard_outbox_pending_insert",
+            "functions/guard_outbox_pending_update",
+            "functions/guard_outbox_pending_delete",
+            "functions/close_dead_attempts",
+            "functions/verify_outbox",
+        ),
+        hint="Enqueue and complete by the functions; verify_outbox tells what is amiss.",
+    ),
+)
+
 INTERFACE = (
     Invariant(
         id="INV-API-001",
         sentence="A size, lease or grace out of bounds is refused.",
-        tables=("policy_versions", "ingress_attestations"),
+        tables=("policy_versions", "ingress_attestations", "payment_outbox_items"),
         tier=Tier.FUNCTION,
         sqlstates=("22023",),
         exception=errors.InvalidParameterValue,
-        enforced_by=("functions/rotate_policy_version", "functions/append_attestations"),
+        enforced_by=(
+            "functions/rotate_policy_version",
+            "functions/append_attestations",
+            "functions/enqueue_payment_outbox",
+            "functions/claim_outbox_batch",
+            "functions/renew_outbox_lease",
+            "functions/complete_outbox_attempt",
+            "functions/repair_expired_leases",
+        ),
         hint="Claim 1 to 10,000 items, send 0 to 10,000, lease 1 s to 1 day, grace from zero.",
     ),
     Invariant(
         id="INV-API-002",
         sentence="An act names something that exists.",
-        tables=("policy_gate", "revocation_gate", "ingress_attestations"),
+        tables=("policy_gate", "revocation_gate", "ingress_attestations", "payment_outbox_items"),
         tier=Tier.FUNCTION,
         sqlstates=("P0002",),
         exception=errors.NotFound,
@@ -439,6 +613,9 @@ INTERFACE = (
             "functions/share_revocation_gate",
             "functions/change_gate",
             "functions/record_attestation_event",
+            "functions/renew_outbox_lease",
+            "functions/complete_outbox_attempt",
+            "functions/redrive_outbox_item",
         ),
         hint="Read the id again.",
     ),
@@ -448,6 +625,7 @@ CATALOGUE: tuple[Invariant, ...] = (
     *POLICY,
     *REVOCATION,
     *ATTESTATION,
+    *OUTBOX,
     *INTERFACE,
 )
 

@@ -4,18 +4,36 @@ Inputs refuse bad values before anything reaches the database, with `pydantic.Va
 naming the field. Records are plain values: they outlive their Session.
 """
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Annotated, Any, Self
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from math import isfinite
+from typing import Annotated, Any, Final, Self, cast
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    model_validator,
+)
 from sqlalchemy import RowMapping
 
+from orchestration.errors import LeaseLost
 from orchestration.vocabulary import (
+    DEFAULT_MAX_ATTEMPTS,
+    MAX_ATTEMPTS,
+    AttemptPhase,
+    AttemptState,
     AttestationEvent,
+    CompletionState,
     CredentialKind,
     CRLReason,
+    ItemState,
+    Outcome,
     PolicyStatus,
     TerminalStatus,
 )
@@ -46,6 +64,58 @@ def _finite_in_postgres(value: datetime) -> datetime:
 
 AwareTime = Annotated[AwareDatetime, AfterValidator(_finite_in_postgres)]
 """A time with its zone; a naive one is refused."""
+
+
+MAX_DEPTH: Final = 500
+MAX_INTEGER_BITS: Final = 4096
+
+
+def _json_object(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuses what JSON or jsonb cannot hold, naming the place. Iterative: depth is data."""
+    pending: list[tuple[str, object, int]] = [("payload", value, 0)]
+    while pending:
+        path, node, depth = pending.pop()
+        if depth > MAX_DEPTH:
+            raise ValueError(f"{path[:80]}... is nested more than {MAX_DEPTH} deep")
+        if node is None or isinstance(node, bool):
+            continue
+        if isinstance(node, str):
+            _check_text(path, node)
+        elif isinstance(node, int):
+            if node.bit_length() > MAX_INTEGER_BITS:
+                raise ValueError(f"{path} is an integer of more than {MAX_INTEGER_BITS} bits")
+        elif isinstance(node, float):
+            if not isfinite(node):
+                raise ValueError(f"{path} is {node}, which JSON does not know")
+        elif isinstance(node, dict):
+            for key, child in cast("dict[object, object]", node).items():
+                if not isinstance(key, str):
+                    raise ValueError(f"{path} has the key {key!r}, which is no string")
+                _check_text(f"{path}: key {key!r}", key)
+                pending.append((f"{path}.{key}", child, depth + 1))
+        elif isinstance(node, list | tuple):
+            for index, child in enumerate(cast("Sequence[object]", node)):
+                pending.append((f"{path}[{index}]", child, depth + 1))
+        else:
+            raise ValueError(f"{path} is a {type(node).__name__}, which JSON does not know")
+    return value
+
+
+def _json_payload(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("payload is not a JSON object")
+    return _json_object(cast("dict[str, Any]", value))
+
+
+def _check_text(path: str, value: str) -> None:
+    if "\x00" in value:
+        raise ValueError(f"{path} holds a NUL character, which PostgreSQL cannot store")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{path} holds a lone surrogate, which is no character")
+
+
+Payload = Annotated[dict[str, Any], PlainValidator(_json_payload)]
+"""A JSON object that jsonb can hold: finite numbers, no NUL, no lone surrogate."""
 
 
 class Input(BaseModel):
@@ -175,3 +245,156 @@ class ChainReport(Record):
     break_chain_seq: int | None
     break_attestation_id: UUID | None
     break_reason: str | None
+
+
+class NewOutboxItem(Input):
+    """A payment to dispatch; `payload` is the JSON object that the rail gets.
+
+    `due_at`: not before that time (at once else). `max_attempts`: 1 to 1000.
+    """
+
+    instruction_id: UUID
+    participant_id: Key
+    idempotency_key: Key
+    rail_type: Key
+    payload: Payload
+    due_at: AwareTime | None = None
+    max_attempts: Annotated[int, Field(strict=True, ge=1, le=MAX_ATTEMPTS)] = DEFAULT_MAX_ATTEMPTS
+
+
+class OutboxItemRecord(Record):
+    """An item of the register, without its payload."""
+
+    outbox_id: UUID
+    instruction_id: UUID
+    participant_id: str
+    sequence_id: int
+    idempotency_key: str
+    redrive_no: int
+    redrive_of: UUID | None
+    rail_type: str
+    payload_hash: str
+    max_attempts: int
+    created_at: datetime
+    db_user: str
+
+
+class ClaimedItem(Record):
+    """An item under this worker's lease; the rail gets `instruction_id` and `idempotency_key`."""
+
+    outbox_id: UUID
+    instruction_id: UUID
+    participant_id: str
+    sequence_id: int
+    idempotency_key: str
+    redrive_no: int
+    rail_type: str
+    payload: dict[str, Any]
+    payload_hash: str
+    attempt_no: int
+    max_attempts: int
+    worker_id: str
+    lease_token: UUID
+    lease_expires_at: datetime
+    claimed_at: datetime
+
+
+class Completion(Input):
+    """What a worker reports of an attempt.
+
+    `outcome`: with FAILED (UNKNOWN unless given) and, for the last attempt, with RETRYABLE.
+    `retry_in`: with RETRYABLE, the delay by the database's clock.
+    """
+
+    state: CompletionState
+    rail_reference: Text | None = None
+    rail_code: Text | None = None
+    error_code: Text | None = None
+    error_message: Text | None = None
+    outcome: Outcome | None = None
+    retry_in: Annotated[timedelta, Field(ge=timedelta(0))] | None = None
+    latency_ms: Annotated[int, Field(strict=True, ge=0, lt=2**31)] | None = None
+
+    @model_validator(mode="after")
+    def _fits_its_state(self) -> Self:
+        if self.outcome is not None and self.state is CompletionState.DISPATCHED:
+            raise ValueError("outcome goes with FAILED or RETRYABLE")
+        if self.retry_in is not None and self.state is not CompletionState.RETRYABLE:
+            raise ValueError("retry_in goes with RETRYABLE")
+        return self
+
+
+class CompletionResult(Record):
+    """What was recorded for one pair: the attempt's state, or the LeaseLost that kept it out."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    outbox_id: UUID
+    state: AttemptState | None
+    error: LeaseLost | None
+
+
+class RepairedAttempt(Record):
+    """A dead attempt that was closed: ZOMBIE_REQUEUE, or FAILED at the ceiling."""
+
+    outbox_id: UUID
+    attempt_no: int
+    state: AttemptState
+
+
+class OutboxStatus(Record):
+    """Where an item stands, without its payload: PENDING, DISPATCHING, DISPATCHED or FAILED."""
+
+    outbox_id: UUID
+    instruction_id: UUID
+    participant_id: str
+    sequence_id: int
+    idempotency_key: str
+    redrive_no: int
+    redrive_of: UUID | None
+    rail_type: str
+    payload_hash: str
+    max_attempts: int
+    created_at: datetime
+    state: ItemState
+    outcome: Outcome | None
+    attempt_count: int
+    next_attempt_at: datetime | None
+    claimed_by: str | None
+    lease_expires_at: datetime | None
+    completed_at: datetime | None
+    rail_reference: str | None
+    error_code: str | None
+
+
+class AttemptRecord(Record):
+    """An attempt's opening (phase OPEN) or closing (phase CLOSE)."""
+
+    outbox_id: UUID
+    attempt_no: int
+    phase: AttemptPhase
+    state: AttemptState
+    outcome: Outcome | None
+    requested_state: CompletionState | None
+    requested_error_code: str | None
+    lease_token: UUID
+    worker_id: str
+    claimed_at: datetime
+    completed_at: datetime | None
+    rail_reference: str | None
+    rail_code: str | None
+    error_code: str | None
+    error_message: str | None
+    latency_ms: int | None
+    db_user: str
+
+
+class OutboxDepth(Record):
+    """How much of a rail is pending; `expired` leases are closed by the next claim or repair."""
+
+    rail_type: str
+    pending: int
+    due: int
+    leased: int
+    expired: int
+    oldest_due_at: datetime | None

@@ -1,6 +1,5 @@
 """The words that columns may hold, and the bounds of what may be asked for."""
 
-from datetime import timedelta
 from enum import StrEnum
 
 
@@ -55,6 +54,15 @@ class AttemptState(StrEnum):
     ZOMBIE_REQUEUE = "ZOMBIE_REQUEUE"
 
 
+class ItemState(StrEnum):
+    """Where an item stands."""
+
+    PENDING = "PENDING"
+    DISPATCHING = "DISPATCHING"
+    DISPATCHED = "DISPATCHED"
+    FAILED = "FAILED"
+
+
 class CompletionState(StrEnum):
     """The states that a worker may report."""
 
@@ -71,9 +79,5 @@ class Outcome(StrEnum):
     NOT_SENT = "NOT_SENT"
 
 
-MAX_BATCH = 10_000
-"""Items a call may carry or ask for."""
-MIN_LEASE = timedelta(seconds=1)
-MAX_LEASE = timedelta(days=1)
 MAX_ATTEMPTS = 1000
 DEFAULT_MAX_ATTEMPTS = 20

@@ -10,6 +10,12 @@ from orchestration.models.attestation import (
     IngressAttestationHead,
 )
 from orchestration.models.base import Base
+from orchestration.models.outbox import (
+    ParticipantOutboxSequence,
+    PaymentOutboxAttempt,
+    PaymentOutboxItem,
+    PaymentOutboxPending,
+)
 from orchestration.models.policy_version import PolicyGate, PolicyVersion
 from orchestration.models.revocation import (
     Revocation,
@@ -24,6 +30,10 @@ __all__ = [
     "IngressAttestation",
     "IngressAttestationEvent",
     "IngressAttestationHead",
+    "ParticipantOutboxSequence",
+    "PaymentOutboxAttempt",
+    "PaymentOutboxItem",
+    "PaymentOutboxPending",
     "PolicyGate",
     "PolicyVersion",
     "Revocation",

@@ -5,7 +5,13 @@ the typed errors of `orchestration.errors`.
 """
 
 from orchestration.repo.attestation import AttestationRepository
+from orchestration.repo.outbox import OutboxRepository
 from orchestration.repo.policy_version import PolicyVersionRepository
 from orchestration.repo.revocation import RevocationRepository
 
-__all__ = ["AttestationRepository", "PolicyVersionRepository", "RevocationRepository"]
+__all__ = [
+    "AttestationRepository",
+    "OutboxRepository",
+    "PolicyVersionRepository",
+    "RevocationRepository",
+]

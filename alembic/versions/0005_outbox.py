@@ -1,0 +1,1718 @@
+"""The outbox: a register of items, what is pending of it, and every attempt.
+
+Serves: INV-OUT-001 to INV-OUT-009, INV-API-001, INV-API-002.
+"""
+
+import sqlalchemy as sa
+from alembic import context, op
+from alembic.util import CommandError
+from sqlalchemy.dialects.postgresql import JSONB
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("SET LOCAL ROLE symphony_owner")
+    create_tables()
+    create_views()
+    create_guards()
+    create_functions()
+    grant()
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0005'")
+    op.execute("RESET ROLE")
+
+
+def create_tables() -> None:
+    op.create_table(
+        "participant_outbox_sequences",
+        sa.Column("participant_id", sa.Text(), nullable=False),
+        sa.Column("next_sequence_id", sa.BigInteger(), server_default=sa.text("1"), nullable=False),
+        sa.CheckConstraint(
+            "participant_id <> ''", name=op.f("ck_participant_outbox_sequences_participant_id")
+        ),
+        sa.CheckConstraint(
+            "next_sequence_id >= 1", name=op.f("ck_participant_outbox_sequences_next_sequence_id")
+        ),
+        sa.PrimaryKeyConstraint("participant_id", name=op.f("pk_participant_outbox_sequences")),
+        schema="orchestration",
+        # Every enqueue updates its participant's row: with room on the page the update stays there.
+        postgresql_with={"fillfactor": "50"},
+    )
+    op.create_table(
+        "payment_outbox_items",
+        sa.Column(
+            "outbox_id",
+            sa.Uuid(),
+            server_default=sa.text("orchestration.uuid_v7()"),
+            nullable=False,
+        ),
+        sa.Column("instruction_id", sa.Uuid(), nullable=False),
+        sa.Column("participant_id", sa.Text(), nullable=False),
+        sa.Column("sequence_id", sa.BigInteger(), nullable=False),
+        sa.Column("idempotency_key", sa.Text(), nullable=False),
+        sa.Column("redrive_no", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("redrive_of", sa.Uuid(), nullable=True),
+        sa.Column("rail_type", sa.Text(), nullable=False),
+        sa.Column("payload", JSONB(), nullable=False),
+        sa.Column(
+            "payload_salt",
+            sa.LargeBinary(),
+            server_default=sa.text("uuid_send(gen_random_uuid())"),
+            nullable=False,
+        ),
+        sa.Column("payload_hash", sa.Text(), nullable=False),
+        sa.Column("max_attempts", sa.Integer(), server_default=sa.text("20"), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.Column("db_user", sa.Text(), server_default=sa.text("SESSION_USER"), nullable=False),
+        sa.Column(
+            "xact_id",
+            sa.BigInteger(),
+            server_default=sa.text("pg_current_xact_id()::text::bigint"),
+            nullable=False,
+        ),
+        sa.CheckConstraint(
+            "participant_id <> ''", name=op.f("ck_payment_outbox_items_participant_id")
+        ),
+        sa.CheckConstraint("sequence_id >= 1", name=op.f("ck_payment_outbox_items_sequence_id")),
+        sa.CheckConstraint(
+            "idempotency_key <> ''", name=op.f("ck_payment_outbox_items_idempotency_key")
+        ),
+        sa.CheckConstraint(
+            "redrive_no >= 0 AND (redrive_no = 0) = (redrive_of IS NULL)",
+            name=op.f("ck_payment_outbox_items_redrive"),
+        ),
+        sa.CheckConstraint("rail_type <> ''", name=op.f("ck_payment_outbox_items_rail_type")),
+        sa.CheckConstraint(
+            "jsonb_typeof(payload) = 'object'", name=op.f("ck_payment_outbox_items_payload")
+        ),
+        sa.CheckConstraint(
+            "octet_length(payload_salt) = 16", name=op.f("ck_payment_outbox_items_payload_salt")
+        ),
+        sa.CheckConstraint(
+            "payload_hash = encode(sha256('orchestration.payload.v1'::bytea || payload_salt"
+            " || convert_to(payload::text, 'UTF8')), 'hex')",
+            name=op.f("ck_payment_outbox_items_payload_hash"),
+        ),
+        sa.CheckConstraint(
+            "max_attempts BETWEEN 1 AND 1000", name=op.f("ck_payment_outbox_items_max_attempts")
+        ),
+        sa.PrimaryKeyConstraint("outbox_id", name=op.f("pk_payment_outbox_items")),
+        sa.UniqueConstraint(
+            "instruction_id",
+            "idempotency_key",
+            "redrive_no",
+            name=op.f("uq_payment_outbox_items_instruction_id_idempotency_key_redrive_no"),
+        ),
+        sa.UniqueConstraint(
+            "participant_id",
+            "sequence_id",
+            name=op.f("uq_payment_outbox_items_participant_id_sequence_id"),
+        ),
+        schema="orchestration",
+    )
+    op.create_index(
+        op.f("ix_payment_outbox_items_xact_id"),
+        "payment_outbox_items",
+        ["xact_id"],
+        schema="orchestration",
+        postgresql_using="brin",
+    )
+    op.create_table(
+        "payment_outbox_pending",
+        sa.Column("outbox_id", sa.Uuid(), nullable=False),
+        sa.Column("instruction_id", sa.Uuid(), nullable=False),
+        sa.Column("participant_id", sa.Text(), nullable=False),
+        sa.Column("sequence_id", sa.BigInteger(), nullable=False),
+        sa.Column("rail_type", sa.Text(), nullable=False),
+        sa.Column("attempt_count", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column(
+            "next_attempt_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.Column("claimed_by", sa.Text(), nullable=True),
+        sa.Column("lease_token", sa.Uuid(), nullable=True),
+        sa.Column("lease_expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "attempt_count >= 0", name=op.f("ck_payment_outbox_pending_attempt_count")
+        ),
+        sa.CheckConstraint(
+            "isfinite(next_attempt_at)", name=op.f("ck_payment_outbox_pending_next_attempt_at")
+        ),
+        sa.CheckConstraint(
+            "num_nulls(claimed_by, lease_token, lease_expires_at) IN (0, 3)"
+            " AND isfinite(lease_expires_at)",
+            name=op.f("ck_payment_outbox_pending_lease"),
+        ),
+        sa.PrimaryKeyConstraint("outbox_id", name=op.f("pk_payment_outbox_pending")),
+        schema="orchestration",
+        # A claim and a retry update the row in place (HOT): no index on what they change, and room.
+        postgresql_with={"fillfactor": "50"},
+    )
+    op.create_table(
+        "payment_outbox_attempts",
+        sa.Column("outbox_id", sa.Uuid(), nullable=False),
+        sa.Column("attempt_no", sa.Integer(), nullable=False),
+        sa.Column("phase", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("outcome", sa.Text(), nullable=True),
+        sa.Column("requested_state", sa.Text(), nullable=True),
+        sa.Column("requested_error_code", sa.Text(), nullable=True),
+        sa.Column("lease_token", sa.Uuid(), nullable=False),
+        sa.Column("worker_id", sa.Text(), nullable=False),
+        sa.Column("claimed_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("completed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("rail_reference", sa.Text(), nullable=True),
+        sa.Column("rail_code", sa.Text(), nullable=True),
+        sa.Column("error_code", sa.Text(), nullable=True),
+        sa.Column("error_message", sa.Text(), nullable=True),
+        sa.Column("latency_ms", sa.Integer(), nullable=True),
+        sa.Column("db_user", sa.Text(), server_default=sa.text("SESSION_USER"), nullable=False),
+        sa.Column(
+            "xact_id",
+            sa.BigInteger(),
+            server_default=sa.text("pg_current_xact_id()::text::bigint"),
+            nullable=False,
+        ),
+        sa.CheckConstraint("attempt_no >= 1", name=op.f("ck_payment_outbox_attempts_attempt_no")),
+        sa.CheckConstraint(
+            "CASE phase"
+            " WHEN 'OPEN' THEN state = 'DISPATCHING'"
+            " WHEN 'CLOSE' THEN state IN ('DISPATCHED', 'RETRYABLE', 'FAILED', 'ZOMBIE_REQUEUE')"
+            " ELSE false END",
+            name=op.f("ck_payment_outbox_attempts_state"),
+        ),
+        sa.CheckConstraint(
+            "CASE state"
+            " WHEN 'FAILED' THEN outcome IS NOT NULL"
+            " WHEN 'RETRYABLE' THEN true"
+            " ELSE outcome IS NULL END"
+            " AND outcome IN ('REJECTED', 'UNKNOWN', 'NOT_SENT')",
+            name=op.f("ck_payment_outbox_attempts_outcome"),
+        ),
+        sa.CheckConstraint(
+            "CASE"
+            " WHEN phase = 'OPEN' THEN requested_state IS NULL"
+            " WHEN requested_state IS NULL THEN state IN ('FAILED', 'ZOMBIE_REQUEUE')"
+            " WHEN requested_state = 'RETRYABLE' THEN state IN ('RETRYABLE', 'FAILED')"
+            " WHEN requested_state IN ('DISPATCHED', 'FAILED') THEN state = requested_state"
+            " ELSE false END"
+            " AND (requested_state IS NOT NULL OR requested_error_code IS NULL)",
+            name=op.f("ck_payment_outbox_attempts_requested_state"),
+        ),
+        sa.CheckConstraint(
+            "(phase = 'CLOSE') = (completed_at IS NOT NULL) AND isfinite(claimed_at)",
+            name=op.f("ck_payment_outbox_attempts_times"),
+        ),
+        sa.CheckConstraint(
+            "phase = 'CLOSE' OR num_nonnulls(rail_reference, rail_code, error_code,"
+            " error_message, latency_ms) = 0",
+            name=op.f("ck_payment_outbox_attempts_opening"),
+        ),
+        sa.CheckConstraint("worker_id <> ''", name=op.f("ck_payment_outbox_attempts_worker_id")),
+        sa.CheckConstraint("latency_ms >= 0", name=op.f("ck_payment_outbox_attempts_latency_ms")),
+        sa.PrimaryKeyConstraint(
+            "outbox_id", "attempt_no", "phase", name=op.f("pk_payment_outbox_attempts")
+        ),
+        schema="orchestration",
+    )
+    op.create_index(
+        "uq_payment_outbox_attempts_terminal",
+        "payment_outbox_attempts",
+        ["outbox_id"],
+        unique=True,
+        schema="orchestration",
+        postgresql_where=sa.text("state IN ('DISPATCHED', 'FAILED')"),
+    )
+    op.create_index(
+        op.f("ix_payment_outbox_attempts_xact_id"),
+        "payment_outbox_attempts",
+        ["xact_id"],
+        schema="orchestration",
+        postgresql_using="brin",
+    )
+
+
+def create_views() -> None:
+    op.execute(
+        """
+CREATE VIEW orchestration.payment_outbox_status
+WITH (security_barrier = true)
+AS
+SELECT i.outbox_id,
+       i.instruction_id,
+       i.participant_id,
+       i.sequence_id,
+       i.idempotency_key,
+       i.redrive_no,
+       i.redrive_of,
+       i.rail_type,
+       i.payload_hash,
+       i.max_attempts,
+       i.created_at,
+       CASE
+         WHEN t.state IS NOT NULL THEN t.state
+         WHEN p.lease_token IS NOT NULL THEN 'DISPATCHING'
+         WHEN p.outbox_id IS NOT NULL THEN 'PENDING'
+       END AS state,
+       t.outcome,
+       coalesce(t.attempt_no, p.attempt_count) AS attempt_count,
+       p.next_attempt_at,
+       p.claimed_by,
+       p.lease_expires_at,
+       t.completed_at,
+       t.rail_reference,
+       t.error_code
+FROM orchestration.payment_outbox_items i
+LEFT JOIN orchestration.payment_outbox_pending p ON p.outbox_id = i.outbox_id
+LEFT JOIN orchestration.payment_outbox_attempts t
+  ON t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
+"""
+    )
+    op.execute(
+        """
+CREATE VIEW orchestration.payment_outbox_depth
+WITH (security_barrier = true)
+AS
+SELECT p.rail_type,
+       count(*) AS pending,
+       count(*) FILTER (WHERE p.lease_token IS NULL AND p.next_attempt_at <= n.now) AS due,
+       count(*) FILTER (WHERE p.lease_expires_at > n.now) AS leased,
+       count(*) FILTER (WHERE p.lease_expires_at <= n.now) AS expired,
+       min(p.next_attempt_at) AS oldest_due_at
+FROM orchestration.payment_outbox_pending p
+CROSS JOIN (SELECT clock_timestamp() AS now OFFSET 0) n
+GROUP BY p.rail_type
+"""
+    )
+
+
+def create_guards() -> None:
+    # A statement's transition table is looked up row by row (OFFSET 0): as joins the plans would be
+    # chosen once, perhaps on empty tables, for the life of the session.
+    op.execute(
+        """
+CREATE FUNCTION orchestration.bump_participant_outbox_seq(p_participant_id text) RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+-- Locks the participant's row and gives the next number. The row moves on when the item is stored,
+-- by the trigger `sequences`, so that an item which is not stored after all leaves no gap.
+DECLARE
+  v_next bigint;
+BEGIN
+  PERFORM 1
+  FROM orchestration.participant_outbox_sequences s
+  WHERE s.participant_id = p_participant_id
+  FOR NO KEY UPDATE;
+  IF NOT FOUND THEN
+    INSERT INTO orchestration.participant_outbox_sequences AS s (participant_id)
+    VALUES (p_participant_id)
+    ON CONFLICT (participant_id) DO UPDATE SET next_sequence_id = s.next_sequence_id;
+  END IF;
+  SELECT greatest(
+    s.next_sequence_id,
+    (SELECT max(i.sequence_id) + 1
+     FROM orchestration.payment_outbox_items i
+     WHERE i.participant_id = p_participant_id)
+  )
+  INTO v_next
+  FROM orchestration.participant_outbox_sequences s
+  WHERE s.participant_id = p_participant_id;
+  RETURN v_next;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.fill_outbox_item() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+BEGIN
+  IF current_setting('session_replication_role') <> 'replica' THEN
+    NEW.sequence_id := coalesce(
+      NEW.sequence_id, orchestration.bump_participant_outbox_seq(NEW.participant_id));
+    NEW.payload_hash := coalesce(
+      NEW.payload_hash,
+      encode(sha256('orchestration.payload.v1'::bytea || NEW.payload_salt
+        || convert_to(NEW.payload::text, 'UTF8')), 'hex')
+    );
+  END IF;
+  RETURN NEW;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.advance_outbox_sequences() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+SET enable_mergejoin = off
+AS $$
+BEGIN
+  UPDATE orchestration.participant_outbox_sequences s
+  SET next_sequence_id = n.last + 1
+  FROM (
+    SELECT i.participant_id, max(i.sequence_id) AS last
+    FROM inserted i
+    GROUP BY i.participant_id
+  ) n
+  WHERE s.participant_id = n.participant_id
+    AND s.next_sequence_id <= n.last;
+  RETURN NULL;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.guard_outbox_items() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+DECLARE
+  v_xact_id bigint := pg_current_xact_id()::text::bigint;
+  v_now timestamptz := clock_timestamp();
+  v_bad record;
+BEGIN
+  SELECT n.outbox_id, n.instruction_id, n.idempotency_key, n.redrive_no,
+         n.db_user <> SESSION_USER OR n.xact_id <> v_xact_id
+           OR n.created_at > v_now OR NOT isfinite(n.created_at) AS forged,
+         NOT EXISTS (
+           SELECT FROM orchestration.payment_outbox_pending p
+           WHERE p.outbox_id = n.outbox_id
+           OFFSET 0
+         ) AS lost
+  INTO v_bad
+  FROM inserted n
+  WHERE n.db_user <> SESSION_USER
+    OR n.xact_id <> v_xact_id
+    OR n.created_at > v_now
+    OR NOT isfinite(n.created_at)
+    OR NOT EXISTS (
+      SELECT FROM orchestration.payment_outbox_pending p
+      WHERE p.outbox_id = n.outbox_id
+      OFFSET 0
+    )
+    OR n.redrive_no > 0 AND NOT EXISTS (
+      SELECT FROM orchestration.payment_outbox_items i
+      JOIN orchestration.payment_outbox_attempts t ON t.outbox_id = i.outbox_id
+      WHERE i.outbox_id = n.redrive_of
+        AND i.instruction_id = n.instruction_id
+        AND i.idempotency_key = n.idempotency_key
+        AND i.participant_id = n.participant_id
+        AND i.redrive_no = n.redrive_no - 1
+        AND t.state = 'FAILED'
+        AND t.outcome IN ('REJECTED', 'NOT_SENT')
+      OFFSET 0
+    )
+  LIMIT 1;
+  IF NOT FOUND THEN
+    RETURN NULL;
+  END IF;
+  IF v_bad.forged THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-001', '22023', 'who wrote an item and when is the database''s to say',
+      'payment_outbox_items', jsonb_build_object('outbox_id', v_bad.outbox_id),
+      'Leave created_at, db_user and xact_id out.', 'db_user'
+    );
+  END IF;
+  IF v_bad.lost THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-009', 'P7006', 'an item enters together with its pending row',
+      'payment_outbox_items', jsonb_build_object('outbox_id', v_bad.outbox_id),
+      'Enqueue by enqueue_payment_outbox.', 'outbox_id'
+    );
+  END IF;
+  PERFORM orchestration.raise_invariant(
+    'INV-OUT-006', 'P7005', 'a redrive follows an item that FAILED as REJECTED or NOT_SENT',
+    'payment_outbox_items',
+    jsonb_build_object('outbox_id', v_bad.outbox_id, 'redrive_no', v_bad.redrive_no),
+    'Redrive by redrive_outbox_item; what is UNKNOWN must be resolved first.', 'redrive_of'
+  );
+  RETURN NULL;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.guard_outbox_pending_insert() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+DECLARE
+  v_xact_id bigint := pg_current_xact_id()::text::bigint;
+  v_outbox_id uuid;
+BEGIN
+  -- The item is this transaction's own, so that no other transaction can have ended it meanwhile.
+  SELECT n.outbox_id INTO v_outbox_id
+  FROM inserted n
+  WHERE n.attempt_count <> 0
+    OR n.lease_token IS NOT NULL
+    OR NOT EXISTS (
+      SELECT FROM orchestration.payment_outbox_items i
+      WHERE i.outbox_id = n.outbox_id
+        AND i.instruction_id = n.instruction_id
+        AND i.participant_id = n.participant_id
+        AND i.sequence_id = n.sequence_id
+        AND i.rail_type = n.rail_type
+        AND i.xact_id = v_xact_id
+      OFFSET 0
+    )
+    OR EXISTS (
+      SELECT FROM orchestration.payment_outbox_attempts t
+      WHERE t.outbox_id = n.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
+      OFFSET 0
+    )
+  LIMIT 1;
+  IF FOUND THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-009', 'P7006', 'a pending row enters together with its item, unclaimed',
+      'payment_outbox_pending', jsonb_build_object('outbox_id', v_outbox_id),
+      'Enqueue by enqueue_payment_outbox.', 'outbox_id'
+    );
+  END IF;
+  RETURN NULL;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.guard_outbox_pending_update() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+-- Called where the identity changes, or the lease under one token.
+BEGIN
+  IF (NEW.outbox_id, NEW.instruction_id, NEW.participant_id, NEW.sequence_id, NEW.rail_type)
+    IS DISTINCT FROM
+    (OLD.outbox_id, OLD.instruction_id, OLD.participant_id, OLD.sequence_id, OLD.rail_type) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-009', 'P7006', 'the identity of a pending row never changes',
+      'payment_outbox_pending', jsonb_build_object('outbox_id', OLD.outbox_id),
+      'Only the lease, the attempt count and the time of the next attempt change.', 'outbox_id'
+    );
+  END IF;
+  IF NEW.claimed_by <> OLD.claimed_by OR OLD.lease_expires_at <= clock_timestamp() THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-002', 'P7002', 'a lease is renewed by its own worker, before it expires',
+      'payment_outbox_pending',
+      jsonb_build_object('outbox_id', OLD.outbox_id, 'worker_id', NEW.claimed_by),
+      'Claim again: the item may be another worker''s by now.', 'lease_expires_at'
+    );
+  END IF;
+  RETURN NEW;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.guard_outbox_pending_delete() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+DECLARE
+  v_outbox_id uuid;
+BEGIN
+  SELECT d.outbox_id INTO v_outbox_id
+  FROM deleted d
+  WHERE NOT EXISTS (
+    SELECT FROM orchestration.payment_outbox_attempts t
+    WHERE t.outbox_id = d.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
+    OFFSET 0
+  )
+  LIMIT 1;
+  IF FOUND THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-009', 'P7006', 'a pending row leaves only after its terminal attempt',
+      'payment_outbox_pending', jsonb_build_object('outbox_id', v_outbox_id),
+      'Complete the item by complete_outbox_attempt.', 'outbox_id'
+    );
+  END IF;
+  RETURN NULL;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.guard_outbox_attempts() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+DECLARE
+  v_xact_id bigint := pg_current_xact_id()::text::bigint;
+  v_since timestamptz := statement_timestamp();
+  v_now timestamptz := clock_timestamp();
+  v_bad record;
+BEGIN
+  SELECT n.outbox_id, n.attempt_no, n.phase, n.state, n.worker_id, f.fault
+  INTO v_bad
+  FROM inserted n
+  LEFT JOIN LATERAL (
+    SELECT p.lease_token, p.claimed_by, p.lease_expires_at, p.attempt_count
+    FROM orchestration.payment_outbox_pending p
+    WHERE p.outbox_id = n.outbox_id
+    OFFSET 0
+  ) p ON true
+  LEFT JOIN LATERAL (
+    SELECT o.lease_token, o.worker_id, o.claimed_at
+    FROM orchestration.payment_outbox_attempts o
+    WHERE n.phase = 'CLOSE'
+      AND o.outbox_id = n.outbox_id
+      AND o.attempt_no = n.attempt_no
+      AND o.phase = 'OPEN'
+    OFFSET 0
+  ) o ON true
+  LEFT JOIN LATERAL (
+    SELECT c.state
+    FROM orchestration.payment_outbox_attempts c
+    WHERE n.phase = 'OPEN'
+      AND n.attempt_no > 1
+      AND c.outbox_id = n.outbox_id
+      AND c.attempt_no = n.attempt_no - 1
+      AND c.phase = 'CLOSE'
+    OFFSET 0
+  ) c ON true
+  LEFT JOIN LATERAL (
+    SELECT i.max_attempts
+    FROM orchestration.payment_outbox_items i
+    WHERE n.state IN ('DISPATCHING', 'RETRYABLE', 'ZOMBIE_REQUEUE')
+      AND i.outbox_id = n.outbox_id
+    OFFSET 0
+  ) i ON true
+  CROSS JOIN LATERAL (
+    SELECT CASE
+      WHEN n.db_user <> SESSION_USER OR n.xact_id <> v_xact_id THEN 'FORGED'
+      WHEN n.phase = 'OPEN' THEN CASE
+        WHEN i.max_attempts IS NULL THEN 'ORDER'
+        WHEN n.attempt_no > 1 AND coalesce(c.state, 'DISPATCHED') IN ('DISPATCHED', 'FAILED')
+          THEN 'ORDER'
+        WHEN n.attempt_no > i.max_attempts THEN 'CEILING'
+        WHEN (p.lease_token, p.claimed_by, p.attempt_count)
+          IS DISTINCT FROM (n.lease_token, n.worker_id, n.attempt_no)
+          OR p.lease_expires_at <= v_now
+          OR n.claimed_at NOT BETWEEN v_since AND v_now
+          THEN 'ORDER'
+      END
+      WHEN o.lease_token IS NULL THEN 'ORDER'
+      WHEN n.attempt_no >= i.max_attempts THEN 'CEILING'
+      WHEN (n.lease_token, n.worker_id, n.claimed_at)
+        IS DISTINCT FROM (o.lease_token, o.worker_id, o.claimed_at)
+        OR (n.lease_token, n.worker_id) IS DISTINCT FROM (p.lease_token, p.claimed_by)
+        OR n.completed_at NOT BETWEEN v_since AND v_now
+        OR (n.requested_state IS NOT NULL) <> (p.lease_expires_at > n.completed_at)
+        THEN 'LEASE'
+    END AS fault
+  ) f
+  WHERE f.fault IS NOT NULL
+  LIMIT 1;
+  IF NOT FOUND THEN
+    RETURN NULL;
+  END IF;
+  CASE v_bad.fault
+    WHEN 'FORGED' THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-OUT-001', '22023', 'who wrote an attempt and when is the database''s to say',
+        'payment_outbox_attempts',
+        jsonb_build_object('outbox_id', v_bad.outbox_id, 'attempt_no', v_bad.attempt_no),
+        'Leave db_user and xact_id out.', 'db_user'
+      );
+    WHEN 'CEILING' THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-OUT-003', 'P7003', 'the item has used all its attempts', 'payment_outbox_attempts',
+        jsonb_build_object('outbox_id', v_bad.outbox_id, 'attempt_no', v_bad.attempt_no),
+        'The last attempt ends as DISPATCHED or FAILED; redrive the item if it may run again.',
+        'attempt_no'
+      );
+    WHEN 'LEASE' THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-OUT-002', 'P7002', 'the lease does not allow this closing',
+        'payment_outbox_attempts',
+        jsonb_build_object('outbox_id', v_bad.outbox_id, 'attempt_no', v_bad.attempt_no,
+          'worker_id', v_bad.worker_id, 'state', v_bad.state),
+        'A worker closes under its current, unexpired lease; claim and repair after it.',
+        'lease_token'
+      );
+    ELSE
+      PERFORM orchestration.raise_invariant(
+        'INV-OUT-005', 'P7005', 'the attempt does not follow the item''s attempts so far',
+        'payment_outbox_attempts',
+        jsonb_build_object('outbox_id', v_bad.outbox_id, 'attempt_no', v_bad.attempt_no,
+          'phase', v_bad.phase, 'state', v_bad.state),
+        'Attempts are opened by claim_outbox_batch and closed once, by complete_outbox_attempt.',
+        'attempt_no'
+      );
+  END CASE;
+  RETURN NULL;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER fill BEFORE INSERT ON orchestration.payment_outbox_items
+FOR EACH ROW WHEN (NEW.sequence_id IS NULL OR NEW.payload_hash IS NULL)
+EXECUTE FUNCTION orchestration.fill_outbox_item()
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER guard AFTER INSERT ON orchestration.payment_outbox_items
+REFERENCING NEW TABLE AS inserted
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.guard_outbox_items()
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER sequences AFTER INSERT ON orchestration.payment_outbox_items
+REFERENCING NEW TABLE AS inserted
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.advance_outbox_sequences()
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.payment_outbox_items
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-OUT-001', 'P0001', 'outbox_id')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.payment_outbox_items
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-OUT-001', 'P0001')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER guard_insert AFTER INSERT ON orchestration.payment_outbox_pending
+REFERENCING NEW TABLE AS inserted
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.guard_outbox_pending_insert()
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER guard_update BEFORE UPDATE ON orchestration.payment_outbox_pending
+FOR EACH ROW
+WHEN (
+  (OLD.outbox_id, OLD.instruction_id, OLD.participant_id, OLD.sequence_id, OLD.rail_type)
+    IS DISTINCT FROM
+    (NEW.outbox_id, NEW.instruction_id, NEW.participant_id, NEW.sequence_id, NEW.rail_type)
+  OR OLD.lease_token = NEW.lease_token
+    AND (OLD.lease_expires_at, OLD.claimed_by)
+      IS DISTINCT FROM (NEW.lease_expires_at, NEW.claimed_by)
+)
+EXECUTE FUNCTION orchestration.guard_outbox_pending_update()
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER guard_delete AFTER DELETE ON orchestration.payment_outbox_pending
+REFERENCING OLD TABLE AS deleted
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.guard_outbox_pending_delete()
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.payment_outbox_pending
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-OUT-009', 'P7006')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER guard AFTER INSERT ON orchestration.payment_outbox_attempts
+REFERENCING NEW TABLE AS inserted
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.guard_outbox_attempts()
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.payment_outbox_attempts
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change(
+  'INV-OUT-001', 'P0001', 'outbox_id', 'attempt_no', 'phase')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.payment_outbox_attempts
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-OUT-001', 'P0001')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER no_delete BEFORE DELETE ON orchestration.participant_outbox_sequences
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change(
+  'INV-OUT-007', 'P0001', 'participant_id', 'next_sequence_id')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.participant_outbox_sequences
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-OUT-007', 'P0001')
+"""
+    )
+    op.execute("ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER guard")
+    op.execute("ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER append_only")
+    op.execute("ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER no_truncate")
+    op.execute(
+        "ALTER TABLE orchestration.payment_outbox_pending ENABLE ALWAYS TRIGGER guard_insert"
+    )
+    op.execute(
+        "ALTER TABLE orchestration.payment_outbox_pending ENABLE ALWAYS TRIGGER guard_update"
+    )
+    op.execute(
+        "ALTER TABLE orchestration.payment_outbox_pending ENABLE ALWAYS TRIGGER guard_delete"
+    )
+    op.execute("ALTER TABLE orchestration.payment_outbox_pending ENABLE ALWAYS TRIGGER no_truncate")
+    op.execute("ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER guard")
+    op.execute(
+        "ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER append_only"
+    )
+    op.execute(
+        "ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER no_truncate"
+    )
+    op.execute(
+        "ALTER TABLE orchestration.participant_outbox_sequences ENABLE ALWAYS TRIGGER no_delete"
+    )
+    op.execute(
+        "ALTER TABLE orchestration.participant_outbox_sequences ENABLE ALWAYS TRIGGER no_truncate"
+    )
+
+
+def create_functions() -> None:
+    op.execute(
+        """
+CREATE FUNCTION orchestration.enqueue_payment_outbox(p_items jsonb)
+RETURNS TABLE (
+  outbox_id uuid,
+  instruction_id uuid,
+  participant_id text,
+  sequence_id bigint,
+  idempotency_key text,
+  redrive_no integer,
+  redrive_of uuid,
+  rail_type text,
+  payload_hash text,
+  max_attempts integer,
+  created_at timestamptz,
+  db_user text
+)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+SET enable_mergejoin = off
+AS $$
+#variable_conflict use_column
+DECLARE
+  v_fresh bigint;
+  v_stored bigint;
+  v_other record;
+BEGIN
+  IF jsonb_typeof(p_items) IS DISTINCT FROM 'array' OR jsonb_array_length(p_items) > 10000 THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_items is an array of 0 to 10,000 objects',
+      'payment_outbox_items', '{}', 'Send a batch in parts.'
+    );
+  END IF;
+  -- The participants' rows, in one order, the missing ones made in the same pass: whoever enqueues
+  -- for a participant waits here, and looks keys and numbers up only afterwards.
+  IF EXISTS (
+    SELECT FROM jsonb_to_recordset(p_items) AS r (participant_id text)
+    WHERE NOT EXISTS (
+      SELECT FROM orchestration.participant_outbox_sequences s
+      WHERE s.participant_id = r.participant_id
+      OFFSET 0
+    )
+  ) THEN
+    INSERT INTO orchestration.participant_outbox_sequences AS s (participant_id)
+    SELECT DISTINCT r.participant_id
+    FROM jsonb_to_recordset(p_items) AS r (participant_id text)
+    ORDER BY r.participant_id
+    ON CONFLICT (participant_id) DO UPDATE SET next_sequence_id = s.next_sequence_id;
+  ELSE
+    PERFORM 1
+    FROM (
+      SELECT DISTINCT r.participant_id
+      FROM jsonb_to_recordset(p_items) AS r (participant_id text)
+      ORDER BY r.participant_id
+      OFFSET 0
+    ) r
+    CROSS JOIN LATERAL (
+      SELECT 1
+      FROM orchestration.participant_outbox_sequences s
+      WHERE s.participant_id = r.participant_id
+      FOR NO KEY UPDATE
+    ) s;
+  END IF;
+
+  WITH fresh AS MATERIALIZED (
+    SELECT DISTINCT ON (r.instruction_id, r.idempotency_key) r.*
+    FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
+      instruction_id uuid, participant_id text, idempotency_key text, rail_type text,
+      payload jsonb, due_at timestamptz, max_attempts integer
+    )) WITH ORDINALITY AS r (
+      instruction_id, participant_id, idempotency_key, rail_type,
+      payload, due_at, max_attempts, ord
+    )
+    WHERE NOT EXISTS (
+      SELECT FROM orchestration.payment_outbox_items i
+      WHERE i.instruction_id = r.instruction_id AND i.idempotency_key = r.idempotency_key
+      OFFSET 0
+    )
+    ORDER BY r.instruction_id, r.idempotency_key, r.ord
+  ), first_free AS MATERIALIZED (
+    SELECT f.participant_id,
+           greatest(
+             s.next_sequence_id,
+             (SELECT max(i.sequence_id) + 1
+              FROM orchestration.payment_outbox_items i
+              WHERE i.participant_id = f.participant_id)
+           ) AS sequence_id
+    FROM (SELECT DISTINCT participant_id FROM fresh) f
+    CROSS JOIN LATERAL (
+      SELECT s.next_sequence_id
+      FROM orchestration.participant_outbox_sequences s
+      WHERE s.participant_id = f.participant_id
+      OFFSET 0
+    ) s
+  ), numbered AS MATERIALIZED (
+    SELECT f.*,
+           orchestration.uuid_v7() AS outbox_id,
+           uuid_send(gen_random_uuid()) AS payload_salt,
+           n.sequence_id - 1
+             + row_number() OVER (PARTITION BY f.participant_id ORDER BY f.ord) AS sequence_id
+    FROM fresh f
+    JOIN first_free n ON n.participant_id = f.participant_id
+    ORDER BY f.ord
+  ), stored AS (
+    INSERT INTO orchestration.payment_outbox_items (
+      outbox_id, instruction_id, participant_id, sequence_id, idempotency_key, rail_type,
+      payload, payload_salt, payload_hash, max_attempts
+    )
+    SELECT n.outbox_id, n.instruction_id, n.participant_id, n.sequence_id, n.idempotency_key,
+           n.rail_type, n.payload, n.payload_salt,
+           encode(sha256('orchestration.payload.v1'::bytea || n.payload_salt
+             || convert_to(n.payload::text, 'UTF8')), 'hex'),
+           coalesce(n.max_attempts, 20)
+    FROM numbered n
+    ON CONFLICT (instruction_id, idempotency_key, redrive_no) DO NOTHING
+    RETURNING outbox_id
+  ), pending AS (
+    INSERT INTO orchestration.payment_outbox_pending (
+      outbox_id, instruction_id, participant_id, sequence_id, rail_type, next_attempt_at
+    )
+    SELECT n.outbox_id, n.instruction_id, n.participant_id, n.sequence_id, n.rail_type,
+           coalesce(n.due_at, clock_timestamp())
+    FROM numbered n
+    JOIN stored s ON s.outbox_id = n.outbox_id
+  )
+  SELECT (SELECT count(*) FROM numbered), (SELECT count(*) FROM stored)
+  INTO v_fresh, v_stored;
+  IF v_stored < v_fresh THEN
+    -- Another participant took the key in this moment: a number would be left over.
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-004', '40001', 'the idempotency key was taken at the same time',
+      'payment_outbox_items', '{}', 'Run the transaction again.', 'idempotency_key'
+    );
+  END IF;
+  IF v_stored < jsonb_array_length(p_items) THEN
+    SELECT i.outbox_id, i.instruction_id, i.idempotency_key
+    INTO v_other
+    FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
+      instruction_id uuid, participant_id text, idempotency_key text, rail_type text, payload jsonb
+    )) WITH ORDINALITY AS r (
+      instruction_id, participant_id, idempotency_key, rail_type, payload, ord
+    )
+    CROSS JOIN LATERAL (
+      SELECT i.*
+      FROM orchestration.payment_outbox_items i
+      WHERE i.instruction_id = r.instruction_id AND i.idempotency_key = r.idempotency_key
+      ORDER BY i.redrive_no DESC
+      LIMIT 1
+    ) i
+    WHERE (i.participant_id, i.rail_type, i.payload::text)
+      IS DISTINCT FROM (r.participant_id, r.rail_type, r.payload::text)
+    ORDER BY r.ord
+    LIMIT 1;
+    IF FOUND THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-OUT-004', 'P7004', 'the idempotency key was used with other content',
+        'payment_outbox_items',
+        jsonb_build_object('outbox_id', v_other.outbox_id,
+          'instruction_id', v_other.instruction_id, 'idempotency_key', v_other.idempotency_key),
+        'Use a new idempotency key for new content.', 'idempotency_key'
+      );
+    END IF;
+  END IF;
+  RETURN QUERY
+  SELECT i.*
+  FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
+    instruction_id uuid, idempotency_key text
+  )) WITH ORDINALITY AS r (instruction_id, idempotency_key, ord)
+  CROSS JOIN LATERAL (
+    SELECT i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
+           i.redrive_no, i.redrive_of, i.rail_type, i.payload_hash, i.max_attempts,
+           i.created_at, i.db_user
+    FROM orchestration.payment_outbox_items i
+    WHERE i.instruction_id = r.instruction_id AND i.idempotency_key = r.idempotency_key
+    ORDER BY i.redrive_no DESC
+    LIMIT 1
+  ) i
+  ORDER BY r.ord;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.close_dead_attempts(p_outbox_ids uuid[])
+RETURNS SETOF orchestration.payment_outbox_attempts
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+-- Given pending rows that the caller has locked: closes attempts whose lease has expired, removes
+-- rows whose item has ended, and sets the others free.
+DECLARE
+  v_now timestamptz := clock_timestamp();
+BEGIN
+  RETURN QUERY
+  INSERT INTO orchestration.payment_outbox_attempts (
+    outbox_id, attempt_no, phase, state, outcome, lease_token, worker_id, claimed_at,
+    completed_at, error_code
+  )
+  SELECT p.outbox_id, p.attempt_count, 'CLOSE',
+         CASE WHEN i.max_attempts <= p.attempt_count THEN 'FAILED' ELSE 'ZOMBIE_REQUEUE' END,
+         CASE WHEN i.max_attempts <= p.attempt_count THEN 'UNKNOWN' END,
+         o.lease_token, o.worker_id, o.claimed_at, v_now,
+         CASE WHEN i.max_attempts <= p.attempt_count THEN 'RETRY_CEILING_EXCEEDED' END
+  FROM orchestration.payment_outbox_pending p
+  CROSS JOIN LATERAL (
+    SELECT i.max_attempts
+    FROM orchestration.payment_outbox_items i
+    WHERE i.outbox_id = p.outbox_id
+    OFFSET 0
+  ) i
+  CROSS JOIN LATERAL (
+    SELECT o.lease_token, o.worker_id, o.claimed_at
+    FROM orchestration.payment_outbox_attempts o
+    WHERE o.outbox_id = p.outbox_id
+      AND o.attempt_no = p.attempt_count
+      AND o.phase = 'OPEN'
+      AND o.lease_token = p.lease_token
+      AND o.worker_id = p.claimed_by
+    OFFSET 0
+  ) o
+  WHERE p.outbox_id = ANY (p_outbox_ids)
+    AND p.lease_expires_at <= v_now
+    AND NOT EXISTS (
+      SELECT FROM orchestration.payment_outbox_attempts c
+      WHERE c.outbox_id = p.outbox_id
+        AND (c.attempt_no = p.attempt_count AND c.phase = 'CLOSE'
+          OR c.state IN ('DISPATCHED', 'FAILED'))
+      OFFSET 0
+    )
+  RETURNING *;
+  DELETE FROM orchestration.payment_outbox_pending p
+  WHERE p.outbox_id = ANY (p_outbox_ids)
+    AND EXISTS (
+      SELECT FROM orchestration.payment_outbox_attempts t
+      WHERE t.outbox_id = p.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
+      OFFSET 0
+    );
+  UPDATE orchestration.payment_outbox_pending p
+  SET claimed_by = NULL, lease_token = NULL, lease_expires_at = NULL
+  WHERE p.outbox_id = ANY (p_outbox_ids)
+    AND p.lease_expires_at <= v_now;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.claim_outbox_batch(
+  p_worker_id text,
+  p_batch_size integer,
+  p_lease interval
+) RETURNS TABLE (
+  outbox_id uuid,
+  instruction_id uuid,
+  participant_id text,
+  sequence_id bigint,
+  idempotency_key text,
+  redrive_no integer,
+  rail_type text,
+  payload jsonb,
+  payload_hash text,
+  attempt_no integer,
+  max_attempts integer,
+  worker_id text,
+  lease_token uuid,
+  lease_expires_at timestamptz,
+  claimed_at timestamptz
+)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+#variable_conflict use_column
+DECLARE
+  v_now timestamptz := clock_timestamp();
+  v_picked uuid[];
+  v_stale uuid[];
+BEGIN
+  IF coalesce(p_worker_id, '') = ''
+    OR (p_batch_size BETWEEN 1 AND 10000) IS NOT TRUE
+    OR (p_lease BETWEEN interval '1 second' AND interval '1 day') IS NOT TRUE THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023',
+      'a named worker claims 1 to 10,000 items for 1 second to 1 day',
+      'payment_outbox_pending',
+      jsonb_build_object('worker_id', p_worker_id, 'batch_size', p_batch_size,
+        'lease', p_lease::text),
+      'Claim within these bounds.'
+    );
+  END IF;
+  -- In key order and with no index on the lease: the update below stays on its page.
+  WITH picked AS MATERIALIZED (
+    SELECT p.outbox_id,
+           p.lease_token IS NOT NULL OR EXISTS (
+             SELECT FROM orchestration.payment_outbox_attempts t
+             WHERE t.outbox_id = p.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
+             OFFSET 0
+           ) AS stale
+    FROM orchestration.payment_outbox_pending p
+    WHERE p.next_attempt_at <= v_now
+      AND (p.lease_expires_at IS NULL OR p.lease_expires_at <= v_now)
+    ORDER BY p.outbox_id
+    LIMIT p_batch_size
+    FOR UPDATE SKIP LOCKED
+  )
+  SELECT array_agg(k.outbox_id), array_agg(k.outbox_id) FILTER (WHERE k.stale)
+  INTO v_picked, v_stale
+  FROM picked k;
+  IF v_stale IS NOT NULL THEN
+    PERFORM orchestration.close_dead_attempts(v_stale);
+  END IF;
+  v_now := clock_timestamp();
+  RETURN QUERY
+  WITH taken AS MATERIALIZED (
+    UPDATE orchestration.payment_outbox_pending p
+    SET attempt_count = p.attempt_count + 1,
+        claimed_by = p_worker_id,
+        lease_token = gen_random_uuid(),
+        lease_expires_at = v_now + p_lease
+    WHERE p.outbox_id = ANY (v_picked)
+      AND p.lease_token IS NULL
+    RETURNING p.outbox_id, p.attempt_count, p.lease_token, p.lease_expires_at
+  ), opened AS (
+    INSERT INTO orchestration.payment_outbox_attempts (
+      outbox_id, attempt_no, phase, state, lease_token, worker_id, claimed_at
+    )
+    SELECT t.outbox_id, t.attempt_count, 'OPEN', 'DISPATCHING', t.lease_token, p_worker_id, v_now
+    FROM taken t
+  )
+  SELECT t.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
+         i.redrive_no, i.rail_type, i.payload, i.payload_hash, t.attempt_count, i.max_attempts,
+         p_worker_id, t.lease_token, t.lease_expires_at, v_now
+  FROM taken t
+  CROSS JOIN LATERAL (
+    SELECT i.*
+    FROM orchestration.payment_outbox_items i
+    WHERE i.outbox_id = t.outbox_id
+    OFFSET 0
+  ) i
+  ORDER BY t.outbox_id;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.renew_outbox_lease(
+  p_outbox_id uuid,
+  p_lease_token uuid,
+  p_worker_id text,
+  p_lease interval
+) RETURNS timestamptz
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+DECLARE
+  v_now timestamptz;
+  v_expires_at timestamptz;
+BEGIN
+  IF (p_lease BETWEEN interval '1 second' AND interval '1 day') IS NOT TRUE THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'a lease is 1 second to 1 day', 'payment_outbox_pending',
+      jsonb_build_object('outbox_id', p_outbox_id, 'lease', p_lease::text),
+      'Renew within these bounds.', 'lease_expires_at'
+    );
+  END IF;
+  IF NOT EXISTS (
+    SELECT FROM orchestration.payment_outbox_items i WHERE i.outbox_id = p_outbox_id
+  ) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-002', 'P0002', 'the item does not exist', 'payment_outbox_items',
+      jsonb_build_object('outbox_id', p_outbox_id), 'Read the id again.', 'outbox_id'
+    );
+  END IF;
+  PERFORM 1
+  FROM orchestration.payment_outbox_pending p
+  WHERE p.outbox_id = p_outbox_id
+  FOR UPDATE;
+  v_now := clock_timestamp();
+  UPDATE orchestration.payment_outbox_pending p
+  SET lease_expires_at = v_now + p_lease
+  WHERE p.outbox_id = p_outbox_id
+    AND p.lease_token = p_lease_token
+    AND p.claimed_by = p_worker_id
+    AND p.lease_expires_at > v_now
+  RETURNING p.lease_expires_at INTO v_expires_at;
+  IF v_expires_at IS NULL THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-002', 'P7002', 'the lease is not this worker''s any more',
+      'payment_outbox_pending',
+      jsonb_build_object('outbox_id', p_outbox_id, 'worker_id', p_worker_id),
+      'Stop working on the item: it may be another worker''s by now.', 'lease_token'
+    );
+  END IF;
+  RETURN v_expires_at;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.complete_outbox_attempt(
+  p_completions jsonb,
+  p_partial boolean DEFAULT false
+) RETURNS TABLE (
+  outbox_id uuid,
+  state text,
+  error_sqlstate text,
+  error_message text,
+  error_detail jsonb,
+  error_hint text
+)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+#variable_conflict use_column
+-- p_partial: false, a lost lease refuses the whole call; true, it is told in its row.
+DECLARE
+  v_now timestamptz;
+  v_ended uuid[];
+  v_retried uuid[];
+  v_delays jsonb;
+  v_bad record;
+BEGIN
+  IF jsonb_typeof(p_completions) IS DISTINCT FROM 'array'
+    OR jsonb_array_length(p_completions) > 10000 THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_completions is an array of 0 to 10,000 objects',
+      'payment_outbox_attempts', '{}', 'Send a batch in parts.'
+    );
+  END IF;
+  SELECT r.outbox_id, r.retry_in INTO v_bad
+  FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid, retry_in interval)
+  WHERE r.retry_in NOT BETWEEN interval '0' AND interval '100 years'
+  LIMIT 1;
+  IF FOUND THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'retry_in is between zero and a hundred years',
+      'payment_outbox_attempts',
+      jsonb_build_object('outbox_id', v_bad.outbox_id, 'retry_in', v_bad.retry_in::text),
+      'Give a delay of zero or more.'
+    );
+  END IF;
+  PERFORM 1
+  FROM (
+    SELECT DISTINCT r.outbox_id
+    FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid)
+    ORDER BY r.outbox_id
+    OFFSET 0
+  ) r
+  CROSS JOIN LATERAL (
+    SELECT 1
+    FROM orchestration.payment_outbox_pending p
+    WHERE p.outbox_id = r.outbox_id
+    FOR UPDATE
+  ) p;
+  v_now := clock_timestamp();
+  -- The attempts first, while the leases still stand for the guard to judge them by.
+  WITH first AS MATERIALIZED (
+    SELECT DISTINCT ON (r.outbox_id) r.*
+    FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
+      outbox_id uuid, lease_token uuid, worker_id text, state text, outcome text,
+      rail_reference text, rail_code text, error_code text, error_message text,
+      retry_in interval, latency_ms integer
+    )) WITH ORDINALITY AS r (
+      outbox_id, lease_token, worker_id, state, outcome,
+      rail_reference, rail_code, error_code, error_message,
+      retry_in, latency_ms, ord
+    )
+    ORDER BY r.outbox_id, r.ord
+  ), accepted AS MATERIALIZED (
+    SELECT f.*, p.attempt_count, o.claimed_at,
+           f.state = 'RETRYABLE' AND p.attempt_count >= i.max_attempts AS at_ceiling
+    FROM first f
+    CROSS JOIN LATERAL (
+      SELECT p.attempt_count
+      FROM orchestration.payment_outbox_pending p
+      WHERE p.outbox_id = f.outbox_id
+        AND p.lease_token = f.lease_token
+        AND p.claimed_by = f.worker_id
+        AND p.lease_expires_at > v_now
+      OFFSET 0
+    ) p
+    CROSS JOIN LATERAL (
+      SELECT o.claimed_at
+      FROM orchestration.payment_outbox_attempts o
+      WHERE o.outbox_id = f.outbox_id AND o.attempt_no = p.attempt_count AND o.phase = 'OPEN'
+      OFFSET 0
+    ) o
+    LEFT JOIN LATERAL (
+      SELECT i.max_attempts
+      FROM orchestration.payment_outbox_items i
+      WHERE f.state = 'RETRYABLE' AND i.outbox_id = f.outbox_id
+      OFFSET 0
+    ) i ON true
+  ), closed AS (
+    INSERT INTO orchestration.payment_outbox_attempts (
+      outbox_id, attempt_no, phase, state, outcome, requested_state, requested_error_code,
+      lease_token, worker_id, claimed_at, completed_at,
+      rail_reference, rail_code, error_code, error_message, latency_ms
+    )
+    SELECT a.outbox_id, a.attempt_count, 'CLOSE',
+           CASE WHEN a.at_ceiling THEN 'FAILED' ELSE a.state END,
+           CASE WHEN a.at_ceiling OR a.state = 'FAILED' THEN coalesce(a.outcome, 'UNKNOWN')
+             ELSE a.outcome END,
+           a.state, a.error_code,
+           a.lease_token, a.worker_id, a.claimed_at, v_now,
+           a.rail_reference, a.rail_code,
+           CASE WHEN a.at_ceiling THEN 'RETRY_CEILING_EXCEEDED' ELSE a.error_code END,
+           a.error_message, a.latency_ms
+    FROM accepted a
+    RETURNING outbox_id, state
+  )
+  SELECT array_agg(c.outbox_id) FILTER (WHERE c.state <> 'RETRYABLE'),
+         array_agg(c.outbox_id) FILTER (WHERE c.state = 'RETRYABLE')
+  INTO v_ended, v_retried
+  FROM closed c;
+  DELETE FROM orchestration.payment_outbox_pending p WHERE p.outbox_id = ANY (v_ended);
+  IF v_retried IS NOT NULL THEN
+    SELECT jsonb_object_agg(f.outbox_id, coalesce(f.retry_in, interval '0')) INTO v_delays
+    FROM (
+      SELECT DISTINCT ON (r.outbox_id) r.outbox_id, r.retry_in
+      FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (outbox_id uuid, retry_in interval))
+        WITH ORDINALITY AS r (outbox_id, retry_in, ord)
+      ORDER BY r.outbox_id, r.ord
+    ) f;
+    UPDATE orchestration.payment_outbox_pending p
+    SET next_attempt_at = v_now + (v_delays ->> p.outbox_id::text)::interval,
+        claimed_by = NULL,
+        lease_token = NULL,
+        lease_expires_at = NULL
+    WHERE p.outbox_id = ANY (v_retried);
+  END IF;
+
+  -- What is recorded under its own token and says the same is this completion, now or before.
+  FOR v_bad IN
+    SELECT r.outbox_id, r.worker_id,
+           EXISTS (
+             SELECT FROM orchestration.payment_outbox_items i WHERE i.outbox_id = r.outbox_id
+           ) AS known
+    FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
+      outbox_id uuid, lease_token uuid, worker_id text, state text, error_code text,
+      rail_reference text
+    )) WITH ORDINALITY AS r (
+      outbox_id, lease_token, worker_id, state, error_code, rail_reference, ord
+    )
+    WHERE NOT EXISTS (
+      SELECT FROM orchestration.payment_outbox_attempts c
+      WHERE c.outbox_id = r.outbox_id
+        AND c.phase = 'CLOSE'
+        AND c.lease_token = r.lease_token
+        AND c.worker_id = r.worker_id
+        AND (c.requested_state, c.requested_error_code, c.rail_reference)
+          IS NOT DISTINCT FROM (r.state, r.error_code, r.rail_reference)
+      OFFSET 0
+    )
+    ORDER BY r.ord
+  LOOP
+    IF NOT v_bad.known THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-API-002', 'P0002', 'the item does not exist', 'payment_outbox_items',
+        jsonb_build_object('outbox_id', v_bad.outbox_id), 'Read the id again.', 'outbox_id'
+      );
+    END IF;
+    IF NOT p_partial THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-OUT-002', 'P7002', 'the lease is not this worker''s any more',
+        'payment_outbox_pending',
+        jsonb_build_object('outbox_id', v_bad.outbox_id, 'worker_id', v_bad.worker_id),
+        'The item may be another worker''s by now; what the rail answered is not recorded.',
+        'lease_token'
+      );
+    END IF;
+  END LOOP;
+  RETURN QUERY
+  SELECT r.outbox_id, c.state,
+         CASE WHEN c.state IS NULL THEN 'P7002' END,
+         CASE WHEN c.state IS NULL
+           THEN 'INV-OUT-002: the lease is not this worker''s any more' END,
+         CASE WHEN c.state IS NULL
+           THEN jsonb_build_object('outbox_id', r.outbox_id, 'worker_id', r.worker_id) END,
+         CASE WHEN c.state IS NULL
+           THEN 'The item may be another worker''s by now; what the rail answered is not recorded.'
+         END
+  FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
+    outbox_id uuid, lease_token uuid, worker_id text, state text, error_code text,
+    rail_reference text
+  )) WITH ORDINALITY AS r (
+    outbox_id, lease_token, worker_id, state, error_code, rail_reference, ord
+  )
+  LEFT JOIN LATERAL (
+    SELECT c.state
+    FROM orchestration.payment_outbox_attempts c
+    WHERE c.outbox_id = r.outbox_id
+      AND c.phase = 'CLOSE'
+      AND c.lease_token = r.lease_token
+      AND c.worker_id = r.worker_id
+      AND (c.requested_state, c.requested_error_code, c.rail_reference)
+        IS NOT DISTINCT FROM (r.state, r.error_code, r.rail_reference)
+    OFFSET 0
+  ) c ON true
+  ORDER BY r.ord;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.repair_expired_leases(p_limit integer DEFAULT 1000)
+RETURNS TABLE (outbox_id uuid, attempt_no integer, state text)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+  v_stale uuid[];
+BEGIN
+  IF (p_limit BETWEEN 0 AND 10000) IS NOT TRUE THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'a repair takes 0 to 10,000 items', 'payment_outbox_pending',
+      jsonb_build_object('limit', p_limit), 'Repair within these bounds.'
+    );
+  END IF;
+  WITH picked AS MATERIALIZED (
+    SELECT p.outbox_id
+    FROM orchestration.payment_outbox_pending p
+    WHERE p.lease_expires_at <= clock_timestamp()
+    ORDER BY p.outbox_id
+    LIMIT p_limit
+    FOR UPDATE SKIP LOCKED
+  )
+  SELECT array_agg(k.outbox_id) INTO v_stale FROM picked k;
+  RETURN QUERY
+  SELECT a.outbox_id, a.attempt_no, a.state
+  FROM orchestration.close_dead_attempts(v_stale) a;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.redrive_outbox_item(p_outbox_id uuid)
+RETURNS TABLE (
+  outbox_id uuid,
+  instruction_id uuid,
+  participant_id text,
+  sequence_id bigint,
+  idempotency_key text,
+  redrive_no integer,
+  redrive_of uuid,
+  rail_type text,
+  payload_hash text,
+  max_attempts integer,
+  created_at timestamptz,
+  db_user text
+)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+  v_item orchestration.payment_outbox_items;
+  v_newest orchestration.payment_outbox_items;
+  v_state text;
+  v_outcome text;
+  v_sequence_id bigint;
+BEGIN
+  SELECT i.* INTO v_item
+  FROM orchestration.payment_outbox_items i
+  WHERE i.outbox_id = p_outbox_id;
+  IF v_item.outbox_id IS NULL THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-002', 'P0002', 'the item does not exist', 'payment_outbox_items',
+      jsonb_build_object('outbox_id', p_outbox_id), 'Read the id again.', 'outbox_id'
+    );
+  END IF;
+  -- The participant's row makes redrives of one item wait for each other.
+  v_sequence_id := orchestration.bump_participant_outbox_seq(v_item.participant_id);
+  SELECT i.* INTO v_newest
+  FROM orchestration.payment_outbox_items i
+  WHERE i.instruction_id = v_item.instruction_id AND i.idempotency_key = v_item.idempotency_key
+  ORDER BY i.redrive_no DESC
+  LIMIT 1;
+  SELECT t.state, t.outcome INTO v_state, v_outcome
+  FROM orchestration.payment_outbox_attempts t
+  WHERE t.outbox_id = v_newest.outbox_id AND t.state IN ('DISPATCHED', 'FAILED');
+  IF v_newest.outbox_id = p_outbox_id
+    AND v_state = 'FAILED' AND v_outcome IN ('REJECTED', 'NOT_SENT') THEN
+    WITH stored AS (
+      INSERT INTO orchestration.payment_outbox_items (
+        instruction_id, participant_id, sequence_id, idempotency_key, redrive_no, redrive_of,
+        rail_type, payload, payload_salt, payload_hash, max_attempts
+      )
+      VALUES (
+        v_item.instruction_id, v_item.participant_id, v_sequence_id, v_item.idempotency_key,
+        v_item.redrive_no + 1, v_item.outbox_id,
+        v_item.rail_type, v_item.payload, v_item.payload_salt, v_item.payload_hash,
+        v_item.max_attempts
+      )
+      RETURNING *
+    ), pending AS (
+      INSERT INTO orchestration.payment_outbox_pending (
+        outbox_id, instruction_id, participant_id, sequence_id, rail_type
+      )
+      SELECT s.outbox_id, s.instruction_id, s.participant_id, s.sequence_id, s.rail_type
+      FROM stored s
+    )
+    SELECT s.* INTO v_newest FROM stored s;
+  ELSIF v_newest.outbox_id = p_outbox_id OR v_state IS NOT NULL THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-006', 'P7005', 'only an item that FAILED as REJECTED or NOT_SENT is redriven',
+      'payment_outbox_items',
+      jsonb_build_object('outbox_id', p_outbox_id, 'newest', v_newest.outbox_id,
+        'state', coalesce(v_state, 'PENDING'), 'outcome', v_outcome),
+      'Redrive the newest item of the key, once it has failed for certain.', 'outbox_id'
+    );
+  END IF;
+  RETURN QUERY
+  SELECT v_newest.outbox_id, v_newest.instruction_id, v_newest.participant_id,
+         v_newest.sequence_id, v_newest.idempotency_key, v_newest.redrive_no,
+         v_newest.redrive_of, v_newest.rail_type, v_newest.payload_hash,
+         v_newest.max_attempts, v_newest.created_at, v_newest.db_user;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.verify_outbox()
+RETURNS TABLE (finding text, outbox_id uuid, participant_id text, detail jsonb)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+  SELECT 'LOST: neither pending nor terminal', i.outbox_id, i.participant_id, '{}'::jsonb
+  FROM orchestration.payment_outbox_items i
+  WHERE NOT EXISTS (
+      SELECT FROM orchestration.payment_outbox_pending p WHERE p.outbox_id = i.outbox_id)
+    AND NOT EXISTS (
+      SELECT FROM orchestration.payment_outbox_attempts t
+      WHERE t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED'))
+  UNION ALL
+  SELECT 'TWICE: pending and terminal', p.outbox_id, p.participant_id,
+         jsonb_build_object('state', t.state)
+  FROM orchestration.payment_outbox_pending p
+  JOIN orchestration.payment_outbox_attempts t
+    ON t.outbox_id = p.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
+  UNION ALL
+  SELECT 'STRANGER: a pending row is not as its item', p.outbox_id, p.participant_id, '{}'
+  FROM orchestration.payment_outbox_pending p
+  WHERE NOT EXISTS (
+    SELECT FROM orchestration.payment_outbox_items i
+    WHERE (i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.rail_type)
+      = (p.outbox_id, p.instruction_id, p.participant_id, p.sequence_id, p.rail_type))
+  UNION ALL
+  SELECT 'ORPHAN: an attempt of no item', a.outbox_id, NULL,
+         jsonb_build_object('attempt_no', a.attempt_no, 'phase', a.phase)
+  FROM orchestration.payment_outbox_attempts a
+  WHERE NOT EXISTS (
+    SELECT FROM orchestration.payment_outbox_items i WHERE i.outbox_id = a.outbox_id)
+  UNION ALL
+  SELECT 'ATTEMPTS: opened and closed do not follow each other', a.outbox_id, NULL,
+         jsonb_build_object('openings', a.openings, 'closings', a.closings,
+           'attempt_count', a.attempt_count)
+  FROM (
+    SELECT a.outbox_id,
+           count(*) FILTER (WHERE a.phase = 'OPEN') AS openings,
+           count(*) FILTER (WHERE a.phase = 'CLOSE') AS closings,
+           max(a.attempt_no) AS last,
+           max(p.attempt_count) AS attempt_count,
+           bool_or(p.lease_token IS NOT NULL) AS leased
+    FROM orchestration.payment_outbox_attempts a
+    LEFT JOIN orchestration.payment_outbox_pending p ON p.outbox_id = a.outbox_id
+    GROUP BY a.outbox_id
+  ) a
+  WHERE a.openings <> a.last
+    OR a.closings <> a.last - CASE WHEN a.leased THEN 1 ELSE 0 END
+    OR coalesce(a.attempt_count, a.last) <> a.last
+  UNION ALL
+  SELECT 'SEQUENCE: numbers are missing or the counter is not behind the last one',
+         NULL, s.participant_id,
+         jsonb_build_object('next_sequence_id', s.next_sequence_id, 'items', s.items,
+           'last', s.last)
+  FROM (
+    SELECT coalesce(s.participant_id, i.participant_id) AS participant_id,
+           s.next_sequence_id, coalesce(i.items, 0) AS items, coalesce(i.last, 0) AS last
+    FROM orchestration.participant_outbox_sequences s
+    FULL JOIN (
+      SELECT i.participant_id, count(*) AS items, max(i.sequence_id) AS last
+      FROM orchestration.payment_outbox_items i
+      GROUP BY i.participant_id
+    ) i ON i.participant_id = s.participant_id
+  ) s
+  WHERE s.items <> s.last OR s.next_sequence_id IS DISTINCT FROM s.last + 1
+$$
+"""
+    )
+
+
+def grant() -> None:
+    op.execute(
+        """
+REVOKE EXECUTE ON FUNCTION
+  orchestration.bump_participant_outbox_seq(text),
+  orchestration.fill_outbox_item(),
+  orchestration.advance_outbox_sequences(),
+  orchestration.guard_outbox_items(),
+  orchestration.guard_outbox_pending_insert(),
+  orchestration.guard_outbox_pending_update(),
+  orchestration.guard_outbox_pending_delete(),
+  orchestration.guard_outbox_attempts(),
+  orchestration.enqueue_payment_outbox(jsonb),
+  orchestration.close_dead_attempts(uuid[]),
+  orchestration.claim_outbox_batch(text, integer, interval),
+  orchestration.renew_outbox_lease(uuid, uuid, text, interval),
+  orchestration.complete_outbox_attempt(jsonb, boolean),
+  orchestration.repair_expired_leases(integer),
+  orchestration.redrive_outbox_item(uuid),
+  orchestration.verify_outbox()
+FROM PUBLIC
+"""
+    )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.payment_outbox_items
+TO symphony_executor, symphony_control, symphony_auditor
+"""
+    )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.payment_outbox_pending, orchestration.payment_outbox_attempts
+TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.payment_outbox_status, orchestration.payment_outbox_depth
+TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.participant_outbox_sequences
+TO symphony_control, symphony_auditor
+"""
+    )
+    op.execute(
+        """
+GRANT EXECUTE ON FUNCTION orchestration.enqueue_payment_outbox(jsonb)
+TO symphony_ingest, symphony_executor
+"""
+    )
+    op.execute(
+        """
+GRANT EXECUTE ON FUNCTION
+  orchestration.claim_outbox_batch(text, integer, interval),
+  orchestration.renew_outbox_lease(uuid, uuid, text, interval),
+  orchestration.complete_outbox_attempt(jsonb, boolean)
+TO symphony_executor
+"""
+    )
+    op.execute(
+        """
+GRANT EXECUTE ON FUNCTION orchestration.repair_expired_leases(integer)
+TO symphony_executor, symphony_control
+"""
+    )
+    op.execute(
+        "GRANT EXECUTE ON FUNCTION orchestration.redrive_outbox_item(uuid) TO symphony_control"
+    )
+    op.execute(
+        """
+GRANT EXECUTE ON FUNCTION orchestration.verify_outbox() TO symphony_control, symphony_auditor
+"""
+    )
+
+
+def downgrade() -> None:
+    if (
+        not context.is_offline_mode()
+        and context.get_x_argument(as_dictionary=True).get("destroy-evidence") != "yes"
+    ):
+        evidence = op.get_bind().scalar(
+            sa.text("SELECT EXISTS (SELECT FROM orchestration.payment_outbox_items)")
+        )
+        if evidence:
+            raise CommandError(
+                "payment_outbox_items holds evidence; to destroy it say -x destroy-evidence=yes"
+            )
+    op.execute("SET LOCAL ROLE symphony_owner")
+    op.execute("DROP FUNCTION orchestration.verify_outbox()")
+    op.execute("DROP FUNCTION orchestration.redrive_outbox_item(uuid)")
+    op.execute("DROP FUNCTION orchestration.repair_expired_leases(integer)")
+    op.execute("DROP FUNCTION orchestration.complete_outbox_attempt(jsonb, boolean)")
+    op.execute("DROP FUNCTION orchestration.renew_outbox_lease(uuid, uuid, text, interval)")
+    op.execute("DROP FUNCTION orchestration.claim_outbox_batch(text, integer, interval)")
+    op.execute("DROP FUNCTION orchestration.close_dead_attempts(uuid[])")
+    op.execute("DROP FUNCTION orchestration.enqueue_payment_outbox(jsonb)")
+    op.execute("DROP VIEW orchestration.payment_outbox_depth")
+    op.execute("DROP VIEW orchestration.payment_outbox_status")
+    op.drop_table("payment_outbox_attempts", schema="orchestration")
+    op.drop_table("payment_outbox_pending", schema="orchestration")
+    op.drop_table("payment_outbox_items", schema="orchestration")
+    op.drop_table("participant_outbox_sequences", schema="orchestration")
+    op.execute("DROP FUNCTION orchestration.guard_outbox_attempts()")
+    op.execute("DROP FUNCTION orchestration.guard_outbox_pending_delete()")
+    op.execute("DROP FUNCTION orchestration.guard_outbox_pending_update()")
+    op.execute("DROP FUNCTION orchestration.guard_outbox_pending_insert()")
+    op.execute("DROP FUNCTION orchestration.guard_outbox_items()")
+    op.execute("DROP FUNCTION orchestration.advance_outbox_sequences()")
+    op.execute("DROP FUNCTION orchestration.fill_outbox_item()")
+    op.execute("DROP FUNCTION orchestration.bump_participant_outbox_seq(text)")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0004'")
+    op.execute("RESET ROLE")

@@ -1,0 +1,177 @@
+"""The transactional outbox: the register, what is pending of it, every attempt (INV-OUT).
+
+No foreign keys among these tables: statement triggers tie items to pending rows and attempts to
+both, at a fraction of the price.
+"""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, Index, Integer, LargeBinary, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from orchestration.models.base import Base
+
+CLOCK = text("clock_timestamp()")
+LOGIN = text("SESSION_USER")
+TRANSACTION = text("pg_current_xact_id()::text::bigint")
+TERMINAL = text("state IN ('DISPATCHED', 'FAILED')")
+
+
+class ParticipantOutboxSequence(Base):
+    """The next number of a participant's items: a row, because a sequence would leave gaps."""
+
+    __tablename__ = "participant_outbox_sequences"
+    __table_args__ = (
+        CheckConstraint("participant_id <> ''", name="participant_id"),
+        CheckConstraint("next_sequence_id >= 1", name="next_sequence_id"),
+        {"postgresql_with": {"fillfactor": "50"}},
+    )
+
+    participant_id: Mapped[str] = mapped_column(primary_key=True)
+    next_sequence_id: Mapped[int] = mapped_column(server_default=text("1"))
+
+
+class PaymentOutboxItem(Base):
+    """The register: an item's identity and payload, never moved and never changed."""
+
+    __tablename__ = "payment_outbox_items"
+    __table_args__ = (
+        CheckConstraint("participant_id <> ''", name="participant_id"),
+        CheckConstraint("sequence_id >= 1", name="sequence_id"),
+        CheckConstraint("idempotency_key <> ''", name="idempotency_key"),
+        CheckConstraint(
+            "redrive_no >= 0 AND (redrive_no = 0) = (redrive_of IS NULL)", name="redrive"
+        ),
+        CheckConstraint("rail_type <> ''", name="rail_type"),
+        CheckConstraint("jsonb_typeof(payload) = 'object'", name="payload"),
+        CheckConstraint("octet_length(payload_salt) = 16", name="payload_salt"),
+        CheckConstraint(
+            "payload_hash = encode(sha256('orchestration.payload.v1'::bytea || payload_salt"
+            " || convert_to(payload::text, 'UTF8')), 'hex')",
+            name="payload_hash",
+        ),
+        CheckConstraint("max_attempts BETWEEN 1 AND 1000", name="max_attempts"),
+        UniqueConstraint("instruction_id", "idempotency_key", "redrive_no"),
+        UniqueConstraint("participant_id", "sequence_id"),
+        Index("ix_payment_outbox_items_xact_id", "xact_id", postgresql_using="brin"),
+    )
+
+    outbox_id: Mapped[UUID] = mapped_column(
+        primary_key=True, server_default=text("orchestration.uuid_v7()")
+    )
+    instruction_id: Mapped[UUID]
+    participant_id: Mapped[str]
+    sequence_id: Mapped[int]
+    idempotency_key: Mapped[str]
+    redrive_no: Mapped[int] = mapped_column(Integer(), server_default=text("0"))
+    redrive_of: Mapped[UUID | None]
+    rail_type: Mapped[str]
+    payload: Mapped[dict[str, Any]]
+    payload_salt: Mapped[bytes] = mapped_column(
+        LargeBinary(), server_default=text("uuid_send(gen_random_uuid())")
+    )
+    payload_hash: Mapped[str]
+    max_attempts: Mapped[int] = mapped_column(Integer(), server_default=text("20"))
+    created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+    db_user: Mapped[str] = mapped_column(server_default=LOGIN)
+    xact_id: Mapped[int] = mapped_column(server_default=TRANSACTION)
+
+
+class PaymentOutboxPending(Base):
+    """What is still to be dispatched, and under whose lease; gone with the terminal attempt."""
+
+    __tablename__ = "payment_outbox_pending"
+    __table_args__ = (
+        CheckConstraint("attempt_count >= 0", name="attempt_count"),
+        CheckConstraint("isfinite(next_attempt_at)", name="next_attempt_at"),
+        CheckConstraint(
+            "num_nulls(claimed_by, lease_token, lease_expires_at) IN (0, 3)"
+            " AND isfinite(lease_expires_at)",
+            name="lease",
+        ),
+        {"postgresql_with": {"fillfactor": "50"}},
+    )
+
+    outbox_id: Mapped[UUID] = mapped_column(primary_key=True)
+    instruction_id: Mapped[UUID]
+    participant_id: Mapped[str]
+    sequence_id: Mapped[int]
+    rail_type: Mapped[str]
+    attempt_count: Mapped[int] = mapped_column(Integer(), server_default=text("0"))
+    next_attempt_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+    claimed_by: Mapped[str | None]
+    lease_token: Mapped[UUID | None]
+    lease_expires_at: Mapped[datetime | None]
+
+
+class PaymentOutboxAttempt(Base):
+    """One attempt's opening, or its closing; the opening is committed before the rail is called."""
+
+    __tablename__ = "payment_outbox_attempts"
+    __table_args__ = (
+        CheckConstraint("attempt_no >= 1", name="attempt_no"),
+        CheckConstraint(
+            "CASE phase"
+            " WHEN 'OPEN' THEN state = 'DISPATCHING'"
+            " WHEN 'CLOSE' THEN state IN ('DISPATCHED', 'RETRYABLE', 'FAILED', 'ZOMBIE_REQUEUE')"
+            " ELSE false END",
+            name="state",
+        ),
+        CheckConstraint(
+            "CASE state"
+            " WHEN 'FAILED' THEN outcome IS NOT NULL"
+            " WHEN 'RETRYABLE' THEN true"
+            " ELSE outcome IS NULL END"
+            " AND outcome IN ('REJECTED', 'UNKNOWN', 'NOT_SENT')",
+            name="outcome",
+        ),
+        CheckConstraint(
+            "CASE"
+            " WHEN phase = 'OPEN' THEN requested_state IS NULL"
+            " WHEN requested_state IS NULL THEN state IN ('FAILED', 'ZOMBIE_REQUEUE')"
+            " WHEN requested_state = 'RETRYABLE' THEN state IN ('RETRYABLE', 'FAILED')"
+            " WHEN requested_state IN ('DISPATCHED', 'FAILED') THEN state = requested_state"
+            " ELSE false END"
+            " AND (requested_state IS NOT NULL OR requested_error_code IS NULL)",
+            name="requested_state",
+        ),
+        CheckConstraint(
+            "(phase = 'CLOSE') = (completed_at IS NOT NULL) AND isfinite(claimed_at)",
+            name="times",
+        ),
+        CheckConstraint(
+            "phase = 'CLOSE' OR num_nonnulls(rail_reference, rail_code, error_code,"
+            " error_message, latency_ms) = 0",
+            name="opening",
+        ),
+        CheckConstraint("worker_id <> ''", name="worker_id"),
+        CheckConstraint("latency_ms >= 0", name="latency_ms"),
+        Index(
+            "uq_payment_outbox_attempts_terminal",
+            "outbox_id",
+            unique=True,
+            postgresql_where=TERMINAL,
+        ),
+        Index("ix_payment_outbox_attempts_xact_id", "xact_id", postgresql_using="brin"),
+    )
+
+    outbox_id: Mapped[UUID] = mapped_column(primary_key=True)
+    attempt_no: Mapped[int] = mapped_column(Integer(), primary_key=True, autoincrement=False)
+    phase: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    outcome: Mapped[str | None]
+    requested_state: Mapped[str | None]
+    requested_error_code: Mapped[str | None]
+    lease_token: Mapped[UUID]
+    worker_id: Mapped[str]
+    claimed_at: Mapped[datetime]
+    completed_at: Mapped[datetime | None]
+    rail_reference: Mapped[str | None]
+    rail_code: Mapped[str | None]
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    latency_ms: Mapped[int | None] = mapped_column(Integer())
+    db_user: Mapped[str] = mapped_column(server_default=LOGIN)
+    xact_id: Mapped[int] = mapped_column(server_default=TRANSACTION)

@@ -1,0 +1,1 @@
+ALTER TABLE orchestration.payment_outbox_pending ADD CONSTRAINT ck_payment_outbox_pending_next_attempt_at CHECK (isfinite(next_attempt_at));

@@ -1,0 +1,1 @@
+ALTER TABLE orchestration.participant_outbox_sequences ADD CONSTRAINT pk_participant_outbox_sequences PRIMARY KEY (participant_id);

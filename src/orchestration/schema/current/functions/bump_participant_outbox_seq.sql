@@ -1,0 +1,32 @@
+CREATE OR REPLACE FUNCTION orchestration.bump_participant_outbox_seq(p_participant_id text)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+-- Locks the participant's row and gives the next number. The row moves on when the item is stored,
+-- by the trigger `sequences`, so that an item which is not stored after all leaves no gap.
+DECLARE
+  v_next bigint;
+BEGIN
+  PERFORM 1
+  FROM orchestration.participant_outbox_sequences s
+  WHERE s.participant_id = p_participant_id
+  FOR NO KEY UPDATE;
+  IF NOT FOUND THEN
+    INSERT INTO orchestration.participant_outbox_sequences AS s (participant_id)
+    VALUES (p_participant_id)
+    ON CONFLICT (participant_id) DO UPDATE SET next_sequence_id = s.next_sequence_id;
+  END IF;
+  SELECT greatest(
+    s.next_sequence_id,
+    (SELECT max(i.sequence_id) + 1
+     FROM orchestration.payment_outbox_items i
+     WHERE i.participant_id = p_participant_id)
+  )
+  INTO v_next
+  FROM orchestration.participant_outbox_sequences s
+  WHERE s.participant_id = p_participant_id;
+  RETURN v_next;
+END
+$function$;
+-- owner: symphony_owner

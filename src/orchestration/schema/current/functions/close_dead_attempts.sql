@@ -1,0 +1,62 @@
+CREATE OR REPLACE FUNCTION orchestration.close_dead_attempts(p_outbox_ids uuid[])
+ RETURNS SETOF orchestration.payment_outbox_attempts
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+-- Given pending rows that the caller has locked: closes attempts whose lease has expired, removes
+-- rows whose item has ended, and sets the others free.
+DECLARE
+  v_now timestamptz := clock_timestamp();
+BEGIN
+  RETURN QUERY
+  INSERT INTO orchestration.payment_outbox_attempts (
+    outbox_id, attempt_no, phase, state, outcome, lease_token, worker_id, claimed_at,
+    completed_at, error_code
+  )
+  SELECT p.outbox_id, p.attempt_count, 'CLOSE',
+         CASE WHEN i.max_attempts <= p.attempt_count THEN 'FAILED' ELSE 'ZOMBIE_REQUEUE' END,
+         CASE WHEN i.max_attempts <= p.attempt_count THEN 'UNKNOWN' END,
+         o.lease_token, o.worker_id, o.claimed_at, v_now,
+         CASE WHEN i.max_attempts <= p.attempt_count THEN 'RETRY_CEILING_EXCEEDED' END
+  FROM orchestration.payment_outbox_pending p
+  CROSS JOIN LATERAL (
+    SELECT i.max_attempts
+    FROM orchestration.payment_outbox_items i
+    WHERE i.outbox_id = p.outbox_id
+    OFFSET 0
+  ) i
+  CROSS JOIN LATERAL (
+    SELECT o.lease_token, o.worker_id, o.claimed_at
+    FROM orchestration.payment_outbox_attempts o
+    WHERE o.outbox_id = p.outbox_id
+      AND o.attempt_no = p.attempt_count
+      AND o.phase = 'OPEN'
+      AND o.lease_token = p.lease_token
+      AND o.worker_id = p.claimed_by
+    OFFSET 0
+  ) o
+  WHERE p.outbox_id = ANY (p_outbox_ids)
+    AND p.lease_expires_at <= v_now
+    AND NOT EXISTS (
+      SELECT FROM orchestration.payment_outbox_attempts c
+      WHERE c.outbox_id = p.outbox_id
+        AND (c.attempt_no = p.attempt_count AND c.phase = 'CLOSE'
+          OR c.state IN ('DISPATCHED', 'FAILED'))
+      OFFSET 0
+    )
+  RETURNING *;
+  DELETE FROM orchestration.payment_outbox_pending p
+  WHERE p.outbox_id = ANY (p_outbox_ids)
+    AND EXISTS (
+      SELECT FROM orchestration.payment_outbox_attempts t
+      WHERE t.outbox_id = p.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
+      OFFSET 0
+    );
+  UPDATE orchestration.payment_outbox_pending p
+  SET claimed_by = NULL, lease_token = NULL, lease_expires_at = NULL
+  WHERE p.outbox_id = ANY (p_outbox_ids)
+    AND p.lease_expires_at <= v_now;
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,197 @@
+CREATE OR REPLACE FUNCTION orchestration.complete_outbox_attempt(p_completions jsonb, p_partial boolean DEFAULT false)
+ RETURNS TABLE(outbox_id uuid, state text, error_sqlstate text, error_message text, error_detail jsonb, error_hint text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+#variable_conflict use_column
+-- p_partial: false, a lost lease refuses the whole call; true, it is told in its row.
+DECLARE
+  v_now timestamptz;
+  v_ended uuid[];
+  v_retried uuid[];
+  v_delays jsonb;
+  v_bad record;
+BEGIN
+  IF jsonb_typeof(p_completions) IS DISTINCT FROM 'array'
+    OR jsonb_array_length(p_completions) > 10000 THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_completions is an array of 0 to 10,000 objects',
+      'payment_outbox_attempts', '{}', 'Send a batch in parts.'
+    );
+  END IF;
+  SELECT r.outbox_id, r.retry_in INTO v_bad
+  FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid, retry_in interval)
+  WHERE r.retry_in NOT BETWEEN interval '0' AND interval '100 years'
+  LIMIT 1;
+  IF FOUND THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'retry_in is between zero and a hundred years',
+      'payment_outbox_attempts',
+      jsonb_build_object('outbox_id', v_bad.outbox_id, 'retry_in', v_bad.retry_in::text),
+      'Give a delay of zero or more.'
+    );
+  END IF;
+  PERFORM 1
+  FROM (
+    SELECT DISTINCT r.outbox_id
+    FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid)
+    ORDER BY r.outbox_id
+    OFFSET 0
+  ) r
+  CROSS JOIN LATERAL (
+    SELECT 1
+    FROM orchestration.payment_outbox_pending p
+    WHERE p.outbox_id = r.outbox_id
+    FOR UPDATE
+  ) p;
+  v_now := clock_timestamp();
+  -- The attempts first, while the leases still stand for the guard to judge them by.
+  WITH first AS MATERIALIZED (
+    SELECT DISTINCT ON (r.outbox_id) r.*
+    FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
+      outbox_id uuid, lease_token uuid, worker_id text, state text, outcome text,
+      rail_reference text, rail_code text, error_code text, error_message text,
+      retry_in interval, latency_ms integer
+    )) WITH ORDINALITY AS r (
+      outbox_id, lease_token, worker_id, state, outcome,
+      rail_reference, rail_code, error_code, error_message,
+      retry_in, latency_ms, ord
+    )
+    ORDER BY r.outbox_id, r.ord
+  ), accepted AS MATERIALIZED (
+    SELECT f.*, p.attempt_count, o.claimed_at,
+           f.state = 'RETRYABLE' AND p.attempt_count >= i.max_attempts AS at_ceiling
+    FROM first f
+    CROSS JOIN LATERAL (
+      SELECT p.attempt_count
+      FROM orchestration.payment_outbox_pending p
+      WHERE p.outbox_id = f.outbox_id
+        AND p.lease_token = f.lease_token
+        AND p.claimed_by = f.worker_id
+        AND p.lease_expires_at > v_now
+      OFFSET 0
+    ) p
+    CROSS JOIN LATERAL (
+      SELECT o.claimed_at
+      FROM orchestration.payment_outbox_attempts o
+      WHERE o.outbox_id = f.outbox_id AND o.attempt_no = p.attempt_count AND o.phase = 'OPEN'
+      OFFSET 0
+    ) o
+    LEFT JOIN LATERAL (
+      SELECT i.max_attempts
+      FROM orchestration.payment_outbox_items i
+      WHERE f.state = 'RETRYABLE' AND i.outbox_id = f.outbox_id
+      OFFSET 0
+    ) i ON true
+  ), closed AS (
+    INSERT INTO orchestration.payment_outbox_attempts (
+      outbox_id, attempt_no, phase, state, outcome, requested_state, requested_error_code,
+      lease_token, worker_id, claimed_at, completed_at,
+      rail_reference, rail_code, error_code, error_message, latency_ms
+    )
+    SELECT a.outbox_id, a.attempt_count, 'CLOSE',
+           CASE WHEN a.at_ceiling THEN 'FAILED' ELSE a.state END,
+           CASE WHEN a.at_ceiling OR a.state = 'FAILED' THEN coalesce(a.outcome, 'UNKNOWN')
+             ELSE a.outcome END,
+           a.state, a.error_code,
+           a.lease_token, a.worker_id, a.claimed_at, v_now,
+           a.rail_reference, a.rail_code,
+           CASE WHEN a.at_ceiling THEN 'RETRY_CEILING_EXCEEDED' ELSE a.error_code END,
+           a.error_message, a.latency_ms
+    FROM accepted a
+    RETURNING outbox_id, state
+  )
+  SELECT array_agg(c.outbox_id) FILTER (WHERE c.state <> 'RETRYABLE'),
+         array_agg(c.outbox_id) FILTER (WHERE c.state = 'RETRYABLE')
+  INTO v_ended, v_retried
+  FROM closed c;
+  DELETE FROM orchestration.payment_outbox_pending p WHERE p.outbox_id = ANY (v_ended);
+  IF v_retried IS NOT NULL THEN
+    SELECT jsonb_object_agg(f.outbox_id, coalesce(f.retry_in, interval '0')) INTO v_delays
+    FROM (
+      SELECT DISTINCT ON (r.outbox_id) r.outbox_id, r.retry_in
+      FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (outbox_id uuid, retry_in interval))
+        WITH ORDINALITY AS r (outbox_id, retry_in, ord)
+      ORDER BY r.outbox_id, r.ord
+    ) f;
+    UPDATE orchestration.payment_outbox_pending p
+    SET next_attempt_at = v_now + (v_delays ->> p.outbox_id::text)::interval,
+        claimed_by = NULL,
+        lease_token = NULL,
+        lease_expires_at = NULL
+    WHERE p.outbox_id = ANY (v_retried);
+  END IF;
+
+  -- What is recorded under its own token and says the same is this completion, now or before.
+  FOR v_bad IN
+    SELECT r.outbox_id, r.worker_id,
+           EXISTS (
+             SELECT FROM orchestration.payment_outbox_items i WHERE i.outbox_id = r.outbox_id
+           ) AS known
+    FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
+      outbox_id uuid, lease_token uuid, worker_id text, state text, error_code text,
+      rail_reference text
+    )) WITH ORDINALITY AS r (
+      outbox_id, lease_token, worker_id, state, error_code, rail_reference, ord
+    )
+    WHERE NOT EXISTS (
+      SELECT FROM orchestration.payment_outbox_attempts c
+      WHERE c.outbox_id = r.outbox_id
+        AND c.phase = 'CLOSE'
+        AND c.lease_token = r.lease_token
+        AND c.worker_id = r.worker_id
+        AND (c.requested_state, c.requested_error_code, c.rail_reference)
+          IS NOT DISTINCT FROM (r.state, r.error_code, r.rail_reference)
+      OFFSET 0
+    )
+    ORDER BY r.ord
+  LOOP
+    IF NOT v_bad.known THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-API-002', 'P0002', 'the item does not exist', 'payment_outbox_items',
+        jsonb_build_object('outbox_id', v_bad.outbox_id), 'Read the id again.', 'outbox_id'
+      );
+    END IF;
+    IF NOT p_partial THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-OUT-002', 'P7002', 'the lease is not this worker''s any more',
+        'payment_outbox_pending',
+        jsonb_build_object('outbox_id', v_bad.outbox_id, 'worker_id', v_bad.worker_id),
+        'The item may be another worker''s by now; what the rail answered is not recorded.',
+        'lease_token'
+      );
+    END IF;
+  END LOOP;
+  RETURN QUERY
+  SELECT r.outbox_id, c.state,
+         CASE WHEN c.state IS NULL THEN 'P7002' END,
+         CASE WHEN c.state IS NULL
+           THEN 'INV-OUT-002: the lease is not this worker''s any more' END,
+         CASE WHEN c.state IS NULL
+           THEN jsonb_build_object('outbox_id', r.outbox_id, 'worker_id', r.worker_id) END,
+         CASE WHEN c.state IS NULL
+           THEN 'The item may be another worker''s by now; what the rail answered is not recorded.'
+         END
+  FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
+    outbox_id uuid, lease_token uuid, worker_id text, state text, error_code text,
+    rail_reference text
+  )) WITH ORDINALITY AS r (
+    outbox_id, lease_token, worker_id, state, error_code, rail_reference, ord
+  )
+  LEFT JOIN LATERAL (
+    SELECT c.state
+    FROM orchestration.payment_outbox_attempts c
+    WHERE c.outbox_id = r.outbox_id
+      AND c.phase = 'CLOSE'
+      AND c.lease_token = r.lease_token
+      AND c.worker_id = r.worker_id
+      AND (c.requested_state, c.requested_error_code, c.rail_reference)
+        IS NOT DISTINCT FROM (r.state, r.error_code, r.rail_reference)
+    OFFSET 0
+  ) c ON true
+  ORDER BY r.ord;
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,168 @@
+CREATE OR REPLACE FUNCTION orchestration.enqueue_payment_outbox(p_items jsonb)
+ RETURNS TABLE(outbox_id uuid, instruction_id uuid, participant_id text, sequence_id bigint, idempotency_key text, redrive_no integer, redrive_of uuid, rail_type text, payload_hash text, max_attempts integer, created_at timestamp with time zone, db_user text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_mergejoin TO 'off'
+AS $function$
+#variable_conflict use_column
+DECLARE
+  v_fresh bigint;
+  v_stored bigint;
+  v_other record;
+BEGIN
+  IF jsonb_typeof(p_items) IS DISTINCT FROM 'array' OR jsonb_array_length(p_items) > 10000 THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_items is an array of 0 to 10,000 objects',
+      'payment_outbox_items', '{}', 'Send a batch in parts.'
+    );
+  END IF;
+  -- The participants' rows, in one order, the missing ones made in the same pass: whoever enqueues
+  -- for a participant waits here, and looks keys and numbers up only afterwards.
+  IF EXISTS (
+    SELECT FROM jsonb_to_recordset(p_items) AS r (participant_id text)
+    WHERE NOT EXISTS (
+      SELECT FROM orchestration.participant_outbox_sequences s
+      WHERE s.participant_id = r.participant_id
+      OFFSET 0
+    )
+  ) THEN
+    INSERT INTO orchestration.participant_outbox_sequences AS s (participant_id)
+    SELECT DISTINCT r.participant_id
+    FROM jsonb_to_recordset(p_items) AS r (participant_id text)
+    ORDER BY r.participant_id
+    ON CONFLICT (participant_id) DO UPDATE SET next_sequence_id = s.next_sequence_id;
+  ELSE
+    PERFORM 1
+    FROM (
+      SELECT DISTINCT r.participant_id
+      FROM jsonb_to_recordset(p_items) AS r (participant_id text)
+      ORDER BY r.participant_id
+      OFFSET 0
+    ) r
+    CROSS JOIN LATERAL (
+      SELECT 1
+      FROM orchestration.participant_outbox_sequences s
+      WHERE s.participant_id = r.participant_id
+      FOR NO KEY UPDATE
+    ) s;
+  END IF;
+
+  WITH fresh AS MATERIALIZED (
+    SELECT DISTINCT ON (r.instruction_id, r.idempotency_key) r.*
+    FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
+      instruction_id uuid, participant_id text, idempotency_key text, rail_type text,
+      payload jsonb, due_at timestamptz, max_attempts integer
+    )) WITH ORDINALITY AS r (
+      instruction_id, participant_id, idempotency_key, rail_type,
+      payload, due_at, max_attempts, ord
+    )
+    WHERE NOT EXISTS (
+      SELECT FROM orchestration.payment_outbox_items i
+      WHERE i.instruction_id = r.instruction_id AND i.idempotency_key = r.idempotency_key
+      OFFSET 0
+    )
+    ORDER BY r.instruction_id, r.idempotency_key, r.ord
+  ), first_free AS MATERIALIZED (
+    SELECT f.participant_id,
+           greatest(
+             s.next_sequence_id,
+             (SELECT max(i.sequence_id) + 1
+              FROM orchestration.payment_outbox_items i
+              WHERE i.participant_id = f.participant_id)
+           ) AS sequence_id
+    FROM (SELECT DISTINCT participant_id FROM fresh) f
+    CROSS JOIN LATERAL (
+      SELECT s.next_sequence_id
+      FROM orchestration.participant_outbox_sequences s
+      WHERE s.participant_id = f.participant_id
+      OFFSET 0
+    ) s
+  ), numbered AS MATERIALIZED (
+    SELECT f.*,
+           orchestration.uuid_v7() AS outbox_id,
+           uuid_send(gen_random_uuid()) AS payload_salt,
+           n.sequence_id - 1
+             + row_number() OVER (PARTITION BY f.participant_id ORDER BY f.ord) AS sequence_id
+    FROM fresh f
+    JOIN first_free n ON n.participant_id = f.participant_id
+    ORDER BY f.ord
+  ), stored AS (
+    INSERT INTO orchestration.payment_outbox_items (
+      outbox_id, instruction_id, participant_id, sequence_id, idempotency_key, rail_type,
+      payload, payload_salt, payload_hash, max_attempts
+    )
+    SELECT n.outbox_id, n.instruction_id, n.participant_id, n.sequence_id, n.idempotency_key,
+           n.rail_type, n.payload, n.payload_salt,
+           encode(sha256('orchestration.payload.v1'::bytea || n.payload_salt
+             || convert_to(n.payload::text, 'UTF8')), 'hex'),
+           coalesce(n.max_attempts, 20)
+    FROM numbered n
+    ON CONFLICT (instruction_id, idempotency_key, redrive_no) DO NOTHING
+    RETURNING outbox_id
+  ), pending AS (
+    INSERT INTO orchestration.payment_outbox_pending (
+      outbox_id, instruction_id, participant_id, sequence_id, rail_type, next_attempt_at
+    )
+    SELECT n.outbox_id, n.instruction_id, n.participant_id, n.sequence_id, n.rail_type,
+           coalesce(n.due_at, clock_timestamp())
+    FROM numbered n
+    JOIN stored s ON s.outbox_id = n.outbox_id
+  )
+  SELECT (SELECT count(*) FROM numbered), (SELECT count(*) FROM stored)
+  INTO v_fresh, v_stored;
+  IF v_stored < v_fresh THEN
+    -- Another participant took the key in this moment: a number would be left over.
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-004', '40001', 'the idempotency key was taken at the same time',
+      'payment_outbox_items', '{}', 'Run the transaction again.', 'idempotency_key'
+    );
+  END IF;
+  IF v_stored < jsonb_array_length(p_items) THEN
+    SELECT i.outbox_id, i.instruction_id, i.idempotency_key
+    INTO v_other
+    FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
+      instruction_id uuid, participant_id text, idempotency_key text, rail_type text, payload jsonb
+    )) WITH ORDINALITY AS r (
+      instruction_id, participant_id, idempotency_key, rail_type, payload, ord
+    )
+    CROSS JOIN LATERAL (
+      SELECT i.*
+      FROM orchestration.payment_outbox_items i
+      WHERE i.instruction_id = r.instruction_id AND i.idempotency_key = r.idempotency_key
+      ORDER BY i.redrive_no DESC
+      LIMIT 1
+    ) i
+    WHERE (i.participant_id, i.rail_type, i.payload::text)
+      IS DISTINCT FROM (r.participant_id, r.rail_type, r.payload::text)
+    ORDER BY r.ord
+    LIMIT 1;
+    IF FOUND THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-OUT-004', 'P7004', 'the idempotency key was used with other content',
+        'payment_outbox_items',
+        jsonb_build_object('outbox_id', v_other.outbox_id,
+          'instruction_id', v_other.instruction_id, 'idempotency_key', v_other.idempotency_key),
+        'Use a new idempotency key for new content.', 'idempotency_key'
+      );
+    END IF;
+  END IF;
+  RETURN QUERY
+  SELECT i.*
+  FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
+    instruction_id uuid, idempotency_key text
+  )) WITH ORDINALITY AS r (instruction_id, idempotency_key, ord)
+  CROSS JOIN LATERAL (
+    SELECT i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
+           i.redrive_no, i.redrive_of, i.rail_type, i.payload_hash, i.max_attempts,
+           i.created_at, i.db_user
+    FROM orchestration.payment_outbox_items i
+    WHERE i.instruction_id = r.instruction_id AND i.idempotency_key = r.idempotency_key
+    ORDER BY i.redrive_no DESC
+    LIMIT 1
+  ) i
+  ORDER BY r.ord;
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,20 @@
+CREATE OR REPLACE FUNCTION orchestration.fill_outbox_item()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+BEGIN
+  IF current_setting('session_replication_role') <> 'replica' THEN
+    NEW.sequence_id := coalesce(
+      NEW.sequence_id, orchestration.bump_participant_outbox_seq(NEW.participant_id));
+    NEW.payload_hash := coalesce(
+      NEW.payload_hash,
+      encode(sha256('orchestration.payload.v1'::bytea || NEW.payload_salt
+        || convert_to(NEW.payload::text, 'UTF8')), 'hex')
+    );
+  END IF;
+  RETURN NEW;
+END
+$function$;
+-- owner: symphony_owner

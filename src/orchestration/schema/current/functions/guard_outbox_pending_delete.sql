@@ -1,0 +1,29 @@
+CREATE OR REPLACE FUNCTION orchestration.guard_outbox_pending_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+DECLARE
+  v_outbox_id uuid;
+BEGIN
+  SELECT d.outbox_id INTO v_outbox_id
+  FROM deleted d
+  WHERE NOT EXISTS (
+    SELECT FROM orchestration.payment_outbox_attempts t
+    WHERE t.outbox_id = d.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
+    OFFSET 0
+  )
+  LIMIT 1;
+  IF FOUND THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-009', 'P7006', 'a pending row leaves only after its terminal attempt',
+      'payment_outbox_pending', jsonb_build_object('outbox_id', v_outbox_id),
+      'Complete the item by complete_outbox_attempt.', 'outbox_id'
+    );
+  END IF;
+  RETURN NULL;
+END
+$function$;
+-- owner: symphony_owner

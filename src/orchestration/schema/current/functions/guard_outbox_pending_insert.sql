@@ -1,0 +1,43 @@
+CREATE OR REPLACE FUNCTION orchestration.guard_outbox_pending_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+DECLARE
+  v_xact_id bigint := pg_current_xact_id()::text::bigint;
+  v_outbox_id uuid;
+BEGIN
+  -- The item is this transaction's own, so that no other transaction can have ended it meanwhile.
+  SELECT n.outbox_id INTO v_outbox_id
+  FROM inserted n
+  WHERE n.attempt_count <> 0
+    OR n.lease_token IS NOT NULL
+    OR NOT EXISTS (
+      SELECT FROM orchestration.payment_outbox_items i
+      WHERE i.outbox_id = n.outbox_id
+        AND i.instruction_id = n.instruction_id
+        AND i.participant_id = n.participant_id
+        AND i.sequence_id = n.sequence_id
+        AND i.rail_type = n.rail_type
+        AND i.xact_id = v_xact_id
+      OFFSET 0
+    )
+    OR EXISTS (
+      SELECT FROM orchestration.payment_outbox_attempts t
+      WHERE t.outbox_id = n.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
+      OFFSET 0
+    )
+  LIMIT 1;
+  IF FOUND THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-009', 'P7006', 'a pending row enters together with its item, unclaimed',
+      'payment_outbox_pending', jsonb_build_object('outbox_id', v_outbox_id),
+      'Enqueue by enqueue_payment_outbox.', 'outbox_id'
+    );
+  END IF;
+  RETURN NULL;
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,49 @@
+CREATE OR REPLACE FUNCTION orchestration.renew_outbox_lease(p_outbox_id uuid, p_lease_token uuid, p_worker_id text, p_lease interval)
+ RETURNS timestamp with time zone
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+DECLARE
+  v_now timestamptz;
+  v_expires_at timestamptz;
+BEGIN
+  IF (p_lease BETWEEN interval '1 second' AND interval '1 day') IS NOT TRUE THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'a lease is 1 second to 1 day', 'payment_outbox_pending',
+      jsonb_build_object('outbox_id', p_outbox_id, 'lease', p_lease::text),
+      'Renew within these bounds.', 'lease_expires_at'
+    );
+  END IF;
+  IF NOT EXISTS (
+    SELECT FROM orchestration.payment_outbox_items i WHERE i.outbox_id = p_outbox_id
+  ) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-002', 'P0002', 'the item does not exist', 'payment_outbox_items',
+      jsonb_build_object('outbox_id', p_outbox_id), 'Read the id again.', 'outbox_id'
+    );
+  END IF;
+  PERFORM 1
+  FROM orchestration.payment_outbox_pending p
+  WHERE p.outbox_id = p_outbox_id
+  FOR UPDATE;
+  v_now := clock_timestamp();
+  UPDATE orchestration.payment_outbox_pending p
+  SET lease_expires_at = v_now + p_lease
+  WHERE p.outbox_id = p_outbox_id
+    AND p.lease_token = p_lease_token
+    AND p.claimed_by = p_worker_id
+    AND p.lease_expires_at > v_now
+  RETURNING p.lease_expires_at INTO v_expires_at;
+  IF v_expires_at IS NULL THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-002', 'P7002', 'the lease is not this worker''s any more',
+      'payment_outbox_pending',
+      jsonb_build_object('outbox_id', p_outbox_id, 'worker_id', p_worker_id),
+      'Stop working on the item: it may be another worker''s by now.', 'lease_token'
+    );
+  END IF;
+  RETURN v_expires_at;
+END
+$function$;
+-- owner: symphony_owner

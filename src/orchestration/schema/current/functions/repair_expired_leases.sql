@@ -1,0 +1,31 @@
+CREATE OR REPLACE FUNCTION orchestration.repair_expired_leases(p_limit integer DEFAULT 1000)
+ RETURNS TABLE(outbox_id uuid, attempt_no integer, state text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+  v_stale uuid[];
+BEGIN
+  IF (p_limit BETWEEN 0 AND 10000) IS NOT TRUE THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'a repair takes 0 to 10,000 items', 'payment_outbox_pending',
+      jsonb_build_object('limit', p_limit), 'Repair within these bounds.'
+    );
+  END IF;
+  WITH picked AS MATERIALIZED (
+    SELECT p.outbox_id
+    FROM orchestration.payment_outbox_pending p
+    WHERE p.lease_expires_at <= clock_timestamp()
+    ORDER BY p.outbox_id
+    LIMIT p_limit
+    FOR UPDATE SKIP LOCKED
+  )
+  SELECT array_agg(k.outbox_id) INTO v_stale FROM picked k;
+  RETURN QUERY
+  SELECT a.outbox_id, a.attempt_no, a.state
+  FROM orchestration.close_dead_attempts(v_stale) a;
+END
+$function$;
+-- owner: symphony_owner

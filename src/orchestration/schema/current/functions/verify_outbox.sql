@@ -1,0 +1,68 @@
+CREATE OR REPLACE FUNCTION orchestration.verify_outbox()
+ RETURNS TABLE(finding text, outbox_id uuid, participant_id text, detail jsonb)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+  SELECT 'LOST: neither pending nor terminal', i.outbox_id, i.participant_id, '{}'::jsonb
+  FROM orchestration.payment_outbox_items i
+  WHERE NOT EXISTS (
+      SELECT FROM orchestration.payment_outbox_pending p WHERE p.outbox_id = i.outbox_id)
+    AND NOT EXISTS (
+      SELECT FROM orchestration.payment_outbox_attempts t
+      WHERE t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED'))
+  UNION ALL
+  SELECT 'TWICE: pending and terminal', p.outbox_id, p.participant_id,
+         jsonb_build_object('state', t.state)
+  FROM orchestration.payment_outbox_pending p
+  JOIN orchestration.payment_outbox_attempts t
+    ON t.outbox_id = p.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
+  UNION ALL
+  SELECT 'STRANGER: a pending row is not as its item', p.outbox_id, p.participant_id, '{}'
+  FROM orchestration.payment_outbox_pending p
+  WHERE NOT EXISTS (
+    SELECT FROM orchestration.payment_outbox_items i
+    WHERE (i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.rail_type)
+      = (p.outbox_id, p.instruction_id, p.participant_id, p.sequence_id, p.rail_type))
+  UNION ALL
+  SELECT 'ORPHAN: an attempt of no item', a.outbox_id, NULL,
+         jsonb_build_object('attempt_no', a.attempt_no, 'phase', a.phase)
+  FROM orchestration.payment_outbox_attempts a
+  WHERE NOT EXISTS (
+    SELECT FROM orchestration.payment_outbox_items i WHERE i.outbox_id = a.outbox_id)
+  UNION ALL
+  SELECT 'ATTEMPTS: opened and closed do not follow each other', a.outbox_id, NULL,
+         jsonb_build_object('openings', a.openings, 'closings', a.closings,
+           'attempt_count', a.attempt_count)
+  FROM (
+    SELECT a.outbox_id,
+           count(*) FILTER (WHERE a.phase = 'OPEN') AS openings,
+           count(*) FILTER (WHERE a.phase = 'CLOSE') AS closings,
+           max(a.attempt_no) AS last,
+           max(p.attempt_count) AS attempt_count,
+           bool_or(p.lease_token IS NOT NULL) AS leased
+    FROM orchestration.payment_outbox_attempts a
+    LEFT JOIN orchestration.payment_outbox_pending p ON p.outbox_id = a.outbox_id
+    GROUP BY a.outbox_id
+  ) a
+  WHERE a.openings <> a.last
+    OR a.closings <> a.last - CASE WHEN a.leased THEN 1 ELSE 0 END
+    OR coalesce(a.attempt_count, a.last) <> a.last
+  UNION ALL
+  SELECT 'SEQUENCE: numbers are missing or the counter is not behind the last one',
+         NULL, s.participant_id,
+         jsonb_build_object('next_sequence_id', s.next_sequence_id, 'items', s.items,
+           'last', s.last)
+  FROM (
+    SELECT coalesce(s.participant_id, i.participant_id) AS participant_id,
+           s.next_sequence_id, coalesce(i.items, 0) AS items, coalesce(i.last, 0) AS last
+    FROM orchestration.participant_outbox_sequences s
+    FULL JOIN (
+      SELECT i.participant_id, count(*) AS items, max(i.sequence_id) AS last
+      FROM orchestration.payment_outbox_items i
+      GROUP BY i.participant_id
+    ) i ON i.participant_id = s.participant_id
+  ) s
+  WHERE s.items <> s.last OR s.next_sequence_id IS DISTINCT FROM s.last + 1
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,2 @@
+symphony_executor: EXECUTE
+symphony_ingest: EXECUTE

@@ -1,0 +1,3 @@
+symphony_auditor: SELECT
+symphony_control: SELECT
+symphony_executor: SELECT

@@ -21,7 +21,7 @@ $(READY): requirements.lock pyproject.toml
 install: $(READY) ## Make .venv from requirements.lock
 
 demo: $(READY) ## Tell the whole story on a real server, with a reconciliation at the end
-	@$(BIN)/python examples/demo.py
+	@$(BIN)/python -m examples.demo
 
 test: $(READY) ## Run the tests on DATABASE_URL, else a container, else the embedded server
 	@$(BIN)/python -m pytest -q -n auto

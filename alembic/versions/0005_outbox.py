@@ -109,7 +109,7 @@ def create_tables() -> None:
             "instruction_id",
             "idempotency_key",
             "redrive_no",
-            name=op.f("uq_payment_outbox_items_instruction_id_idempotency_key_redrive_no"),
+            name=op.f("uq_payment_outbox_items_key"),
         ),
         sa.UniqueConstraint(
             "participant_id",

@@ -38,6 +38,9 @@ class Invariant:
     hint: str
 
 
+POLICY_GUARD = ("triggers/policy_versions__guard", "functions/guard_policy_version")
+
+
 def _policy(
     number: str,
     sentence: str,
@@ -45,10 +48,7 @@ def _policy(
     tier: Tier = Tier.TRIGGER,
     sqlstates: tuple[str, ...] = ("P7101",),
     exception: type[errors.OrchestrationError] = errors.InvalidPolicyTransition,
-    enforced_by: tuple[str, ...] = (
-        "triggers/policy_versions__guard",
-        "functions/guard_policy_version",
-    ),
+    enforced_by: tuple[str, ...] = POLICY_GUARD,
     hint: str,
 ) -> Invariant:
     return Invariant(
@@ -155,7 +155,12 @@ POLICY = (
         "A policy version's identity and content never change; only its status and its times do.",
         hint="Enter the new content as a new version.",
     ),
-    _policy("002", "RETIRED is final.", hint="Enter a new version."),
+    _policy(
+        "002",
+        "RETIRED is final.",
+        enforced_by=(*POLICY_GUARD, "functions/retire_policy_version"),
+        hint="Enter a new version.",
+    ),
     _policy(
         "003",
         "GRACE never returns to ACTIVE.",
@@ -494,11 +499,11 @@ OUTBOX = (
         "An instruction's idempotency key is one item; a replay gives it back, and with other"
         " content it is refused.",
         tier=Tier.CONSTRAINT,
-        sqlstates=("P7004", "23505"),
+        sqlstates=("P7004", "23505", "40001"),
         exception=errors.IdempotencyConflict,
         enforced_by=(
             "functions/enqueue_payment_outbox",
-            "constraints/uq_payment_outbox_items_instruction_id_idempotency_key_redrive_no",
+            "constraints/uq_payment_outbox_items_key",
         ),
         hint="Use a new idempotency key for new content.",
     ),

@@ -40,9 +40,17 @@ from orchestration.vocabulary import (
 
 
 def _storable(value: str) -> str:
-    if "\x00" in value:
-        raise ValueError("PostgreSQL text cannot hold a NUL character")
+    _check_text("it", value)
     return value
+
+
+def _check_text(path: str, value: str) -> None:
+    if "\x00" in value:
+        raise ValueError(f"{path} holds a NUL character, which PostgreSQL cannot store")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{path} holds a lone surrogate, which is no character") from None
 
 
 Text = Annotated[str, StringConstraints(strict=True), AfterValidator(_storable)]
@@ -105,13 +113,6 @@ def _json_payload(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("payload is not a JSON object")
     return _json_object(cast("dict[str, Any]", value))
-
-
-def _check_text(path: str, value: str) -> None:
-    if "\x00" in value:
-        raise ValueError(f"{path} holds a NUL character, which PostgreSQL cannot store")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"{path} holds a lone surrogate, which is no character")
 
 
 Payload = Annotated[dict[str, Any], PlainValidator(_json_payload)]

@@ -53,7 +53,9 @@ class PaymentOutboxItem(Base):
             name="payload_hash",
         ),
         CheckConstraint("max_attempts BETWEEN 1 AND 1000", name="max_attempts"),
-        UniqueConstraint("instruction_id", "idempotency_key", "redrive_no"),
+        UniqueConstraint(
+            "instruction_id", "idempotency_key", "redrive_no", name="uq_payment_outbox_items_key"
+        ),
         UniqueConstraint("participant_id", "sequence_id"),
         Index("ix_payment_outbox_items_xact_id", "xact_id", postgresql_using="brin"),
     )

@@ -90,7 +90,7 @@ class OutboxRepository(Repository):
         return [OutboxItemRecord.from_row(row) for row in rows]
 
     def claim(self, worker_id: str, *, batch_size: int, lease: timedelta) -> list[ClaimedItem]:
-        """Lease up to `batch_size` due items (1 to 10,000) for `lease` (1 s to 1 day), old ones first.
+        """Lease up to `batch_size` due items (1 to 10,000) for `lease` (1 s to 1 day).
 
         Commit before calling a rail: the openings must be there when the side effect is. An item
         whose lease has expired is closed as ZOMBIE_REQUEUE first and handed out anew.

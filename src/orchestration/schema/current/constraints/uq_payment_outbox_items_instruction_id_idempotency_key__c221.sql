@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.payment_outbox_items ADD CONSTRAINT uq_payment_outbox_items_instruction_id_idempotency_key__c221 UNIQUE (instruction_id, idempotency_key, redrive_no);

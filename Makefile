@@ -66,7 +66,7 @@ db-stop: $(READY) ## Stop the development server
 	@$(BIN)/python -m orchestration.embedded stop $(DB_FOLDER)
 
 benchmark: $(READY) ## Print the rates of this machine
-	@$(BIN)/python benchmarks/rates.py
+	@$(BIN)/python -m benchmarks.rates
 
 clean: ## Remove .venv and caches (not .db)
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import time
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import TupleRow
 from sqlalchemy import URL
 
@@ -75,6 +78,22 @@ def assert_invariant(found: Refusal, invariant: str, sqlstate: str, table: str) 
     assert found.hint
 
 
+def backend(connection: Connect) -> int:
+    """The server process behind a connection."""
+    return connection.info.backend_pid
+
+
+def await_blocked(observer: Connect, pid: int, *, within: float = 10.0) -> list[int]:
+    """Waits until that backend waits for a lock, and gives the backends in its way."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        row = observer.execute("SELECT pg_blocking_pids(%s)", (pid,)).fetchone()
+        if row is not None and row[0]:
+            return list(row[0])
+        time.sleep(0.005)
+    raise AssertionError(f"backend {pid} waits for nothing")
+
+
 def digest(*parts: object) -> str:
     """A SHA-256 in lowercase hex, as the columns want one."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()
@@ -93,3 +112,168 @@ def activate_policy(connection: Connect, id: str = "v1", grace: str = "1 hour") 
         (id, digest(id), grace),
     )
     return id
+
+
+def attestation_preimage(record: Mapping[str, Any]) -> bytes:
+    """The bytes that record_hash is taken over, as docs/attestation-chain.md describes them; made
+    here anew from the columns' names, with attested_at as an aware datetime."""
+    since_1970 = record["attested_at"] - datetime(1970, 1, 1, tzinfo=UTC)
+    fields: tuple[str | None, ...] = (
+        "orchestration.attestation.v1",
+        str(record["id"]),
+        record["caller_identity"],
+        str(record["chain_seq"]),
+        record["idempotency_key"],
+        record["payload_hash"],
+        record["signature_hash"],
+        record["client_cert_fingerprint_sha256"],
+        record["token_hash"],
+        record["policy_version_id"],
+        "t" if record["execution_started"] else "f",
+        "t" if record["execution_completed"] else "f",
+        record["terminal_status"],
+        str(since_1970 // timedelta(microseconds=1)),
+        record["db_user"],
+        record["prev_hash"],
+    )
+    encoded = b""
+    for field in fields:
+        if field is None:
+            encoded += b"-,"
+        else:
+            octets = field.encode()
+            encoded += str(len(octets)).encode() + b":" + octets + b","
+    return encoded
+
+
+def attestation_record_hash(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(attestation_preimage(record)).hexdigest()
+
+
+# Attacks: raw SQL that must be refused, and the objects without which it is not.
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What somebody does in one transaction, how it is refused, and what alone refuses it."""
+
+    name: str
+    invariant: str
+    sqlstate: str
+    table: str
+    statements: tuple[str, ...]
+    detail: Mapping[str, Any] | None
+    """The keys of the refusal; None where the server's own code and wording arrive."""
+    without: tuple[str, ...]
+    """The objects, by their file in schema/current, without which the attack succeeds."""
+    column: str | None = None
+    constraint: str | None = None
+    """What a native code names; a refusal of ours names its invariant."""
+
+    def __str__(self) -> str:
+        return f"{self.invariant}: {self.name}"
+
+    def check(self, found: Refusal | None) -> None:
+        assert found is not None, f"accepted: {self.statements}"
+        if self.detail is None:
+            assert (found.sqlstate, found.constraint, found.table, found.column) == (
+                *(self.sqlstate, self.constraint, self.table, self.column),
+            ), found
+            return
+        assert_invariant(found, self.invariant, self.sqlstate, self.table)
+        assert found.column == self.column
+        assert found.keys == self.detail
+
+    def in_forms(self, forms: Mapping[str, str], *, before: Iterable[str] = ()) -> list["Attack"]:
+        """The same attack in each of these ways."""
+        return [
+            replace(self, name=f"{self.name} by {form}", statements=(*before, statement))
+            for form, statement in forms.items()
+        ]
+
+
+def deletes(table: str, condition: str) -> dict[str, str]:
+    """Every way to remove rows of a table of the schema."""
+    delete = f"DELETE FROM orchestration.{table} WHERE {condition}"
+    return {
+        "DELETE": delete,
+        "MERGE DELETE": f"MERGE INTO orchestration.{table} USING (SELECT) AS s ON {condition}"
+        " WHEN MATCHED THEN DELETE",
+        "DELETE in a CTE": f"WITH d AS ({delete} RETURNING *) SELECT * FROM d",
+    }
+
+
+def truncates(*tables: str) -> dict[str, str]:
+    """Every way to empty tables of the schema at once."""
+    named = ", ".join(f"orchestration.{table}" for table in tables)
+    return {"TRUNCATE": f"TRUNCATE {named}", "TRUNCATE CASCADE": f"TRUNCATE {named} CASCADE"}
+
+
+def inserts(table: str, columns: Sequence[str], row: str) -> dict[str, str]:
+    """Every way to bring in the row that a SELECT of these columns gives."""
+    listed = ", ".join(columns)
+    insert = f"INSERT INTO orchestration.{table} ({listed}) {row}"
+    return {
+        "INSERT": insert,
+        "MERGE INSERT": (
+            f"MERGE INTO orchestration.{table} USING ({row}) AS s ({listed}) ON false"
+            f" WHEN NOT MATCHED THEN INSERT ({listed})"
+            f" VALUES ({', '.join(f's.{column}' for column in columns)})"
+        ),
+        "INSERT in a CTE": f"WITH i AS ({insert} RETURNING 1) SELECT * FROM i",
+    }
+
+
+def copy(table: str, values: Mapping[str, str | None]) -> str:
+    """COPY of one row; `attempt` sends what follows the first line as its data."""
+    data = "\t".join("\\N" if value is None else value for value in values.values())
+    return f"COPY orchestration.{table} ({', '.join(values)}) FROM STDIN\n{data}\n"
+
+
+def attempt(connection: Connect, statements: Sequence[str]) -> Refusal | None:
+    """One transaction of these statements: how it is refused, or None where it is committed."""
+    try:
+        with connection.transaction():
+            for statement in statements:
+                command, _, data = statement.partition("\n")
+                if command.startswith("COPY ") and data:
+                    with connection.cursor().copy(command) as stream:  # type: ignore[arg-type]
+                        stream.write(data)
+                else:
+                    connection.execute(statement)  # type: ignore[arg-type]
+    except psycopg.Error as error:
+        return Refusal.of(error)
+    return None
+
+
+def drop(connection: Connect, path: str) -> None:
+    """Drop the object that a file of schema/current shows."""
+    kind, _, name = path.partition("/")
+    if kind == "triggers":
+        table, _, trigger = name.partition("__")
+        connection.execute(
+            sql.SQL("DROP TRIGGER {} ON orchestration.{}").format(
+                sql.Identifier(trigger), sql.Identifier(table)
+            )
+        )
+    elif kind == "constraints":
+        row = connection.execute(
+            "SELECT conrelid::regclass::text FROM pg_constraint WHERE conname = %s", (name,)
+        ).fetchone()
+        assert row is not None, name
+        connection.execute(
+            sql.SQL("ALTER TABLE {} DROP CONSTRAINT {} CASCADE").format(
+                sql.SQL(row[0]), sql.Identifier(name)
+            )
+        )
+    else:
+        connection.execute(sql.SQL("DROP INDEX orchestration.{}").format(sql.Identifier(name)))
+
+
+def scalar(
+    connection: Connect, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
+) -> Any:
+    """The one value of a query."""
+    row = connection.execute(query, parameters or None).fetchone()  # type: ignore[arg-type]
+    assert row is not None
+    return row[0]

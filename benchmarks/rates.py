@@ -1,0 +1,226 @@
+"""The rates of this machine: our outbox and attestations, beside pgmq on the same server.
+
+usage: python -m benchmarks.rates [--items 20000] [--rounds 3]
+
+Both sides take turns, so that whatever else the machine does hits both; medians are shown, and the
+ratio is the figure to keep. One worker, one connection, payloads of about 200 bytes, 500 participants.
+pgmq reads and archives in the same batches of 500.
+"""
+
+import argparse
+import hashlib
+import statistics
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import psycopg
+from pgmq import PGMQueue
+from pgmq.install import install_pgmq_from_sql
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import URL
+from sqlalchemy.orm import Session, sessionmaker
+
+from orchestration.database import create_engine
+from orchestration.records import Completion, NewAttestation, NewOutboxItem, NewPolicyVersion
+from orchestration.repo import AttestationRepository, OutboxRepository, PolicyVersionRepository
+from orchestration.vocabulary import CompletionState
+from tools import scratch
+
+SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
+ENQUEUE_BATCH = 1000
+DRAIN_BATCH = 500
+PARTICIPANTS = 500
+SINGLE = 2000
+
+
+def payload(number: int) -> dict[str, object]:
+    return {
+        "id": number,
+        "participant": f"P{number % PARTICIPANTS:05d}",
+        "kind": "payment.initiated",
+        "amount": f"{number % 9973}.00",
+        "ccy": "GBP",
+        "memo": "x" * 110,
+    }
+
+
+def timed(work: Callable[[], int]) -> float:
+    """Units a second."""
+    began = time.perf_counter()
+    done = work()
+    return done / (time.perf_counter() - began)
+
+
+class Ours:
+    """The repositories, each on a Session of its own login."""
+
+    def __init__(self, database: scratch.Database, items: int) -> None:
+        self.items = items
+        self.ingest = sessionmaker(create_engine(database.as_role("ingest")))
+        self.executor = sessionmaker(create_engine(database.as_role("executor")))
+        with Session(create_engine(database.as_role("control"))) as session:
+            PolicyVersionRepository(session).rotate(
+                NewPolicyVersion(
+                    id="v1",
+                    description="benchmark",
+                    checksum=hashlib.sha256(b"v1").hexdigest(),
+                    created_by="benchmark",
+                ),
+                grace=timedelta(0),
+            )
+            session.commit()
+
+    def enqueue(self) -> int:
+        with self.ingest() as session:
+            outbox = OutboxRepository(session)
+            for first in range(0, self.items, ENQUEUE_BATCH):
+                outbox.enqueue_many(
+                    [
+                        NewOutboxItem(
+                            instruction_id=uuid.uuid4(),
+                            participant_id=f"P{number % PARTICIPANTS:05d}",
+                            idempotency_key=f"K{number}",
+                            rail_type="SCT",
+                            payload=payload(number),
+                        )
+                        for number in range(first, first + ENQUEUE_BATCH)
+                    ]
+                )
+                session.commit()
+        return self.items
+
+    def drain(self) -> int:
+        done = 0
+        with self.executor() as session:
+            outbox = OutboxRepository(session)
+            while items := outbox.claim(
+                "worker", batch_size=DRAIN_BATCH, lease=timedelta(minutes=1)
+            ):
+                session.commit()
+                outbox.complete_many(
+                    [(item, Completion(state=CompletionState.DISPATCHED)) for item in items]
+                )
+                session.commit()
+                done += len(items)
+        return done
+
+    def enqueue_singly(self) -> int:
+        with self.ingest() as session:
+            outbox = OutboxRepository(session)
+            for number in range(SINGLE):
+                outbox.enqueue(
+                    NewOutboxItem(
+                        instruction_id=uuid.uuid4(),
+                        participant_id=f"P{number % PARTICIPANTS:05d}",
+                        idempotency_key=f"K{number}",
+                        rail_type="SCT",
+                        payload=payload(number),
+                    )
+                )
+                session.commit()
+        return SINGLE
+
+    def attest_singly(self) -> int:
+        with self.ingest() as session:
+            attestations = AttestationRepository(session)
+            for number in range(SINGLE):
+                attestations.append(
+                    NewAttestation(
+                        caller_identity=f"P{number % PARTICIPANTS:05d}",
+                        idempotency_key=uuid.uuid4().hex,
+                        payload_hash=hashlib.sha256(str(number).encode()).hexdigest(),
+                        policy_version_id="v1",
+                    )
+                )
+                session.commit()
+        return SINGLE
+
+
+class Pgmq:
+    """pgmq's own Python client: send_batch, read, archive_batch."""
+
+    def __init__(self, url: URL, items: int) -> None:
+        self.items = items
+        self.dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        install_pgmq_from_sql(dsn=self.dsn)
+        self.queue = PGMQueue(conn_string=self.dsn, init_extension=False, pool_size=1)
+        self.queue.create_queue("q")
+
+    def enqueue(self) -> int:
+        with psycopg.connect(self.dsn) as connection:
+            for first in range(0, self.items, ENQUEUE_BATCH):
+                batch = [payload(number) for number in range(first, first + ENQUEUE_BATCH)]
+                self.queue.send_batch("q", batch, conn=connection)
+                connection.commit()
+        return self.items
+
+    def drain(self) -> int:
+        done = 0
+        while messages := self.queue.read("q", vt=60, qty=DRAIN_BATCH):
+            assert isinstance(messages, list)
+            self.queue.archive_batch("q", [message.msg_id for message in messages])
+            done += len(messages)
+        return done
+
+    def enqueue_singly(self) -> int:
+        for number in range(SINGLE):
+            self.queue.send("q", payload(number))
+        return SINGLE
+
+
+@contextmanager
+def pgmq_database(at: scratch.Server, items: int) -> Iterator[Pgmq]:
+    name = scratch.PREFIX + uuid.uuid4().hex[:12]
+    peer = Pgmq(scratch.create_database(at, name), items)
+    try:
+        yield peer
+    finally:
+        peer.queue.close()
+        scratch.drop_database(at, name)
+
+
+def measure(at: scratch.Server, items: int) -> dict[str, tuple[float, float | None]]:
+    """One round, both sides on a fresh database each: (ours, pgmq) by case."""
+    with scratch.database(at) as database, pgmq_database(at, items) as peer:
+        ours = Ours(database, items)
+        found: dict[str, tuple[float, float | None]] = {
+            "bulk enqueue, 1000 a transaction": (timed(ours.enqueue), timed(peer.enqueue)),
+            "drain, batches of 500": (timed(ours.drain), timed(peer.drain)),
+            "enqueue, one a transaction": (
+                timed(ours.enqueue_singly),
+                timed(peer.enqueue_singly),
+            ),
+            "attestation, one a transaction": (timed(ours.attest_singly), None),
+        }
+        for factory in (ours.ingest, ours.executor):
+            factory.kw["bind"].dispose()
+        return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--items", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with scratch.server(SETTINGS) as at:
+        rounds = [measure(at, options.items) for _ in range(options.rounds)]
+        table = Table(title=f"PostgreSQL {at.version} ({at.kind}), medians of {options.rounds}")
+        for heading in ("case", "orchestration /s", "pgmq /s", "ratio"):
+            table.add_column(heading, justify="left" if heading == "case" else "right")
+        for case in rounds[0]:
+            ours = statistics.median(found[case][0] for found in rounds)
+            theirs = [peer for found in rounds if (peer := found[case][1]) is not None]
+            if theirs:
+                peer = statistics.median(theirs)
+                table.add_row(case, f"{ours:,.0f}", f"{peer:,.0f}", f"{ours / peer:.2f}")
+            else:
+                table.add_row(case, f"{ours:,.0f}", "", "")
+        Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    main()

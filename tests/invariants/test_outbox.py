@@ -1,0 +1,1660 @@
+"""INV-OUT by raw SQL: triggers and constraints speak, not the privileges.
+
+One table of attacks serves four proofs: the owner is refused, a login with a stray grant is refused
+alike, replica mode silences nothing, and without the object that keeps a rule its attack succeeds.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+from unittest.mock import ANY
+
+import pytest
+
+from orchestration import invariants
+from tests.support import (
+    Attack,
+    Connect,
+    assert_invariant,
+    attempt,
+    copy,
+    deletes,
+    drop,
+    inserts,
+    refusal,
+    scalar,
+    truncates,
+)
+
+ITEMS = "payment_outbox_items"
+PENDING = "payment_outbox_pending"
+ATTEMPTS = "payment_outbox_attempts"
+SEQUENCES = "participant_outbox_sequences"
+TABLES = (ITEMS, PENDING, ATTEMPTS, SEQUENCES)
+
+ITEMS_GUARD = f"triggers/{ITEMS}__guard"
+ATTEMPTS_GUARD = f"triggers/{ATTEMPTS}__guard"
+ENTRY_GUARD = f"triggers/{PENDING}__guard_insert"
+UPDATE_GUARD = f"triggers/{PENDING}__guard_update"
+
+
+def id_of(number: int) -> str:
+    return f"00000000-0000-7000-8000-{number:012}"
+
+
+FREE, LEASED, EXPIRED, RETRIED, DONE, REJECTED, UNKNOWN, LAST, LAST_EXPIRED, SPENT = (
+    id_of(number) for number in range(1, 11)
+)
+NEW = id_of(99)
+TOKEN, OTHER_TOKEN = id_of(1001), id_of(1002)
+INSTRUCTION, OTHER_INSTRUCTION = id_of(2001), id_of(2002)
+
+LATER = "clock_timestamp() + interval '10 years'"
+
+ITEM_COLUMNS = (
+    *("outbox_id", "instruction_id", "participant_id", "sequence_id", "idempotency_key"),
+    *("redrive_no", "redrive_of", "rail_type", "payload", "payload_salt", "payload_hash"),
+    *("max_attempts", "created_at", "db_user", "xact_id"),
+)
+PENDING_COLUMNS = (
+    *("outbox_id", "instruction_id", "participant_id", "sequence_id", "rail_type"),
+    *("attempt_count", "next_attempt_at", "claimed_by", "lease_token", "lease_expires_at"),
+)
+ATTEMPT_COLUMNS = (
+    *("outbox_id", "attempt_no", "phase", "state", "outcome", "requested_state"),
+    *("lease_token", "worker_id", "claimed_at", "completed_at", "db_user", "xact_id"),
+)
+
+
+def item(outbox_id: str = NEW, sequence_id: int = 11, **changed: str) -> str:
+    """A SELECT of one whole item; nothing of it is left to a default or a trigger."""
+    values = {
+        "outbox_id": f"CAST('{outbox_id}' AS uuid)",
+        "instruction_id": f"CAST('{INSTRUCTION}' AS uuid)",
+        "participant_id": "'p'",
+        "sequence_id": str(sequence_id),
+        "idempotency_key": f"'{outbox_id}'",
+        "redrive_no": "0",
+        "redrive_of": "CAST(NULL AS uuid)",
+        "rail_type": "'SEPA'",
+        "payload": "jsonb '{\"a\": 1}'",
+        "payload_salt": "decode(repeat('00', 16), 'hex')",
+        "payload_hash": (
+            "encode(sha256('orchestration.payload.v1'::bytea || decode(repeat('00', 16), 'hex')"
+            " || convert_to('{\"a\": 1}', 'UTF8')), 'hex')"
+        ),
+        "max_attempts": "20",
+        "created_at": "clock_timestamp()",
+        "db_user": "SESSION_USER",
+        "xact_id": "CAST(CAST(pg_current_xact_id() AS text) AS bigint)",
+    }
+    assert changed.keys() <= values.keys()
+    return "SELECT " + ", ".join((values | changed)[column] for column in ITEM_COLUMNS)
+
+
+def pending(outbox_id: str = NEW, sequence_id: int = 11, **changed: str) -> str:
+    """A SELECT of one whole pending row, as an item enters."""
+    values = {
+        "outbox_id": f"CAST('{outbox_id}' AS uuid)",
+        "instruction_id": f"CAST('{INSTRUCTION}' AS uuid)",
+        "participant_id": "'p'",
+        "sequence_id": str(sequence_id),
+        "rail_type": "'SEPA'",
+        "attempt_count": "0",
+        "next_attempt_at": "clock_timestamp()",
+        "claimed_by": "CAST(NULL AS text)",
+        "lease_token": "CAST(NULL AS uuid)",
+        "lease_expires_at": "CAST(NULL AS timestamptz)",
+    }
+    assert changed.keys() <= values.keys()
+    return "SELECT " + ", ".join((values | changed)[column] for column in PENDING_COLUMNS)
+
+
+def insert(table: str, columns: tuple[str, ...], row: str) -> str:
+    return f"INSERT INTO orchestration.{table} ({', '.join(columns)}) {row}"
+
+
+def enters(
+    item: dict[str, str] | None = None, pending: dict[str, str] | None = None
+) -> dict[str, str]:
+    """The ways to bring in an item and its pending row in one statement."""
+    register = insert(ITEMS, ITEM_COLUMNS, globals()["item"](**(item or {})))
+    queue = insert(PENDING, PENDING_COLUMNS, globals()["pending"](**(pending or {})))
+    return {
+        "INSERT": f"WITH p AS ({queue}) {register}",
+        "INSERT, the item first": f"WITH i AS ({register} RETURNING 1) {queue}",
+    }
+
+
+def enqueue(outbox_id: str = NEW, sequence_id: int = 11, **changed: str) -> str:
+    whole = {"outbox_id": outbox_id, "sequence_id": str(sequence_id)} | changed
+    register = insert(ITEMS, ITEM_COLUMNS, item(**whole))  # type: ignore[arg-type]
+    return f"WITH i AS ({register} RETURNING *)" + insert(
+        PENDING,
+        PENDING_COLUMNS[:5],
+        f" SELECT {', '.join(PENDING_COLUMNS[:5])} FROM i",
+    )
+
+
+def opening(outbox_id: str, attempt_no: int = 1, **changed: str) -> str:
+    """A SELECT of one opening, as a claim under TOKEN writes it."""
+    values = {
+        "outbox_id": f"CAST('{outbox_id}' AS uuid)",
+        "attempt_no": str(attempt_no),
+        "phase": "'OPEN'",
+        "state": "'DISPATCHING'",
+        "outcome": "CAST(NULL AS text)",
+        "requested_state": "CAST(NULL AS text)",
+        "lease_token": f"CAST('{TOKEN}' AS uuid)",
+        "worker_id": "'w'",
+        "claimed_at": "clock_timestamp()",
+        "completed_at": "CAST(NULL AS timestamptz)",
+        "db_user": "SESSION_USER",
+        "xact_id": "CAST(CAST(pg_current_xact_id() AS text) AS bigint)",
+    }
+    assert changed.keys() <= values.keys()
+    return "SELECT " + ", ".join((values | changed)[column] for column in ATTEMPT_COLUMNS)
+
+
+def closing(outbox_id: str, state: str, attempt_no: int = 1, **changed: str) -> str:
+    """A SELECT of one closing, as a worker's completion writes it."""
+    closes = {
+        "phase": "'CLOSE'",
+        "state": f"'{state}'",
+        "requested_state": "CAST(NULL AS text)" if state == "ZOMBIE_REQUEUE" else f"'{state}'",
+        "outcome": "'UNKNOWN'" if state == "FAILED" else "CAST(NULL AS text)",
+        "claimed_at": (
+            f"(SELECT o.claimed_at FROM orchestration.{ATTEMPTS} o WHERE o.outbox_id ="
+            f" '{outbox_id}' AND o.attempt_no = {attempt_no} AND o.phase = 'OPEN')"
+        ),
+        "completed_at": "clock_timestamp()",
+    }
+    return opening(outbox_id, attempt_no, **(closes | changed))
+
+
+def record(row: str) -> str:
+    return insert(ATTEMPTS, ATTEMPT_COLUMNS, row)
+
+
+def lease(outbox_id: str, token: str = TOKEN, ends: str = "interval '1 hour'") -> str:
+    return (
+        f"UPDATE orchestration.{PENDING} SET attempt_count = attempt_count + 1,"
+        f" claimed_by = 'w', lease_token = '{token}',"
+        f" lease_expires_at = clock_timestamp() + {ends} WHERE outbox_id = '{outbox_id}'"
+    )
+
+
+def claim(outbox_id: str, attempt_no: int = 1, **changed: str) -> str:
+    """An opening with its lease: the first under TOKEN, a later one under OTHER_TOKEN."""
+    token = TOKEN if attempt_no == 1 else OTHER_TOKEN
+    row = opening(outbox_id, attempt_no, **({"lease_token": f"CAST('{token}' AS uuid)"} | changed))
+    return f"WITH p AS ({lease(outbox_id, token)}) {record(row)}"
+
+
+def expire(outbox_id: str) -> str:
+    return (
+        f"UPDATE orchestration.{PENDING} SET lease_expires_at = clock_timestamp()"
+        f" - interval '1 minute' WHERE outbox_id = '{outbox_id}'"
+    )
+
+
+def leave(outbox_id: str) -> str:
+    return f"DELETE FROM orchestration.{PENDING} WHERE outbox_id = '{outbox_id}'"
+
+
+FREED = (
+    f"UPDATE orchestration.{PENDING} SET claimed_by = NULL, lease_token = NULL,"
+    " lease_expires_at = NULL WHERE outbox_id = '{}'"
+)
+
+WORLD = (
+    *(
+        enqueue(id, number, max_attempts="1" if id in (LAST, LAST_EXPIRED, SPENT) else "20")
+        for number, id in enumerate(
+            (FREE, LEASED, EXPIRED, RETRIED, DONE, REJECTED, UNKNOWN, LAST, LAST_EXPIRED, SPENT), 1
+        )
+    ),
+    *(
+        claim(id)
+        for id in (LEASED, EXPIRED, RETRIED, DONE, REJECTED, UNKNOWN, LAST, LAST_EXPIRED, SPENT)
+    ),
+    expire(EXPIRED),
+    expire(LAST_EXPIRED),
+    record(closing(RETRIED, "RETRYABLE")),
+    FREED.format(RETRIED),
+    record(closing(DONE, "DISPATCHED")),
+    leave(DONE),
+    record(closing(REJECTED, "FAILED", outcome="'REJECTED'")),
+    leave(REJECTED),
+    record(closing(UNKNOWN, "FAILED")),
+    leave(UNKNOWN),
+    # What the guard prevents: an item whose last attempt was to be retried.
+    f"ALTER TABLE orchestration.{ATTEMPTS} DISABLE TRIGGER guard",
+    record(closing(SPENT, "RETRYABLE")),
+    FREED.format(SPENT),
+    f"ALTER TABLE orchestration.{ATTEMPTS} ENABLE ALWAYS TRIGGER guard",
+)
+
+
+def make_world(connection: Connect) -> None:
+    """One item in each state an item may be in, and SPENT, in a state that none may be in."""
+    connection.execute(f"INSERT INTO orchestration.{SEQUENCES} VALUES ('p')")
+    for statement in WORLD:
+        connection.execute(statement)  # type: ignore[arg-type]
+
+
+def updates(
+    table: str, columns: tuple[str, ...], row: str, key: str, change: str
+) -> dict[str, str]:
+    """Every way to change the row with the outbox_id that `row` repeats."""
+    update = f"UPDATE orchestration.{table} SET {change} WHERE {key}"
+    conflict = "outbox_id, attempt_no, phase" if table == ATTEMPTS else "outbox_id"
+    return {
+        "UPDATE": update,
+        "INSERT ON CONFLICT DO UPDATE": (
+            f"{insert(table, columns, row)} ON CONFLICT ({conflict}) DO UPDATE SET {change}"
+        ),
+        "MERGE UPDATE": (
+            f"MERGE INTO orchestration.{table} USING (SELECT) AS s ON {key}"
+            f" WHEN MATCHED THEN UPDATE SET {change}"
+        ),
+        "UPDATE in a CTE": f"WITH u AS ({update} RETURNING 1) SELECT * FROM u",
+    }
+
+
+def is_(outbox_id: str) -> str:
+    return f"outbox_id = '{outbox_id}'"
+
+
+def append_only() -> Iterator[Attack]:
+    changed = Attack(
+        "",
+        "INV-OUT-001",
+        "P0001",
+        ITEMS,
+        (),
+        {"outbox_id": FREE},
+        (f"triggers/{ITEMS}__append_only",),
+    )
+    for column, value in {
+        "outbox_id": f"'{NEW}'",
+        "instruction_id": f"'{OTHER_INSTRUCTION}'",
+        "participant_id": "'q'",
+        "sequence_id": "12",
+        "idempotency_key": "'forged'",
+        "rail_type": "'SWIFT'",
+        "max_attempts": "1000",
+        "created_at": "created_at - interval '1 day'",
+        "db_user": "'forged'",
+        "xact_id": "1",
+    }.items():
+        yield replace(
+            changed,
+            name=f"an item's changed {column}",
+            statements=(f"UPDATE orchestration.{ITEMS} SET {column} = {value} WHERE {is_(FREE)}",),
+        )
+    yield replace(
+        changed,
+        name="an item's changed payload with a hash that fits",
+        statements=(
+            f"UPDATE orchestration.{ITEMS} SET payload = '{{}}', payload_hash = encode(sha256("
+            "'orchestration.payload.v1'::bytea || payload_salt || convert_to('{}', 'UTF8')), 'hex')"
+            f" WHERE {is_(FREE)}",
+        ),
+    )
+    yield from replace(changed, name="a changed item").in_forms(
+        updates(ITEMS, ITEM_COLUMNS, item(FREE), is_(FREE), "rail_type = 'SWIFT'")
+    )
+    yield from replace(changed, name="removal of an item").in_forms(deletes(ITEMS, is_(FREE)))
+    emptied = replace(changed, detail={}, without=(f"triggers/{ITEMS}__no_truncate",))
+    yield from replace(emptied, name="removal of all items").in_forms(truncates(ITEMS))
+    yield from replace(
+        emptied,
+        name="removal of everything",
+        without=tuple(f"triggers/{table}__no_truncate" for table in TABLES),
+    ).in_forms(truncates(*TABLES))
+
+    told = replace(
+        changed,
+        table=ATTEMPTS,
+        detail={"outbox_id": DONE, "attempt_no": 1, "phase": "CLOSE"},
+        without=(f"triggers/{ATTEMPTS}__append_only",),
+    )
+    its = f"{is_(DONE)} AND phase = 'CLOSE'"
+    for column, value in {
+        "attempt_no": "2",
+        "lease_token": f"'{OTHER_TOKEN}'",
+        "worker_id": "'forged'",
+        "claimed_at": "claimed_at - interval '1 day'",
+        "completed_at": "completed_at - interval '1 day'",
+        "rail_reference": "'forged'",
+        "error_message": "'forged'",
+        "db_user": "'forged'",
+        "xact_id": "1",
+    }.items():
+        yield replace(
+            told,
+            name=f"an attempt's changed {column}",
+            statements=(f"UPDATE orchestration.{ATTEMPTS} SET {column} = {value} WHERE {its}",),
+        )
+    yield from replace(told, name="a changed attempt").in_forms(
+        updates(ATTEMPTS, ATTEMPT_COLUMNS, closing(DONE, "DISPATCHED"), its, "rail_code = 'X'")
+    )
+    yield from replace(told, name="removal of an attempt").in_forms(deletes(ATTEMPTS, its))
+    yield from replace(
+        told,
+        name="removal of all attempts",
+        detail={},
+        without=(f"triggers/{ATTEMPTS}__no_truncate",),
+    ).in_forms(truncates(ATTEMPTS))
+
+
+def forged() -> Iterator[Attack]:
+    forged_item = Attack(
+        "",
+        "INV-OUT-001",
+        "22023",
+        ITEMS,
+        (),
+        {"outbox_id": NEW},
+        (ITEMS_GUARD,),
+        column="db_user",
+    )
+    for what, column, value in (
+        ("a forged db_user", "db_user", "'forger'"),
+        ("a created_at to come", "created_at", LATER),
+        ("an infinite created_at", "created_at", "'infinity'"),
+        ("a created_at before all time", "created_at", "'-infinity'"),
+    ):
+        yield from replace(forged_item, name=f"an item with {what}").in_forms(
+            enters({column: value})
+        )
+    yield replace(
+        forged_item,
+        name="an item with a forged xact_id",
+        statements=(enters({"xact_id": "1"})["INSERT"],),
+        without=(ITEMS_GUARD, ENTRY_GUARD),
+    )
+    forged_attempt = replace(
+        forged_item,
+        table=ATTEMPTS,
+        detail={"outbox_id": ANY, "attempt_no": 1},
+        without=(ATTEMPTS_GUARD,),
+    )
+    for what, column, value in (
+        ("a forged db_user", "db_user", "'forger'"),
+        ("a forged xact_id", "xact_id", "1"),
+    ):
+        yield replace(
+            forged_attempt,
+            name=f"an opening with {what}",
+            statements=(claim(FREE, **{column: value}),),
+        )
+        yield from replace(forged_attempt, name=f"a closing with {what}").in_forms(
+            inserts(ATTEMPTS, ATTEMPT_COLUMNS, closing(LEASED, "DISPATCHED", **{column: value}))
+        )
+    yield replace(
+        forged_attempt,
+        name="an attempt with a forged db_user by COPY",
+        statements=(
+            copy(
+                ATTEMPTS,
+                {
+                    "outbox_id": FREE,
+                    "attempt_no": "1",
+                    "phase": "OPEN",
+                    "state": "DISPATCHING",
+                    "lease_token": TOKEN,
+                    "worker_id": "w",
+                    "claimed_at": "2020-01-01Z",
+                    "db_user": "forger",
+                },
+            ),
+        ),
+    )
+
+
+def leases() -> Iterator[Attack]:
+    def lost(what: str, row: str, outbox_id: str, state: str, *before: str) -> Attack:
+        return Attack(
+            what,
+            "INV-OUT-002",
+            "P7002",
+            ATTEMPTS,
+            (*before, record(row)),
+            {"outbox_id": outbox_id, "attempt_no": 1, "worker_id": ANY, "state": state},
+            (ATTEMPTS_GUARD,),
+            column="lease_token",
+        )
+
+    for what, changed in {
+        "a foreign token": {"lease_token": f"CAST('{OTHER_TOKEN}' AS uuid)"},
+        "another worker": {"worker_id": "'thief'"},
+        "another claimed_at": {"claimed_at": "clock_timestamp()"},
+        "a completed_at in the past": {"completed_at": "CAST('2020-01-01Z' AS timestamptz)"},
+        "a completed_at of a moment ago": {
+            "completed_at": "statement_timestamp() - interval '1 microsecond'"
+        },
+        "a completed_at to come": {"completed_at": LATER},
+        "a completed_at before the lease ends, but to come": {
+            "completed_at": "clock_timestamp() + interval '30 minutes'"
+        },
+        "an infinite completed_at": {"completed_at": "CAST('infinity' AS timestamptz)"},
+    }.items():
+        row = closing(LEASED, "DISPATCHED", **changed)
+        yield lost(f"a closing with {what}", row, LEASED, "DISPATCHED")
+    stolen = closing(LEASED, "DISPATCHED", lease_token=f"CAST('{OTHER_TOKEN}' AS uuid)")
+    yield from lost("a closing with a foreign token", "", LEASED, "DISPATCHED").in_forms(
+        inserts(ATTEMPTS, ATTEMPT_COLUMNS, stolen)
+    )
+    yield lost(
+        "a closing whose token the pending row has lost",
+        closing(LEASED, "DISPATCHED"),
+        LEASED,
+        "DISPATCHED",
+        f"UPDATE orchestration.{PENDING} SET lease_token = '{OTHER_TOKEN}' WHERE {is_(LEASED)}",
+    )
+    for state in ("DISPATCHED", "RETRYABLE", "FAILED"):
+        yield lost(
+            f"a worker's closing as {state} after the lease has expired",
+            closing(EXPIRED, state),
+            EXPIRED,
+            state,
+        )
+    zombie = closing(LEASED, "ZOMBIE_REQUEUE")
+    yield lost("a ZOMBIE_REQUEUE under a running lease", zombie, LEASED, "ZOMBIE_REQUEUE")
+    row = closing(LEASED, "FAILED", requested_state="CAST(NULL AS text)")
+    yield lost("a repair's FAILED under a running lease", row, LEASED, "FAILED")
+    yield replace(
+        lost("a closing by COPY", "", LEASED, "DISPATCHED"),
+        statements=(
+            copy(
+                ATTEMPTS,
+                {
+                    "outbox_id": LEASED,
+                    "attempt_no": "1",
+                    "phase": "CLOSE",
+                    "state": "DISPATCHED",
+                    "requested_state": "DISPATCHED",
+                    "lease_token": TOKEN,
+                    "worker_id": "w",
+                    "claimed_at": "2020-01-01Z",
+                    "completed_at": "2020-01-01Z",
+                },
+            ),
+        ),
+    )
+
+    def prolonged(what: str, worker: str, outbox_id: str, change: str) -> list[Attack]:
+        return Attack(
+            what,
+            "INV-OUT-002",
+            "P7002",
+            PENDING,
+            (),
+            {"outbox_id": outbox_id, "worker_id": worker},
+            (UPDATE_GUARD,),
+            column="lease_expires_at",
+        ).in_forms(
+            updates(PENDING, PENDING_COLUMNS, pending(outbox_id, 12), is_(outbox_id), change)
+        )
+
+    longer = "lease_expires_at = clock_timestamp() + interval '1 hour'"
+    yield from prolonged("a lease extended after it has expired", "w", EXPIRED, longer)
+    yield from prolonged("a lease taken over", "thief", LEASED, "claimed_by = 'thief'")
+    yield prolonged("an expired lease moved back", "w", EXPIRED, "lease_expires_at = '2020-01-01'")[
+        0
+    ]
+    # Under its own token, by a detour.
+    again = (
+        f"UPDATE orchestration.{PENDING} SET claimed_by = 'w', lease_token = '{TOKEN}', {longer}"
+        f" WHERE {is_(EXPIRED)}"
+    )
+    yield replace(
+        prolonged("an expired lease given back and taken up again", "w", EXPIRED, longer)[0],
+        name="an expired lease given back and taken up again",
+        statements=(FREED.format(EXPIRED), again),
+        detail=ANY,
+    )
+
+
+def ceilings() -> Iterator[Attack]:
+    def past(what: str, statement: str, outbox_id: str, attempt_no: int) -> Attack:
+        return Attack(
+            what,
+            "INV-OUT-003",
+            "P7003",
+            ATTEMPTS,
+            (statement,),
+            {"outbox_id": outbox_id, "attempt_no": attempt_no},
+            (ATTEMPTS_GUARD,),
+            column="attempt_no",
+        )
+
+    yield past("an attempt past the last", claim(SPENT, 2), SPENT, 2)
+    yield past("a RETRYABLE of the last attempt", record(closing(LAST, "RETRYABLE")), LAST, 1)
+    zombie = record(closing(LAST_EXPIRED, "ZOMBIE_REQUEUE"))
+    yield past("a ZOMBIE_REQUEUE of the last attempt", zombie, LAST_EXPIRED, 1)
+    name = "ck_payment_outbox_attempts_outcome"
+    for what, row in {
+        "a FAILED without an outcome": closing(LEASED, "FAILED", outcome="CAST(NULL AS text)"),
+        "a FAILED with an outcome that does not exist": closing(
+            LEASED, "FAILED", outcome="'PERHAPS'"
+        ),
+        "a DISPATCHED with an outcome": closing(LEASED, "DISPATCHED", outcome="'NOT_SENT'"),
+    }.items():
+        yield Attack(
+            what,
+            "INV-OUT-003",
+            "23514",
+            ATTEMPTS,
+            (record(row),),
+            None,
+            (f"constraints/{name}",),
+            constraint=name,
+        )
+
+
+def keys() -> Iterator[Attack]:
+    name = "uq_payment_outbox_items_key"
+    yield from Attack(
+        "a key once more",
+        "INV-OUT-004",
+        "23505",
+        ITEMS,
+        (),
+        None,
+        (f"constraints/{name}",),
+        constraint=name,
+    ).in_forms(enters({"idempotency_key": f"'{DONE}'"}))
+
+
+def orders() -> Iterator[Attack]:
+    def broken(
+        what: str, statements: tuple[str, ...], outbox_id: str, attempt_no: int = 1
+    ) -> Attack:
+        return Attack(
+            what,
+            "INV-OUT-005",
+            "P7005",
+            ATTEMPTS,
+            statements,
+            {
+                "outbox_id": outbox_id,
+                "attempt_no": attempt_no,
+                "phase": "OPEN",
+                "state": "DISPATCHING",
+            },
+            (ATTEMPTS_GUARD,),
+            column="attempt_no",
+        )
+
+    yield from broken("an opening without a claim", (), FREE).in_forms(
+        inserts(ATTEMPTS, ATTEMPT_COLUMNS, opening(FREE))
+    )
+    yield broken("an opening of no item", (record(opening(NEW)),), NEW)
+    yield broken("a first attempt with a higher number", (claim(FREE, 2),), FREE, 2)
+    yield broken("an attempt whose number skips one", (claim(RETRIED, 3),), RETRIED, 3)
+    yield broken("a second attempt before the first is closed", (claim(LEASED, 2),), LEASED, 2)
+    yield broken(
+        "a second attempt before the first, dead, is closed", (claim(EXPIRED, 2),), EXPIRED, 2
+    )
+    for what, id in {"a dispatched": DONE, "a failed": REJECTED}.items():
+        yield broken(f"an attempt after {what} one", (record(opening(id, 2)),), id, 2)
+    for what, changed in {
+        "a foreign token": {"lease_token": f"CAST('{OTHER_TOKEN}' AS uuid)"},
+        "another worker": {"worker_id": "'thief'"},
+        "a claimed_at in the past": {"claimed_at": "CAST('2020-01-01Z' AS timestamptz)"},
+        "a claimed_at to come": {"claimed_at": "clock_timestamp() + interval '1 minute'"},
+    }.items():
+        yield broken(f"an opening with {what}", (claim(FREE, **changed),), FREE)
+    yield broken(
+        "an opening under a lease that has expired",
+        (lease(FREE, ends="interval '-1 second'"), record(opening(FREE))),
+        FREE,
+    )
+    yield replace(
+        broken(
+            "a closing without an opening",
+            (lease(FREE), record(closing(FREE, "DISPATCHED", claimed_at="clock_timestamp()"))),
+            FREE,
+        ),
+        detail={"outbox_id": FREE, "attempt_no": 1, "phase": "CLOSE", "state": "DISPATCHED"},
+    )
+    twice = Attack(
+        "",
+        "INV-OUT-005",
+        "23505",
+        ATTEMPTS,
+        (),
+        None,
+        ("constraints/pk_payment_outbox_attempts", ATTEMPTS_GUARD),
+        constraint="pk_payment_outbox_attempts",
+    )
+    yield replace(
+        twice,
+        name="an attempt opened twice",
+        statements=(record(opening(LEASED)),),
+    )
+    yield replace(
+        twice,
+        name="an attempt closed twice",
+        statements=(record(closing(RETRIED, "RETRYABLE")),),
+    )
+    name = "ck_payment_outbox_attempts_state"
+    unknown = replace(
+        twice, sqlstate="23514", without=(f"constraints/{name}", ATTEMPTS_GUARD), constraint=name
+    )
+    for what, row in {
+        "an opening that closes": opening(FREE, state="'RETRYABLE'"),
+        "a phase that does not exist": opening(FREE, phase="'HALF'", state="'ZOMBIE_REQUEUE'"),
+    }.items():
+        relaxed = (
+            "constraints/ck_payment_outbox_attempts_requested_state",
+            "constraints/ck_payment_outbox_attempts_opening",
+        )
+        yield replace(
+            unknown, name=what, statements=(record(row),), without=(*unknown.without, *relaxed)
+        )
+
+
+def redrives() -> Iterator[Attack]:
+    for state in ("DISPATCHED", "FAILED"):
+        yield Attack(
+            f"a second terminal attempt as {state}",
+            "INV-OUT-006",
+            "23505",
+            ATTEMPTS,
+            (record(closing(DONE, state, 2, claimed_at="clock_timestamp()")),),
+            None,
+            ("indexes/uq_payment_outbox_attempts_terminal", ATTEMPTS_GUARD),
+            constraint="uq_payment_outbox_attempts_terminal",
+        )
+
+    def wrong(what: str, of: str, key: str | None = None, no: int = 1, **changed: str) -> Attack:
+        columns = {
+            "redrive_of": f"CAST('{of}' AS uuid)",
+            "redrive_no": str(no),
+            "idempotency_key": f"'{key or of}'",
+        } | changed
+        return Attack(
+            what,
+            "INV-OUT-006",
+            "P7005",
+            ITEMS,
+            (enqueue(**columns),),  # type: ignore[arg-type]
+            {"outbox_id": NEW, "redrive_no": no},
+            (ITEMS_GUARD,),
+            column="redrive_of",
+        )
+
+    yield wrong("a redrive of a dispatched item", DONE)
+    yield wrong("a redrive of an item whose outcome is unknown", UNKNOWN)
+    yield wrong("a redrive of a live item", FREE)
+    yield wrong("a redrive of a leased item", LEASED)
+    yield wrong("a redrive of no item", NEW)
+    yield wrong("a redrive under another key", REJECTED, "other")
+    yield wrong("a redrive that skips a number", REJECTED, no=2)
+    yield wrong(
+        "a redrive of another instruction",
+        REJECTED,
+        instruction_id=f"CAST('{OTHER_INSTRUCTION}' AS uuid)",
+    )
+    yield wrong("a redrive of another participant", REJECTED, participant_id="'q'")
+    name = "ck_payment_outbox_items_redrive"
+    for what, columns in {
+        "a first item that follows another": {"redrive_of": f"CAST('{REJECTED}' AS uuid)"},
+        "a redrive of nothing": {"redrive_no": "1"},
+        "a redrive before the first": {
+            "redrive_no": "-1",
+            "redrive_of": f"CAST('{REJECTED}' AS uuid)",
+        },
+    }.items():
+        yield Attack(
+            what,
+            "INV-OUT-006",
+            "23514",
+            ITEMS,
+            (enqueue(**columns),),  # type: ignore[arg-type]
+            None,
+            (f"constraints/{name}", ITEMS_GUARD),
+            constraint=name,
+        )
+
+
+def sequences() -> Iterator[Attack]:
+    name = "uq_payment_outbox_items_participant_id_sequence_id"
+    yield from Attack(
+        "a number once more",
+        "INV-OUT-007",
+        "23505",
+        ITEMS,
+        (),
+        None,
+        (f"constraints/{name}",),
+        constraint=name,
+    ).in_forms(enters({"sequence_id": "5"}, {"sequence_id": "5"}))  # type: ignore[arg-type]
+    gone = Attack(
+        "removal of a counter",
+        "INV-OUT-007",
+        "P0001",
+        SEQUENCES,
+        (),
+        {"participant_id": "p", "next_sequence_id": 11},
+        (f"triggers/{SEQUENCES}__no_delete",),
+    )
+    yield from gone.in_forms(deletes(SEQUENCES, "participant_id = 'p'"))
+    yield from replace(
+        gone,
+        name="removal of all counters",
+        detail={},
+        without=(f"triggers/{SEQUENCES}__no_truncate",),
+    ).in_forms(truncates(SEQUENCES))
+
+
+def losses() -> Iterator[Attack]:
+    lost = Attack(
+        "an item without its pending row",
+        "INV-OUT-009",
+        "P7006",
+        ITEMS,
+        (),
+        {"outbox_id": NEW},
+        (ITEMS_GUARD,),
+        column="outbox_id",
+    )
+    yield from lost.in_forms(inserts(ITEMS, ITEM_COLUMNS, item()))
+    yield replace(
+        lost,
+        name="an item without its pending row by COPY",
+        statements=(
+            copy(
+                ITEMS,
+                {
+                    "outbox_id": NEW,
+                    "instruction_id": INSTRUCTION,
+                    "participant_id": "p",
+                    "sequence_id": "11",
+                    "idempotency_key": "k",
+                    "rail_type": "SEPA",
+                    "payload": "{}",
+                    "payload_salt": "\\\\x" + "00" * 16,
+                    "payload_hash": payload_hash(bytes(16), "{}"),
+                },
+            ),
+        ),
+    )
+    yield replace(
+        lost,
+        name="an item before its pending row",
+        statements=(
+            insert(ITEMS, ITEM_COLUMNS, item()),
+            insert(PENDING, PENDING_COLUMNS, pending()),
+        ),
+    )
+    stranger = replace(
+        lost, name="a pending row without an item", table=PENDING, without=(ENTRY_GUARD,)
+    )
+    yield from stranger.in_forms(inserts(PENDING, PENDING_COLUMNS, pending()))
+    yield replace(
+        stranger,
+        name="a pending row without an item by COPY",
+        statements=(
+            copy(
+                PENDING,
+                {
+                    "outbox_id": NEW,
+                    "instruction_id": INSTRUCTION,
+                    "participant_id": "p",
+                    "sequence_id": "11",
+                    "rail_type": "SEPA",
+                },
+            ),
+        ),
+    )
+    for column, value in {
+        "instruction_id": f"CAST('{OTHER_INSTRUCTION}' AS uuid)",
+        "participant_id": "'q'",
+        "sequence_id": "12",
+        "rail_type": "'SWIFT'",
+    }.items():
+        yield replace(
+            stranger,
+            name=f"a pending row with another {column} than its item",
+            statements=(enters(pending={column: value})["INSERT"],),
+        )
+    yield replace(
+        stranger,
+        name="a pending row that enters with an attempt",
+        statements=(enters(pending={"attempt_count": "1"})["INSERT"],),
+    )
+    leased = {
+        "claimed_by": "'w'",
+        "lease_token": f"CAST('{TOKEN}' AS uuid)",
+        "lease_expires_at": LATER,
+    }
+    yield from replace(stranger, name="a pending row that enters claimed").in_forms(
+        enters(pending=leased)
+    )
+    for what, id, number in (("dispatched", DONE, 5), ("failed", REJECTED, 6)):
+        yield replace(
+            stranger,
+            name=f"a pending row for a {what} item",
+            statements=(insert(PENDING, PENDING_COLUMNS, pending(id, number)),),
+            detail={"outbox_id": id},
+        )
+    yield replace(
+        stranger,
+        name="a pending row for an item that the same transaction has finished",
+        statements=(
+            enqueue(),
+            claim(NEW),
+            record(closing(NEW, "DISPATCHED")),
+            leave(NEW),
+            insert(PENDING, PENDING_COLUMNS, pending()),
+        ),
+    )
+    removed = replace(
+        stranger,
+        name="removal of a pending row",
+        detail={"outbox_id": FREE},
+        without=(f"triggers/{PENDING}__guard_delete",),
+    )
+    yield from removed.in_forms(deletes(PENDING, is_(FREE)))
+    for what, id in {"a leased": LEASED, "an expired": EXPIRED, "a retried": RETRIED}.items():
+        yield replace(
+            removed,
+            name=f"removal of {what} pending row",
+            statements=(leave(id),),
+            detail={"outbox_id": id},
+        )
+    yield replace(
+        removed,
+        name="removal of all pending rows",
+        statements=(f"DELETE FROM orchestration.{PENDING}",),
+        detail={"outbox_id": ANY},
+    )
+    yield from replace(
+        removed,
+        name="emptying the queue",
+        detail={},
+        column=None,
+        without=(f"triggers/{PENDING}__no_truncate",),
+    ).in_forms(truncates(PENDING))
+    changed = replace(removed, without=(UPDATE_GUARD,))
+    for column, value in {
+        "outbox_id": f"'{NEW}'",
+        "instruction_id": f"'{OTHER_INSTRUCTION}'",
+        "participant_id": "'q'",
+        "sequence_id": "12",
+        "rail_type": "'SWIFT'",
+    }.items():
+        yield replace(
+            changed,
+            name=f"a pending row's changed {column}",
+            statements=(
+                f"UPDATE orchestration.{PENDING} SET {column} = {value} WHERE {is_(FREE)}",
+            ),
+        )
+    yield from replace(changed, name="a changed identity").in_forms(
+        updates(PENDING, PENDING_COLUMNS, pending(FREE, 1), is_(FREE), "rail_type = 'SWIFT'")
+    )
+    yield replace(
+        changed,
+        name="a changed identity in a claim",
+        statements=(lease(FREE).replace("SET ", "SET rail_type = 'SWIFT', "),),
+    )
+
+
+def payload_hash(salt: bytes, payload: str) -> str:
+    """Made here anew from how the contract describes it."""
+    return hashlib.sha256(b"orchestration.payload.v1" + salt + payload.encode()).hexdigest()
+
+
+ATTACKS = (
+    *append_only(),
+    *forged(),
+    *leases(),
+    *ceilings(),
+    *keys(),
+    *orders(),
+    *redrives(),
+    *sequences(),
+    *losses(),
+)
+
+every_attack = pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param(attack, id=str(attack), marks=pytest.mark.invariant(attack.invariant))
+        for attack in ATTACKS
+    ],
+)
+
+
+def picture(connection: Connect) -> list[Any]:
+    return [
+        row
+        for table in TABLES
+        for row in connection.execute(
+            f"SELECT * FROM orchestration.{table} ORDER BY 1, 2, 3"  # type: ignore[arg-type]
+            if table != SEQUENCES
+            else f"SELECT * FROM orchestration.{table} ORDER BY 1"
+        ).fetchall()
+    ]
+
+
+@every_attack
+def test_an_attack_is_refused_until_the_object_that_keeps_the_rule_is_gone(
+    owner: Connect, login: Callable[[str], Connect], attack: Attack
+) -> None:
+    make_world(owner)
+    before = picture(owner)
+
+    attack.check(attempt(owner, attack.statements))
+
+    owner.execute(
+        "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE"
+        " ON orchestration.payment_outbox_items, orchestration.payment_outbox_pending,"
+        " orchestration.payment_outbox_attempts, orchestration.participant_outbox_sequences"
+        " TO symphony_readonly"
+    )
+    attack.check(attempt(login("readonly"), attack.statements))
+
+    assert picture(owner) == before
+    for path in attack.without:
+        drop(owner, path)
+    assert attempt(owner, attack.statements) is None
+
+
+@pytest.mark.superuser
+@pytest.mark.parametrize(
+    "invariant",
+    [
+        pytest.param(id, marks=pytest.mark.invariant(id))
+        for id in sorted({attack.invariant for attack in ATTACKS})
+    ],
+)
+def test_replica_mode_silences_no_refusal(superuser: Connect, invariant: str) -> None:
+    make_world(superuser)
+    before = picture(superuser)
+    superuser.execute("SET session_replication_role = replica")
+    for attack in ATTACKS:
+        if attack.invariant == invariant:
+            attack.check(attempt(superuser, attack.statements))
+    assert picture(superuser) == before
+
+
+NO_REFUSAL = {f"triggers/{ITEMS}__sequences"}
+"""It writes the counter and refuses nothing; its own proof is below."""
+
+
+@pytest.mark.parametrize("entry", invariants.OUTBOX, ids=lambda entry: entry.id)
+def test_every_object_that_keeps_a_rule_is_attacked(entry: invariants.Invariant) -> None:
+    named = {
+        path
+        for path in entry.enforced_by
+        if path.startswith(("triggers/", "indexes/", "constraints/"))
+    }
+    attacked = {
+        path for attack in ATTACKS if attack.invariant == entry.id for path in attack.without
+    }
+    assert named or entry.id == "INV-OUT-008"
+    assert named - NO_REFUSAL <= attacked
+
+
+@pytest.mark.invariant(
+    "INV-OUT-001", "INV-OUT-002", "INV-OUT-005", "INV-OUT-006", "INV-OUT-007", "INV-OUT-009"
+)
+@pytest.mark.parametrize("role", ["ingest", "executor", "control", "readonly", "auditor"])
+def test_a_runtime_role_has_no_write_at_all(
+    owner: Connect, login: Callable[[str], Connect], role: str
+) -> None:
+    make_world(owner)
+    connection = login(role)
+    statements = (
+        enqueue(),
+        record(closing(LEASED, "DISPATCHED", claimed_at="clock_timestamp()")),
+        *(f"INSERT INTO orchestration.{table} DEFAULT VALUES" for table in TABLES),
+        *(f"DELETE FROM orchestration.{table}" for table in TABLES),
+        *(f"TRUNCATE orchestration.{table}" for table in TABLES),
+        f"UPDATE orchestration.{ITEMS} SET rail_type = 'SWIFT'",
+        f"UPDATE orchestration.{PENDING} SET attempt_count = 0",
+        f"UPDATE orchestration.{ATTEMPTS} SET state = 'FAILED'",
+        f"UPDATE orchestration.{SEQUENCES} SET next_sequence_id = 1",
+        "SELECT orchestration.bump_participant_outbox_seq('p')",
+        "SELECT orchestration.close_dead_attempts('{}')",
+    )
+    assert {refusal(connection, one).sqlstate for one in statements} == {"42501"}
+
+
+# What is checked by constraints.
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "constraint"),
+    [
+        (ITEMS, "participant_id", "''", "ck_payment_outbox_items_participant_id"),
+        (ITEMS, "sequence_id", "0", "ck_payment_outbox_items_sequence_id"),
+        (ITEMS, "idempotency_key", "''", "ck_payment_outbox_items_idempotency_key"),
+        (ITEMS, "rail_type", "''", "ck_payment_outbox_items_rail_type"),
+        (ITEMS, "payload", "jsonb '[]'", "ck_payment_outbox_items_payload"),
+        (ITEMS, "payload", "jsonb 'null'", "ck_payment_outbox_items_payload"),
+        (ITEMS, "payload", "jsonb '{\"a\": 2}'", "ck_payment_outbox_items_payload_hash"),
+        (ITEMS, "payload", "jsonb '{\"a\": 1.0}'", "ck_payment_outbox_items_payload_hash"),
+        (ITEMS, "payload_hash", "repeat('0', 64)", "ck_payment_outbox_items_payload_hash"),
+        (ITEMS, "payload_hash", "''", "ck_payment_outbox_items_payload_hash"),
+        (
+            ITEMS,
+            "payload_salt",
+            "decode(repeat('01', 16), 'hex')",
+            "ck_payment_outbox_items_payload_hash",
+        ),
+        (ITEMS, "max_attempts", "0", "ck_payment_outbox_items_max_attempts"),
+        (ITEMS, "max_attempts", "1001", "ck_payment_outbox_items_max_attempts"),
+        (PENDING, "attempt_count", "-1", "ck_payment_outbox_pending_attempt_count"),
+        (PENDING, "next_attempt_at", "'infinity'", "ck_payment_outbox_pending_next_attempt_at"),
+        (PENDING, "claimed_by", "'w'", "ck_payment_outbox_pending_lease"),
+        (PENDING, "lease_token", f"'{TOKEN}'", "ck_payment_outbox_pending_lease"),
+        (PENDING, "lease_expires_at", LATER, "ck_payment_outbox_pending_lease"),
+        (ATTEMPTS, "attempt_no", "0", "ck_payment_outbox_attempts_attempt_no"),
+        (ATTEMPTS, "worker_id", "''", "ck_payment_outbox_attempts_worker_id"),
+        (ATTEMPTS, "claimed_at", "'-infinity'", "ck_payment_outbox_attempts_times"),
+        (ATTEMPTS, "completed_at", "NULL", "ck_payment_outbox_attempts_times"),
+        (ATTEMPTS, "requested_state", "'FAILED'", "ck_payment_outbox_attempts_requested_state"),
+        (ATTEMPTS, "requested_state", "NULL", "ck_payment_outbox_attempts_requested_state"),
+        (ATTEMPTS, "state", "'SENT'", "ck_payment_outbox_attempts_requested_state"),
+    ],
+)
+def test_a_value_that_no_row_may_hold_is_refused(
+    owner: Connect, table: str, column: str, value: str, constraint: str
+) -> None:
+    make_world(owner)
+    statement = {
+        ITEMS: lambda: insert(ITEMS, ITEM_COLUMNS, item(**{column: value})),
+        PENDING: lambda: insert(PENDING, PENDING_COLUMNS, pending(**{column: value})),
+        ATTEMPTS: lambda: (
+            record(
+                opening(
+                    LEASED,
+                    **(
+                        {
+                            "phase": "'CLOSE'",
+                            "state": "'DISPATCHED'",
+                            "requested_state": "'DISPATCHED'",
+                            "completed_at": "clock_timestamp()",
+                        }
+                        | {column: value}
+                    ),
+                )
+            )
+            if column != "attempt_no"
+            else record(opening(LEASED, 0))
+        ),
+    }[table]()
+    found = refusal(owner, statement)
+    assert (found.sqlstate, found.constraint, found.table) == ("23514", constraint, table)
+
+
+@pytest.mark.invariant("INV-OUT-002")
+def test_a_lease_never_lasts_for_ever(owner: Connect) -> None:
+    make_world(owner)
+    found = refusal(
+        owner,
+        f"UPDATE orchestration.{PENDING} SET lease_expires_at = 'infinity' WHERE {is_(LEASED)}",
+    )
+    assert (found.sqlstate, found.constraint) == ("23514", "ck_payment_outbox_pending_lease")
+
+
+@pytest.mark.parametrize("latency", ["-1"])
+def test_a_latency_is_not_negative(owner: Connect, latency: str) -> None:
+    make_world(owner)
+    found = refusal(
+        owner,
+        insert(
+            ATTEMPTS,
+            (*ATTEMPT_COLUMNS, "latency_ms"),
+            f"{closing(LEASED, 'DISPATCHED')}, {latency}",
+        ),
+    )
+    assert (found.sqlstate, found.constraint) == ("23514", "ck_payment_outbox_attempts_latency_ms")
+
+
+@pytest.mark.invariant("INV-OUT-005")
+@pytest.mark.parametrize(
+    "column", ["rail_reference", "rail_code", "error_code", "error_message", "latency_ms"]
+)
+def test_an_opening_says_nothing_of_an_end(owner: Connect, column: str) -> None:
+    make_world(owner)
+    found = refusal(owner, insert(ATTEMPTS, (*ATTEMPT_COLUMNS, column), f"{opening(FREE)}, '1'"))
+    assert (found.sqlstate, found.constraint) == ("23514", "ck_payment_outbox_attempts_opening")
+
+
+@pytest.mark.parametrize(
+    ("change", "constraint"),
+    [
+        ("participant_id = ''", "ck_participant_outbox_sequences_participant_id"),
+        ("next_sequence_id = 0", "ck_participant_outbox_sequences_next_sequence_id"),
+    ],
+)
+def test_a_counter_has_an_owner_and_starts_at_one(
+    owner: Connect, change: str, constraint: str
+) -> None:
+    make_world(owner)
+    found = refusal(owner, f"UPDATE orchestration.{SEQUENCES} SET {change}")
+    assert (found.sqlstate, found.constraint) == ("23514", constraint)
+
+
+def test_an_item_whose_id_exists_is_left_to_the_primary_key(owner: Connect) -> None:
+    make_world(owner)
+    for form in enters({"outbox_id": FREE, "db_user": "'forger'"}).values():
+        found = refusal(owner, form)
+        assert (found.sqlstate, found.constraint) == ("23505", "pk_payment_outbox_items")
+
+
+@pytest.mark.parametrize(
+    "target", ["", "(outbox_id)", "(instruction_id, idempotency_key, redrive_no)"]
+)
+def test_on_conflict_do_nothing_leaves_an_item_as_it_is(owner: Connect, target: str) -> None:
+    make_world(owner)
+    before = picture(owner)
+    row = insert(ITEMS, ITEM_COLUMNS, item(DONE, rail_type="'SWIFT'"))
+    assert attempt(owner, [f"{row} ON CONFLICT {target} DO NOTHING"]) is None
+    assert picture(owner) == before
+
+
+# What the database sets.
+
+MINIMAL = """
+WITH i AS (
+  INSERT INTO orchestration.payment_outbox_items
+    (instruction_id, participant_id, idempotency_key, rail_type, payload)
+  VALUES (%(instruction_id)s, %(participant_id)s, %(key)s, 'SEPA', %(payload)s)
+  {}
+  RETURNING *
+)
+INSERT INTO orchestration.payment_outbox_pending
+  (outbox_id, instruction_id, participant_id, sequence_id, rail_type)
+SELECT outbox_id, instruction_id, participant_id, sequence_id, rail_type FROM i
+RETURNING sequence_id
+"""
+
+
+def enter(
+    connection: Connect,
+    key: str,
+    *,
+    participant_id: str = "p",
+    payload: str = "{}",
+    on_conflict: str = "",
+) -> int | None:
+    """An owner's INSERT that leaves out whatever has a default: the number, or None."""
+    row = connection.execute(
+        MINIMAL.format(on_conflict),  # type: ignore[arg-type]
+        {
+            "instruction_id": INSTRUCTION,
+            "participant_id": participant_id,
+            "key": key,
+            "payload": payload,
+        },
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def enqueue_by_function(connection: Connect, *keys: str, participant_id: str = "p") -> list[int]:
+    rows = connection.execute(
+        "SELECT sequence_id FROM orchestration.enqueue_payment_outbox(p_items => %s)",
+        (
+            json.dumps(
+                [
+                    {
+                        "instruction_id": INSTRUCTION,
+                        "participant_id": participant_id,
+                        "idempotency_key": key,
+                        "rail_type": "SEPA",
+                        "payload": {},
+                    }
+                    for key in keys
+                ]
+            ),
+        ),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def findings(connection: Connect) -> list[tuple[Any, ...]]:
+    """What verify_outbox finds: the word that leads a finding, the item, the participant."""
+    rows = connection.execute(
+        "SELECT split_part(finding, ':', 1), outbox_id::text, participant_id, detail"
+        " FROM orchestration.verify_outbox() ORDER BY 1, 2, detail::text"
+    ).fetchall()
+    return [tuple(row) for row in rows]
+
+
+@pytest.mark.invariant("INV-OUT-001", "INV-OUT-009")
+def test_what_an_insert_leaves_out_is_filled_in(owner: Connect) -> None:
+    with owner.transaction():
+        assert enter(owner, "k") == 1
+        row = owner.execute(
+            "SELECT i.redrive_no, i.redrive_of, i.max_attempts, octet_length(i.payload_salt),"
+            " i.created_at BETWEEN now() AND clock_timestamp(), i.db_user = SESSION_USER,"
+            " i.xact_id = pg_current_xact_id()::text::bigint, p.attempt_count,"
+            " p.next_attempt_at BETWEEN now() AND clock_timestamp(), p.claimed_by"
+            " FROM orchestration.payment_outbox_items i"
+            " JOIN orchestration.payment_outbox_pending p USING (outbox_id)"
+        ).fetchone()
+    assert row == (0, None, 20, 16, True, True, True, 0, True, None)
+    assert findings(owner) == []
+
+
+@pytest.mark.invariant("INV-OUT-001")
+def test_an_item_that_is_imported_keeps_the_time_at_which_it_was_created(owner: Connect) -> None:
+    assert attempt(owner, [enqueue(created_at="CAST('2020-01-01Z' AS timestamptz)")]) is None
+    assert scalar(owner, f"SELECT created_at = '2020-01-01Z' FROM orchestration.{ITEMS}")
+
+
+@pytest.mark.invariant("INV-OUT-006")
+def test_a_redrive_that_follows_a_rejected_item_is_an_item_like_any_other(owner: Connect) -> None:
+    make_world(owner)
+    statement = enqueue(
+        redrive_no="1",
+        redrive_of=f"CAST('{REJECTED}' AS uuid)",
+        idempotency_key=f"'{REJECTED}'",
+    )
+    assert attempt(owner, [statement]) is None
+    assert findings(owner) == []
+
+
+PAYLOADS = (
+    "{}",
+    '{"b": 1, "a": [1.0, 1.50, 1e3, true, null]}',
+    '{"amount": "12,50 €", "name": "Zoë \\u6f22 😀", "path": "a\\\\b\\"c\\n"}',
+    '{"deep": {"deeper": [[], {}, {"deepest": -0.0}]}}',
+)
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_the_payload_hash_is_what_anybody_computes(owner: Connect, payload: str) -> None:
+    enter(owner, "by hand", payload=payload)
+    owner.execute(
+        "SELECT FROM orchestration.enqueue_payment_outbox(jsonb_build_array(jsonb_build_object("
+        "'instruction_id', %s::text, 'participant_id', 'p', 'idempotency_key', 'by the function',"
+        " 'rail_type', 'SEPA', 'payload', %s::jsonb)))",
+        (INSTRUCTION, payload),
+    )
+    rows = owner.execute(
+        "SELECT payload_salt, payload::text, payload_hash FROM orchestration.payment_outbox_items"
+    ).fetchall()
+    assert [payload_hash(salt, stored) for salt, stored, _ in rows] == [row[2] for row in rows]
+    assert len({salt for salt, _, _ in rows}) == len(rows) == 2
+    assert {len(salt) for salt, _, _ in rows} == {16}
+
+
+def test_the_payload_hash_has_a_published_vector(owner: Connect) -> None:
+    assert attempt(owner, [enqueue()]) is None
+    found = scalar(owner, f"SELECT payload_hash FROM orchestration.{ITEMS}")
+    assert (
+        found == hashlib.sha256(b"orchestration.payload.v1" + bytes(16) + b'{"a": 1}').hexdigest()
+    )
+
+
+# INV-OUT-007: numbers and counters.
+
+
+def numbers(connection: Connect, participant_id: str = "p") -> list[int]:
+    rows = connection.execute(
+        f"SELECT sequence_id FROM orchestration.{ITEMS} WHERE participant_id = %s ORDER BY 1",  # type: ignore[arg-type]
+        (participant_id,),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+@pytest.mark.invariant("INV-OUT-007")
+def test_numbers_have_no_gap_after_rollbacks_replays_and_conflicts(owner: Connect) -> None:
+    assert enqueue_by_function(owner, "a", "b", "a") == [1, 2, 1]
+    with owner.transaction(force_rollback=True):
+        assert enqueue_by_function(owner, "c", "d") == [3, 4]
+    assert enqueue_by_function(owner, "b", "c", "a") == [2, 3, 1]
+    assert enter(owner, "d") == 4
+    with owner.transaction(force_rollback=True):
+        assert enter(owner, "e") == 5
+    with owner.transaction():
+        with owner.transaction(force_rollback=True):
+            assert enter(owner, "e") == 5
+        assert enter(owner, "f") == 5
+    for _ in range(20):
+        assert enter(owner, "d", on_conflict="ON CONFLICT DO NOTHING") is None
+    assert enter(owner, "g", on_conflict="ON CONFLICT DO NOTHING") == 6
+    assert enqueue_by_function(owner, "e") == [7]
+    assert refusal(owner, enqueue(sequence_id=7)).sqlstate == "23505"
+    assert enqueue_by_function(owner, "h", participant_id="q") == [1]
+    assert numbers(owner) == [1, 2, 3, 4, 5, 6, 7]
+    assert numbers(owner, "q") == [1]
+    assert findings(owner) == []
+
+
+@pytest.mark.invariant("INV-OUT-007")
+def test_a_conflict_that_stores_nothing_for_a_new_participant_leaves_its_first_number(
+    owner: Connect,
+) -> None:
+    enter(owner, "k")
+    found = enter(owner, "k", participant_id="q", on_conflict="ON CONFLICT DO NOTHING")
+    assert found is None
+    assert findings(owner) == []
+    assert enter(owner, "l", participant_id="q") == 1
+
+
+@pytest.mark.invariant("INV-OUT-007")
+def test_many_rows_in_one_insert_are_numbered_in_turn(owner: Connect) -> None:
+    owner.execute(
+        """
+        WITH i AS (
+          INSERT INTO orchestration.payment_outbox_items
+            (instruction_id, participant_id, idempotency_key, rail_type, payload)
+          SELECT gen_random_uuid(), 'p' || n % 2, 'k', 'SEPA', '{}' FROM generate_series(1, 20) n
+          RETURNING *
+        )
+        INSERT INTO orchestration.payment_outbox_pending
+          (outbox_id, instruction_id, participant_id, sequence_id, rail_type)
+        SELECT outbox_id, instruction_id, participant_id, sequence_id, rail_type FROM i
+        """
+    )
+    assert numbers(owner, "p0") == numbers(owner, "p1") == list(range(1, 11))
+    assert findings(owner) == []
+    assert enqueue_by_function(owner, "next", participant_id="p1") == [11]
+
+
+@pytest.mark.invariant("INV-OUT-007")
+@pytest.mark.parametrize("way", ["function", "insert", "redrive"])
+@pytest.mark.parametrize("counter", ["behind", "missing"])
+def test_a_counter_behind_its_items_is_read_again_from_them(
+    owner: Connect, way: str, counter: str
+) -> None:
+    make_world(owner)
+    if counter == "behind":
+        owner.execute(f"UPDATE orchestration.{SEQUENCES} SET next_sequence_id = 2")
+    else:
+        drop(owner, f"triggers/{SEQUENCES}__no_delete")
+        owner.execute(f"DELETE FROM orchestration.{SEQUENCES}")
+    assert [found[0] for found in findings(owner)] == ["SEQUENCE"]
+    if way == "function":
+        assert enqueue_by_function(owner, "new", "newer") == [11, 12]
+    elif way == "insert":
+        assert enter(owner, "new") == 11
+    else:
+        found = scalar(
+            owner, "SELECT sequence_id FROM orchestration.redrive_outbox_item(%s)", (REJECTED,)
+        )
+        assert found == 11
+    assert findings(owner) == []
+
+
+@pytest.mark.invariant("INV-OUT-007")
+def test_without_its_trigger_a_counter_stays_behind_and_is_found(owner: Connect) -> None:
+    drop(owner, f"triggers/{ITEMS}__sequences")
+    assert enqueue_by_function(owner, "a", "b") == [1, 2]
+    (found,) = findings(owner)
+    assert found[:3] == ("SEQUENCE", None, "p")
+    assert found[3] == {"next_sequence_id": 1, "items": 2, "last": 2}
+    assert enqueue_by_function(owner, "c") == [3]
+
+
+# INV-OUT-009: what verify_outbox finds.
+
+
+def sequence(**detail: int) -> tuple[Any, ...]:
+    return ("SEQUENCE", None, "p", detail)
+
+
+def follow(outbox_id: str, openings: int, closings: int, count: int | None) -> tuple[Any, ...]:
+    detail = {"openings": openings, "closings": closings, "attempt_count": count}
+    return ("ATTEMPTS", outbox_id, None, detail)
+
+
+DAMAGE: dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]] = {
+    "a pending row removed": ((leave(FREE),), [("LOST", FREE, "p", {})]),
+    "a terminal attempt removed": (
+        (f"DELETE FROM orchestration.{ATTEMPTS} WHERE {is_(DONE)}",),
+        [("LOST", DONE, "p", {})],
+    ),
+    "a pending row kept after the end": (
+        (insert(PENDING, PENDING_COLUMNS, pending(DONE, 5, attempt_count="1")),),
+        [("TWICE", DONE, "p", {"state": "DISPATCHED"})],
+    ),
+    "a pending row of another rail": (
+        (f"UPDATE orchestration.{PENDING} SET rail_type = 'SWIFT' WHERE {is_(FREE)}",),
+        [("STRANGER", FREE, "p", {})],
+    ),
+    "a pending row of no item": (
+        (insert(PENDING, PENDING_COLUMNS, pending()),),
+        [("STRANGER", NEW, "p", {})],
+    ),
+    "attempts of no item": (
+        (record(opening(NEW)), record(closing(NEW, "DISPATCHED"))),
+        [
+            ("ORPHAN", NEW, None, {"attempt_no": 1, "phase": "CLOSE"}),
+            ("ORPHAN", NEW, None, {"attempt_no": 1, "phase": "OPEN"}),
+        ],
+    ),
+    "an opening removed": (
+        (f"DELETE FROM orchestration.{ATTEMPTS} WHERE {is_(RETRIED)} AND phase = 'OPEN'",),
+        [follow(RETRIED, 0, 1, 1)],
+    ),
+    "a closing removed": (
+        (f"DELETE FROM orchestration.{ATTEMPTS} WHERE {is_(RETRIED)} AND phase = 'CLOSE'",),
+        [follow(RETRIED, 1, 0, 1)],
+    ),
+    "an attempt skipped": (
+        (record(opening(RETRIED, 3)), record(closing(RETRIED, "RETRYABLE", 3))),
+        [follow(RETRIED, 2, 2, 1)],
+    ),
+    "a lease without an opening after other attempts": (
+        (lease(RETRIED),),
+        [follow(RETRIED, 1, 1, 2)],
+    ),
+    "a lease without an opening": ((lease(FREE),), [follow(FREE, 0, 0, 1)]),
+    "a count of attempts that were not made": (
+        (f"UPDATE orchestration.{PENDING} SET attempt_count = 5 WHERE {is_(FREE)}",),
+        [follow(FREE, 0, 0, 5)],
+    ),
+    "a count of attempts set back": (
+        (f"UPDATE orchestration.{PENDING} SET attempt_count = 0 WHERE {is_(RETRIED)}",),
+        [follow(RETRIED, 1, 1, 0)],
+    ),
+    "a lease given up without a closing": (
+        (FREED.format(LEASED),),
+        [follow(LEASED, 1, 0, 1)],
+    ),
+    "an item and its traces removed": (
+        (
+            f"DELETE FROM orchestration.{ATTEMPTS} WHERE {is_(DONE)}",
+            f"DELETE FROM orchestration.{ITEMS} WHERE {is_(DONE)}",
+        ),
+        [sequence(next_sequence_id=11, items=9, last=10)],
+    ),
+    "a counter ahead": (
+        (f"UPDATE orchestration.{SEQUENCES} SET next_sequence_id = 20",),
+        [sequence(next_sequence_id=20, items=10, last=10)],
+    ),
+    "a number changed": (
+        (f"UPDATE orchestration.{ITEMS} SET sequence_id = 12 WHERE {is_(DONE)}",),
+        [sequence(next_sequence_id=11, items=10, last=12)],
+    ),
+}
+
+
+@pytest.mark.invariant("INV-OUT-009", "INV-OUT-007")
+@pytest.mark.parametrize(("statements", "expected"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_verify_outbox_finds_what_only_a_superuser_can_do(
+    owner: Connect,
+    login: Callable[[str], Connect],
+    statements: tuple[str, ...],
+    expected: list[tuple[Any, ...]],
+) -> None:
+    make_world(owner)
+    for table in TABLES:
+        owner.execute(f"ALTER TABLE orchestration.{table} DISABLE TRIGGER USER")  # type: ignore[arg-type]
+    assert attempt(owner, statements) is None
+    assert findings(login("auditor")) == expected
+
+
+@pytest.mark.invariant("INV-OUT-009", "INV-OUT-007")
+def test_verify_outbox_finds_nothing_where_all_is_well(
+    owner: Connect, login: Callable[[str], Connect]
+) -> None:
+    assert findings(owner) == []
+    make_world(owner)
+    for role in ("auditor", "control"):
+        assert findings(login(role)) == []
+
+
+# What an owner's direct change must not do to the functions.
+
+
+@pytest.mark.invariant("INV-OUT-009", "INV-OUT-005")
+def test_a_count_of_attempts_that_were_not_made_does_not_jam_the_claims_of_others(
+    owner: Connect,
+) -> None:
+    enqueue_by_function(owner, "a", "b")
+    attempt(
+        owner,
+        [f"UPDATE orchestration.{PENDING} SET attempt_count = 5 WHERE sequence_id = 1"],
+    )
+    claimed = owner.execute(
+        "SELECT sequence_id FROM orchestration.claim_outbox_batch('w', 10, interval '1 minute')"
+    ).fetchall()
+    assert (2,) in claimed
+
+
+# The functions, by hosts in any language.
+
+
+def call(function: str, **arguments: str) -> str:
+    listed = ", ".join(f"p_{name} => {value}" for name, value in arguments.items())
+    return f"SELECT * FROM orchestration.{function}({listed})"
+
+
+TOO_MANY = "(SELECT jsonb_agg(jsonb_build_object('outbox_id', n)) FROM generate_series(1, 10001) n)"
+
+
+@pytest.mark.invariant("INV-API-001")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        call("enqueue_payment_outbox", items="NULL"),
+        call("enqueue_payment_outbox", items="'{}'"),
+        call("enqueue_payment_outbox", items=TOO_MANY),
+        call("complete_outbox_attempt", completions="NULL"),
+        call("complete_outbox_attempt", completions="'{}'"),
+        call("complete_outbox_attempt", completions=TOO_MANY),
+        *(
+            call(
+                "claim_outbox_batch",
+                **({"worker_id": "'w'", "batch_size": "1", "lease": "'1 minute'"} | bad),
+            )
+            for bad in (
+                {"worker_id": "NULL"},
+                {"worker_id": "''"},
+                {"batch_size": "NULL"},
+                {"batch_size": "0"},
+                {"batch_size": "-1"},
+                {"batch_size": "10001"},
+                {"lease": "NULL"},
+                {"lease": "'0.999999 seconds'"},
+                {"lease": "'-1 hour'"},
+                {"lease": "'1 day 0.000001 seconds'"},
+            )
+        ),
+        *(
+            call(
+                "renew_outbox_lease",
+                outbox_id=f"'{LEASED}'",
+                lease_token=f"'{TOKEN}'",
+                worker_id="'w'",
+                lease=bad,
+            )
+            for bad in ("NULL", "'0.999999 seconds'", "'1 day 0.000001 seconds'")
+        ),
+        *(call("repair_expired_leases", limit=bad) for bad in ("NULL", "-1", "10001")),
+    ],
+)
+def test_an_argument_out_of_bounds_is_refused(owner: Connect, statement: str) -> None:
+    make_world(owner)
+    before = picture(owner)
+    found = refusal(owner, statement)
+    assert (found.sqlstate, found.constraint) == ("22023", "INV-API-001")
+    assert found.message.startswith("INV-API-001: ")
+    assert isinstance(found.keys, dict)
+    assert found.hint
+    assert picture(owner) == before
+
+
+@pytest.mark.invariant("INV-API-002")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        call("redrive_outbox_item", outbox_id=f"'{NEW}'"),
+        call(
+            "renew_outbox_lease",
+            outbox_id=f"'{NEW}'",
+            lease_token=f"'{TOKEN}'",
+            worker_id="'w'",
+            lease="'1 minute'",
+        ),
+        *(
+            call(
+                "complete_outbox_attempt",
+                completions=f"jsonb_build_array(jsonb_build_object('outbox_id', '{NEW}',"
+                f" 'lease_token', '{TOKEN}', 'worker_id', 'w', 'state', 'DISPATCHED'))",
+                partial=partial,
+            )
+            for partial in ("false", "true")
+        ),
+    ],
+)
+def test_an_act_on_an_unknown_item_is_refused(owner: Connect, statement: str) -> None:
+    make_world(owner)
+    found = refusal(owner, statement)
+    assert_invariant(found, "INV-API-002", "P0002", ITEMS)
+    assert (found.column, found.keys) == ("outbox_id", {"outbox_id": NEW})
+
+
+@pytest.mark.parametrize(
+    "missing", ["instruction_id", "participant_id", "idempotency_key", "rail_type", "payload"]
+)
+def test_an_item_without_a_needed_value_is_refused_by_its_column(
+    owner: Connect, missing: str
+) -> None:
+    values = {
+        "instruction_id": INSTRUCTION,
+        "participant_id": "p",
+        "idempotency_key": "k",
+        "rail_type": "SEPA",
+        "payload": {},
+    }
+    del values[missing]
+    found = refusal(
+        owner, "SELECT FROM orchestration.enqueue_payment_outbox(%s)", (json.dumps([values]),)
+    )
+    assert (found.sqlstate, found.column) == ("23502", missing)
+
+
+@pytest.mark.invariant("INV-OUT-008")
+def test_a_claim_takes_what_is_due_and_no_more_than_asked(owner: Connect) -> None:
+    make_world(owner)
+    owner.execute(enqueue(next_ := id_of(98), 11))  # type: ignore[arg-type]
+    owner.execute(
+        f"UPDATE orchestration.{PENDING} SET next_attempt_at = now() + interval '1 minute'"  # type: ignore[arg-type]
+        f" WHERE outbox_id IN ('{next_}', '{SPENT}')"
+    )
+    asked = call("claim_outbox_batch", worker_id="'w2'", batch_size="2", lease="'1 minute'")
+    first = owner.execute(asked).fetchall()  # type: ignore[arg-type]
+    second = owner.execute(asked).fetchall()  # type: ignore[arg-type]
+    third = owner.execute(asked).fetchall()  # type: ignore[arg-type]
+    assert [str(row[0]) for row in first] == [FREE, EXPIRED]
+    # LAST_EXPIRED was picked, and ended at its ceiling instead of being handed out.
+    assert [str(row[0]) for row in second] == [RETRIED]
+    assert third == []
+    assert findings(owner) == []

@@ -1,0 +1,1099 @@
+"""INV-POL by raw SQL: the triggers and constraints speak, not the privileges.
+
+One table of attacks serves four proofs: the owner is refused, a login with a stray grant is refused
+alike, replica mode silences nothing, and without the object that keeps a rule its attack succeeds.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import ANY
+
+import psycopg
+import pytest
+
+from orchestration import invariants
+from tests.support import Connect, Refusal, activate_policy, assert_invariant, digest, refusal
+
+VERSIONS = "orchestration.policy_versions"
+GATE = "orchestration.policy_gate"
+COLUMNS = (
+    "id, description, checksum, status, activated_at, grace_expires_at, retired_at, created_at,"
+    " created_by, db_user, xact_id"
+)
+GUARD = "triggers/policy_versions__guard"
+
+
+def row(
+    id: str,
+    *,
+    status: str = "ACTIVE",
+    activated_at: str = "clock_timestamp()",
+    grace_expires_at: str = "NULL",
+    retired_at: str = "NULL",
+    created_at: str = "clock_timestamp()",
+) -> str:
+    """A SELECT of one whole row: nothing of it is left to a trigger."""
+    return (
+        f"SELECT '{id}', 'forged', repeat('0', 64), '{status}',"
+        f" CAST({activated_at} AS timestamptz), CAST({grace_expires_at} AS timestamptz),"
+        f" CAST({retired_at} AS timestamptz), CAST({created_at} AS timestamptz),"
+        " 'forger', 'forger', 1"
+    )
+
+
+def insert(**columns: str) -> str:
+    return f"INSERT INTO {VERSIONS} ({COLUMNS}) {row(**columns)}"
+
+
+def demote(id: str) -> str:
+    return (
+        f"UPDATE {VERSIONS} SET status = 'GRACE', grace_expires_at = clock_timestamp()"
+        f" WHERE id = '{id}'"
+    )
+
+
+def inserts(**columns: str) -> dict[str, str]:
+    """Every way to bring a new row in."""
+    return {
+        "INSERT": insert(**columns),
+        "INSERT ON CONFLICT DO NOTHING": f"{insert(**columns)} ON CONFLICT DO NOTHING",
+        "INSERT ON CONFLICT DO UPDATE": (
+            f"{insert(**columns)} ON CONFLICT (id) DO UPDATE SET description = 'forged again'"
+        ),
+        "MERGE INSERT": (
+            f"MERGE INTO {VERSIONS} USING ({row(**columns)}) AS s ({COLUMNS})"
+            f" ON policy_versions.id = s.id WHEN NOT MATCHED THEN INSERT ({COLUMNS})"
+            f" VALUES (s.{COLUMNS.replace(', ', ', s.')})"
+        ),
+        "INSERT in a CTE": f"WITH i AS ({insert(**columns)} RETURNING id) SELECT * FROM i",
+    }
+
+
+def updates(id: str, change: str) -> dict[str, str]:
+    """Every way to change a row that is there."""
+    update = f"UPDATE {VERSIONS} SET {change} WHERE id = '{id}'"
+    return {
+        "UPDATE": update,
+        "INSERT ON CONFLICT DO UPDATE": f"{insert(id=id)} ON CONFLICT (id) DO UPDATE SET {change}",
+        "MERGE UPDATE": (
+            f"MERGE INTO {VERSIONS} USING (SELECT '{id}') AS s (id) ON policy_versions.id = s.id"
+            f" WHEN MATCHED THEN UPDATE SET {change}"
+        ),
+        "UPDATE in a CTE": f"WITH u AS ({update} RETURNING id) SELECT * FROM u",
+    }
+
+
+def deletes(table: str, condition: str) -> dict[str, str]:
+    """Every way to remove a row."""
+    delete = f"DELETE FROM {table} WHERE {condition}"
+    return {
+        "DELETE": delete,
+        "MERGE DELETE": f"MERGE INTO {table} USING (SELECT) AS s ON {condition}"
+        " WHEN MATCHED THEN DELETE",
+        "DELETE in a CTE": f"WITH d AS ({delete} RETURNING *) SELECT * FROM d",
+    }
+
+
+def truncates(table: str) -> dict[str, str]:
+    return {"TRUNCATE": f"TRUNCATE {table}", "TRUNCATE CASCADE": f"TRUNCATE {table} CASCADE"}
+
+
+def copy(id: str, *, status: str, activated_at: str, grace_expires_at: str, retired_at: str) -> str:
+    values = (
+        *(id, "forged", "0" * 64, status, activated_at, grace_expires_at, retired_at),
+        *("2020-01-01", "forger", "forger", "1"),
+    )
+    return f"COPY {VERSIONS} ({COLUMNS}) FROM STDIN\n" + "\t".join(values) + "\n"
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What somebody does in one transaction, how it is refused, and what alone refuses it."""
+
+    name: str
+    invariant: str
+    sqlstate: str
+    statements: tuple[str, ...]
+    detail: dict[str, Any] | None
+    """The keys of the refusal; None where the server's own code and wording arrive."""
+    without: tuple[str, ...]
+    """The objects, by their file in schema/current, without which the attack succeeds."""
+    history: str = "+v1"
+    """What went before: `+v1 +v2 -v1` rotates to v1, then to v2, and retires v1."""
+    column: str | None = None
+    constraint: str | None = None
+    table: str = "policy_versions"
+
+    def __str__(self) -> str:
+        return f"{self.invariant}: {self.name}"
+
+    def check(self, found: Refusal) -> None:
+        if self.detail is None:
+            assert (found.sqlstate, found.constraint, found.table, found.column) == (
+                *(self.sqlstate, self.constraint, self.table, self.column),
+            ), found
+            return
+        assert_invariant(found, self.invariant, self.sqlstate, self.table)
+        assert found.column == self.column
+        assert found.keys == self.detail
+
+
+def in_all_forms(
+    forms: dict[str, str], attack: Attack, *, what: str, before: Sequence[str] = ()
+) -> list[Attack]:
+    return [
+        replace(
+            attack, name=f"{what} by {form}", statements=(*before, statement, *attack.statements)
+        )
+        for form, statement in forms.items()
+    ]
+
+
+def _change(from_: str, to: str) -> dict[str, Any]:
+    return {"id": "v1", "from": from_, "to": to}
+
+
+def _frozen_column(column: str, value: str) -> Attack:
+    return Attack(
+        f"a changed {column}",
+        "INV-POL-001",
+        "P7101",
+        (f"UPDATE {VERSIONS} SET {column} = {value}",),
+        _change("ACTIVE", "ACTIVE"),
+        (GUARD,),
+    )
+
+
+def _single(what: str, change: str, template: Attack, *after: str) -> Attack:
+    """One UPDATE of v1, and what must follow for the attack to be whole."""
+    return replace(
+        template,
+        name=what,
+        statements=(f"UPDATE {VERSIONS} SET {change} WHERE id = 'v1'", *after),
+    )
+
+
+FINAL = Attack(
+    "",
+    "INV-POL-002",
+    "P7101",
+    (),
+    _change("RETIRED", "RETIRED"),
+    (GUARD,),
+    "+v1 +v2 -v1",
+    "status",
+)
+NEVER_BACK = Attack(
+    "", "INV-POL-003", "P7101", (), _change("GRACE", "ACTIVE"), (GUARD,), column="status"
+)
+THROUGH_GRACE = Attack(
+    "",
+    "INV-POL-004",
+    "P7101",
+    (insert(id="v2"),),
+    _change("ACTIVE", "RETIRED"),
+    (GUARD,),
+    column="status",
+)
+ONE_ACTIVE = Attack(
+    "",
+    "INV-POL-005",
+    "P7104",
+    (),
+    {"id": "v2", "status": "ACTIVE", "active": "v1"},
+    (GUARD, "indexes/uq_policy_versions_active"),
+    column="status",
+)
+NO_DELETE = Attack(
+    "",
+    "INV-POL-006",
+    "P7102",
+    (),
+    {"id": "v1", "status": "GRACE"},
+    ("triggers/policy_versions__no_delete",),
+    "+v1 +v2",
+)
+NO_TRUNCATE = replace(NO_DELETE, detail={}, without=("triggers/policy_versions__no_truncate",))
+ACTIVE_REMAINS = Attack(
+    "",
+    "INV-POL-007",
+    "P7103",
+    (),
+    {"id": "v1"},
+    ("triggers/policy_versions__active_remains",),
+    column="status",
+)
+ONE_GRACE = Attack(
+    "",
+    "INV-POL-008",
+    "23505",
+    (insert(id="v3"),),
+    None,
+    ("indexes/uq_policy_versions_grace",),
+    "+v1 +v2",
+    constraint="uq_policy_versions_grace",
+)
+NEWER = Attack(
+    "",
+    "INV-POL-009",
+    "P7101",
+    (),
+    {"id": "v2", "status": "ACTIVE", "activated_at": ANY},
+    (GUARD,),
+    column="activated_at",
+)
+ENTERS_ACTIVE = Attack(
+    "", "INV-POL-010", "P7101", (), {"id": "v2", "status": "GRACE"}, (GUARD,), column="status"
+)
+GRACE_SHRINKS = Attack(
+    "",
+    "INV-POL-011",
+    "P7101",
+    (),
+    _change("GRACE", "GRACE"),
+    (GUARD,),
+    "+v1 +v2",
+    "grace_expires_at",
+)
+GATE_STAYS = Attack(
+    "", "INV-ATT-008", "P0001", (), {}, ("triggers/policy_gate__no_delete",), table="policy_gate"
+)
+
+LATER = "clock_timestamp() + interval '10 years'"
+
+ATTACKS = (
+    _frozen_column("description", "'forged'"),
+    _frozen_column("checksum", "repeat('0', 64)"),
+    _frozen_column("activated_at", "activated_at - interval '1 day'"),
+    _frozen_column("created_at", "created_at - interval '1 day'"),
+    _frozen_column("created_by", "'forged'"),
+    _frozen_column("db_user", "'forged'"),
+    _frozen_column("xact_id", "1"),
+    replace(_frozen_column("id", "'v0'"), detail=_change("ACTIVE", "ACTIVE")),
+    *in_all_forms(
+        updates("v1", "description = 'forged'"),
+        replace(_frozen_column("", ""), statements=()),
+        what="changed content",
+    ),
+    Attack(
+        "a created_at to come",
+        "INV-POL-001",
+        "P7101",
+        (demote("v1"), insert(id="v2", created_at=LATER)),
+        {"id": "v2", "status": "ACTIVE"},
+        (GUARD,),
+        column="created_at",
+    ),
+    *in_all_forms(
+        updates("v1", "status = 'GRACE', retired_at = NULL"),
+        replace(FINAL, detail=_change("RETIRED", "GRACE")),
+        what="RETIRED to GRACE",
+    ),
+    _single("a RETIRED version's grace", "grace_expires_at = '2020-01-01'", FINAL),
+    _single("a RETIRED version's retired_at", "retired_at = '2020-01-01'", FINAL),
+    *in_all_forms(
+        updates("v1", "status = 'ACTIVE', grace_expires_at = NULL"),
+        NEVER_BACK,
+        what="GRACE to ACTIVE",
+        before=(demote("v1"),),
+    ),
+    *in_all_forms(
+        updates(
+            "v1",
+            "status = 'RETIRED', grace_expires_at = clock_timestamp(),"
+            " retired_at = clock_timestamp()",
+        ),
+        THROUGH_GRACE,
+        what="ACTIVE to RETIRED",
+    ),
+    *in_all_forms(inserts(id="v2"), ONE_ACTIVE, what="a second ACTIVE"),
+    *in_all_forms(deletes(VERSIONS, "id = 'v1'"), NO_DELETE, what="removal"),
+    *in_all_forms(truncates(VERSIONS), NO_TRUNCATE, what="removal of all"),
+    *in_all_forms(
+        truncates(f"{GATE}, {VERSIONS}"),
+        replace(
+            NO_TRUNCATE,
+            invariant="INV-ATT-008",
+            sqlstate="P0001",
+            table="policy_gate",
+            without=(*NO_TRUNCATE.without, "triggers/policy_gate__no_truncate"),
+        ),
+        what="removal of all and of the gate",
+    ),
+    *in_all_forms(
+        updates("v1", "status = 'GRACE', grace_expires_at = clock_timestamp()"),
+        ACTIVE_REMAINS,
+        what="demotion without a successor",
+    ),
+    *in_all_forms(
+        updates("v2", "status = 'GRACE', grace_expires_at = clock_timestamp()"),
+        ONE_GRACE,
+        what="a second GRACE",
+    ),
+    *in_all_forms(
+        inserts(id="v2", activated_at="'2020-01-01'"),
+        NEWER,
+        what="an activated_at before the newest",
+        before=(demote("v1"),),
+    ),
+    replace(
+        NEWER,
+        name="an activated_at before the newest by COPY",
+        statements=(
+            demote("v1"),
+            copy(
+                "v2",
+                status="ACTIVE",
+                activated_at="2020-01-01",
+                grace_expires_at="\\N",
+                retired_at="\\N",
+            ),
+        ),
+    ),
+    replace(
+        NEWER,
+        name="an activated_at equal to the newest",
+        statements=(
+            demote("v1"),
+            insert(id="v2", activated_at=f"(SELECT max(activated_at) FROM {VERSIONS})"),
+        ),
+    ),
+    replace(
+        NEWER,
+        name="an activated_at to come",
+        statements=(demote("v1"), insert(id="v2", activated_at=LATER)),
+    ),
+    replace(
+        NEWER,
+        name="an infinite activated_at",
+        statements=(demote("v1"), insert(id="v2", activated_at="'infinity'")),
+    ),
+    replace(
+        NEWER,
+        name="a first version at minus infinity",
+        history="",
+        statements=(insert(id="v2", activated_at="'-infinity'"),),
+    ),
+    *in_all_forms(
+        inserts(id="v2", status="GRACE", grace_expires_at="clock_timestamp()"),
+        ENTERS_ACTIVE,
+        what="an entry as GRACE",
+    ),
+    replace(
+        ENTERS_ACTIVE,
+        name="an entry as RETIRED by COPY",
+        detail={"id": "v2", "status": "RETIRED"},
+        statements=(
+            copy(
+                "v2",
+                status="RETIRED",
+                activated_at="2020-01-01",
+                grace_expires_at="2020-01-01",
+                retired_at="2020-01-01",
+            ),
+        ),
+    ),
+    *in_all_forms(
+        updates("v1", f"grace_expires_at = {LATER}"), GRACE_SHRINKS, what="a longer grace"
+    ),
+    _single("an endless grace", "grace_expires_at = 'infinity'", GRACE_SHRINKS),
+    _single(
+        "a longer grace on the way to RETIRED",
+        f"status = 'RETIRED', retired_at = clock_timestamp(), grace_expires_at = {LATER}",
+        replace(GRACE_SHRINKS, detail=_change("GRACE", "RETIRED")),
+    ),
+    _single(
+        "an endless grace from the start",
+        "status = 'GRACE', grace_expires_at = 'infinity'",
+        replace(GRACE_SHRINKS, detail=_change("ACTIVE", "GRACE"), history="+v1"),
+        insert(id="v2"),
+    ),
+    *in_all_forms(deletes(GATE, "singleton"), GATE_STAYS, what="removal of the gate"),
+    *in_all_forms(
+        truncates(GATE),
+        replace(GATE_STAYS, without=("triggers/policy_gate__no_truncate",)),
+        what="removal of the gate",
+    ),
+)
+
+every_attack = pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param(attack, id=str(attack), marks=pytest.mark.invariant(attack.invariant))
+        for attack in ATTACKS
+    ],
+)
+
+
+def live_through(history: str, connection: Connect) -> None:
+    for step in history.split():
+        if step.startswith("+"):
+            activate_policy(connection, step[1:])
+        else:
+            connection.execute("SELECT FROM orchestration.retire_policy_version(%s)", (step[1:],))
+
+
+def execute(connection: Connect, statement: str) -> None:
+    command, _, data = statement.partition("\n")
+    if data:
+        with connection.cursor().copy(command) as stream:  # type: ignore[arg-type]
+            stream.write(data)
+    else:
+        connection.execute(command)  # type: ignore[arg-type]
+
+
+def attempt(connection: Connect, statements: Sequence[str]) -> Refusal | None:
+    """One transaction of these statements: how it is refused, or None where it is committed."""
+    try:
+        with connection.transaction():
+            for statement in statements:
+                execute(connection, statement)
+    except psycopg.Error as error:
+        return Refusal.of(error)
+    return None
+
+
+def drop(connection: Connect, path: str) -> None:
+    kind, _, name = path.partition("/")
+    if kind == "triggers":
+        table, _, trigger = name.partition("__")
+        connection.execute(f"DROP TRIGGER {trigger} ON orchestration.{table}")  # type: ignore[arg-type]
+    else:
+        connection.execute(f"DROP INDEX orchestration.{name}")  # type: ignore[arg-type]
+
+
+def picture(connection: Connect) -> list[Any]:
+    rows = connection.execute(f"SELECT * FROM {VERSIONS} ORDER BY activated_at").fetchall()  # type: ignore[arg-type]
+    return [*rows, *connection.execute(f"SELECT * FROM {GATE}").fetchall()]  # type: ignore[arg-type]
+
+
+def statuses(connection: Connect) -> dict[str, str]:
+    rows = connection.execute("SELECT id, status FROM orchestration.policy_versions").fetchall()
+    return dict(rows)
+
+
+@every_attack
+def test_an_attack_is_refused_until_the_object_that_keeps_the_rule_is_gone(
+    owner: Connect, login: Callable[[str], Connect], attack: Attack
+) -> None:
+    live_through(attack.history, owner)
+    before = picture(owner)
+
+    by_the_owner = attempt(owner, attack.statements)
+    assert by_the_owner is not None
+    attack.check(by_the_owner)
+
+    owner.execute(
+        "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE"
+        " ON orchestration.policy_versions, orchestration.policy_gate TO symphony_ingest"
+    )
+    by_a_stray_grant = attempt(login("ingest"), attack.statements)
+    assert by_a_stray_grant is not None
+    attack.check(by_a_stray_grant)
+
+    assert picture(owner) == before
+    for path in attack.without:
+        drop(owner, path)
+    assert attempt(owner, attack.statements) is None
+
+
+@pytest.mark.superuser
+@every_attack
+def test_replica_mode_silences_no_refusal(superuser: Connect, attack: Attack) -> None:
+    live_through(attack.history, superuser)
+    superuser.execute("SET session_replication_role = replica")
+    found = attempt(superuser, attack.statements)
+    assert found is not None
+    attack.check(found)
+
+
+@pytest.mark.parametrize("entry", invariants.POLICY, ids=lambda entry: entry.id)
+def test_every_trigger_and_index_that_keeps_a_rule_is_attacked(entry: invariants.Invariant) -> None:
+    named = {path for path in entry.enforced_by if path.startswith(("triggers/", "indexes/"))}
+    attacked = {
+        path for attack in ATTACKS if attack.invariant == entry.id for path in attack.without
+    }
+    assert named
+    assert named <= attacked
+
+
+@pytest.mark.invariant("INV-POL-005")
+def test_without_the_guard_the_index_still_refuses_a_second_active(owner: Connect) -> None:
+    activate_policy(owner)
+    drop(owner, GUARD)
+    found = refusal(owner, insert(id="v2"))
+    assert (found.sqlstate, found.constraint) == ("23505", "uq_policy_versions_active")
+    assert found.table == "policy_versions"
+
+
+@pytest.mark.invariant(
+    "INV-POL-001",
+    "INV-POL-002",
+    "INV-POL-003",
+    "INV-POL-004",
+    "INV-POL-005",
+    "INV-POL-006",
+    "INV-POL-007",
+    "INV-POL-008",
+    "INV-POL-009",
+    "INV-POL-010",
+    "INV-POL-011",
+)
+@pytest.mark.parametrize("role", ["ingest", "executor", "control", "readonly", "auditor"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"UPDATE {VERSIONS} SET description = 'forged'",
+        f"DELETE FROM {VERSIONS}",
+        f"TRUNCATE {VERSIONS}",
+        insert(id="v2"),
+        f"DELETE FROM {GATE}",
+    ],
+)
+def test_a_runtime_role_has_no_write_at_all(
+    owner: Connect, login: Callable[[str], Connect], role: str, statement: str
+) -> None:
+    activate_policy(owner)
+    assert refusal(login(role), statement).sqlstate == "42501"
+
+
+# The order of judgement.
+
+
+@pytest.mark.invariant("INV-POL-001")
+def test_identity_is_judged_before_the_transition(owner: Connect) -> None:
+    live_through("+v1 +v2 -v1", owner)
+    found = refusal(
+        owner, f"UPDATE {VERSIONS} SET status = 'ACTIVE', checksum = 'x' WHERE id = 'v1'"
+    )
+    assert_invariant(found, "INV-POL-001", "P7101", "policy_versions")
+    assert found.keys == {"id": "v1", "from": "RETIRED", "to": "ACTIVE"}
+
+
+@pytest.mark.invariant("INV-POL-003", "INV-POL-005")
+def test_a_transition_is_judged_before_the_conflict_with_the_active_one(owner: Connect) -> None:
+    live_through("+v1 +v2", owner)
+    found = refusal(
+        owner,
+        f"UPDATE {VERSIONS} SET status = 'ACTIVE', grace_expires_at = NULL WHERE id = 'v1'",
+    )
+    assert_invariant(found, "INV-POL-003", "P7101", "policy_versions")
+
+
+@pytest.mark.invariant("INV-POL-009", "INV-POL-010", "INV-POL-005")
+@pytest.mark.parametrize(
+    ("columns", "invariant"),
+    [
+        ({"status": "GRACE", "grace_expires_at": "clock_timestamp()"}, "INV-POL-010"),
+        ({"activated_at": "'2020-01-01'"}, "INV-POL-009"),
+        ({"created_at": LATER}, "INV-POL-001"),
+    ],
+)
+def test_an_entry_is_judged_before_its_conflict_with_the_active_one(
+    owner: Connect, columns: dict[str, str], invariant: str
+) -> None:
+    activate_policy(owner)
+    found = refusal(owner, insert(id="v2", **columns))
+    assert_invariant(found, invariant, "P7101", "policy_versions")
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {},
+        {
+            "status": "RETIRED",
+            "grace_expires_at": "clock_timestamp()",
+            "retired_at": "clock_timestamp()",
+        },
+        {"activated_at": "'2020-01-01'"},
+        {"created_at": "'infinity'"},
+    ],
+    ids=["the same", "as RETIRED", "older", "to come"],
+)
+def test_an_insert_whose_id_exists_is_left_to_the_primary_key(
+    owner: Connect, columns: dict[str, str]
+) -> None:
+    activate_policy(owner)
+    found = refusal(owner, insert(id="v1", **columns))
+    assert (found.sqlstate, found.constraint) == ("23505", "pk_policy_versions")
+
+
+def test_an_insert_whose_id_exists_need_not_give_the_times(owner: Connect) -> None:
+    activate_policy(owner)
+    found = refusal(
+        owner,
+        f"INSERT INTO {VERSIONS} (id, description, checksum) VALUES ('v1', 'x', repeat('0', 64))",
+    )
+    assert (found.sqlstate, found.constraint) == ("23505", "pk_policy_versions")
+
+
+@pytest.mark.parametrize("target", ["", "(id)"])
+def test_on_conflict_do_nothing_leaves_an_existing_version_as_it_is(
+    owner: Connect, target: str
+) -> None:
+    activate_policy(owner)
+    before = picture(owner)[0]
+    found = attempt(owner, [f"{insert(id='v1')} ON CONFLICT {target} DO NOTHING"])
+    assert found is None
+    assert picture(owner)[0] == before
+
+
+# What is checked by constraints.
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "constraint"),
+    [
+        ("id", "''", "ck_policy_versions_id"),
+        ("description", "''", "ck_policy_versions_description"),
+        ("created_by", "''", "ck_policy_versions_created_by"),
+        ("checksum", "''", "ck_policy_versions_checksum"),
+        ("checksum", "repeat('0', 63)", "ck_policy_versions_checksum"),
+        ("checksum", "repeat('0', 65)", "ck_policy_versions_checksum"),
+        ("checksum", "repeat('A', 64)", "ck_policy_versions_checksum"),
+        ("checksum", "repeat('0', 63) || E'\\n'", "ck_policy_versions_checksum"),
+        ("checksum", "repeat('0', 64) || E'\\n'", "ck_policy_versions_checksum"),
+        ("retired_at", "clock_timestamp()", "ck_policy_versions_times"),
+        ("grace_expires_at", "clock_timestamp()", "ck_policy_versions_times"),
+    ],
+)
+def test_a_value_that_no_version_may_hold_is_refused(
+    owner: Connect, column: str, value: str, constraint: str
+) -> None:
+    values = {"id": "'v1'", "description": "'x'", "checksum": "repeat('0', 64)"} | {column: value}
+    found = refusal(
+        owner, f"INSERT INTO {VERSIONS} ({', '.join(values)}) VALUES ({', '.join(values.values())})"
+    )
+    assert (found.sqlstate, found.constraint) == ("23514", constraint)
+
+
+def test_a_status_that_does_not_exist_is_refused(owner: Connect) -> None:
+    activate_policy(owner)
+    found = refusal(owner, f"UPDATE {VERSIONS} SET status = 'PAUSED', grace_expires_at = now()")
+    assert found.sqlstate == "23514"
+    assert found.constraint == "ck_policy_versions_status"
+
+
+@pytest.mark.invariant("INV-POL-011")
+@pytest.mark.parametrize(
+    ("history", "change", "detail"),
+    [
+        ("+v1", "status = 'GRACE'", {"id": "v1", "from": "ACTIVE", "to": "GRACE"}),
+        ("+v1", "grace_expires_at = now()", {"id": "v1", "from": "ACTIVE", "to": "ACTIVE"}),
+        ("+v1 +v2", "grace_expires_at = NULL", {"id": "v1", "from": "GRACE", "to": "GRACE"}),
+        (
+            "+v1 +v2",
+            "status = 'RETIRED', grace_expires_at = NULL",
+            {"id": "v1", "from": "GRACE", "to": "RETIRED"},
+        ),
+    ],
+)
+def test_a_grace_has_an_end_while_there_is_one(
+    owner: Connect, history: str, change: str, detail: dict[str, str]
+) -> None:
+    live_through(history, owner)
+    found = refusal(owner, f"UPDATE {VERSIONS} SET {change} WHERE id = 'v1'")
+    assert_invariant(found, "INV-POL-011", "P7101", "policy_versions")
+    assert found.column == "grace_expires_at"
+    assert found.keys == detail
+
+
+@pytest.mark.parametrize("column", ["id", "description", "checksum", "created_by"])
+def test_a_missing_value_is_refused_by_its_column(owner: Connect, column: str) -> None:
+    values = {
+        "id": "'v1'",
+        "description": "'x'",
+        "checksum": "repeat('0', 64)",
+        "created_by": "'x'",
+    } | {column: "NULL"}
+    found = refusal(
+        owner, f"INSERT INTO {VERSIONS} ({', '.join(values)}) VALUES ({', '.join(values.values())})"
+    )
+    assert (found.sqlstate, found.table, found.column) == ("23502", "policy_versions", column)
+
+
+# What the database sets.
+
+
+@pytest.mark.invariant("INV-POL-001", "INV-POL-009")
+def test_the_database_says_who_wrote_a_version_and_in_which_transaction(owner: Connect) -> None:
+    with owner.transaction():
+        owner.execute(insert(id="v1"))  # type: ignore[arg-type]
+        row = owner.execute(
+            "SELECT db_user = session_user, xact_id = pg_current_xact_id()::text::bigint,"
+            " created_by FROM orchestration.policy_versions"
+        ).fetchone()
+    assert row == (True, True, "forger")
+
+
+@pytest.mark.invariant("INV-POL-001")
+def test_what_an_insert_leaves_out_is_filled_in(owner: Connect) -> None:
+    with owner.transaction():
+        owner.execute(
+            "INSERT INTO orchestration.policy_versions (id, description, checksum)"
+            " VALUES ('v1', 'test', %s)",
+            (digest("v1"),),
+        )
+        row = owner.execute(
+            "SELECT status, grace_expires_at, retired_at, created_by = session_user,"
+            " activated_at BETWEEN now() AND clock_timestamp(),"
+            " created_at BETWEEN now() AND clock_timestamp() FROM orchestration.policy_versions"
+        ).fetchone()
+    assert row == ("ACTIVE", None, None, True, True, True)
+
+
+@pytest.mark.invariant("INV-POL-001")
+def test_a_version_that_is_imported_keeps_the_time_at_which_it_was_created(owner: Connect) -> None:
+    owner.execute(insert(id="v1", created_at="'2020-01-01Z'"))  # type: ignore[arg-type]
+    row = owner.execute("SELECT created_at = '2020-01-01Z' FROM orchestration.policy_versions")
+    assert row.fetchone() == (True,)
+
+
+@pytest.mark.invariant("INV-POL-002")
+def test_retired_at_is_the_clock_whatever_is_supplied(owner: Connect) -> None:
+    live_through("+v1 +v2", owner)
+    with owner.transaction():
+        owner.execute(
+            "UPDATE orchestration.policy_versions SET status = 'RETIRED', retired_at = '2020-01-01'"
+            " WHERE id = 'v1'"
+        )
+        row = owner.execute(
+            "SELECT retired_at BETWEEN now() AND clock_timestamp()"
+            " FROM orchestration.policy_versions WHERE id = 'v1'"
+        ).fetchone()
+    assert row == (True,)
+
+
+@pytest.mark.invariant("INV-POL-002")
+@pytest.mark.parametrize("id", ["v1", "v2"])
+def test_a_retired_at_before_retirement_is_not_stored(owner: Connect, id: str) -> None:
+    live_through("+v1 +v2", owner)
+    owner.execute(
+        "UPDATE orchestration.policy_versions SET retired_at = '2020-01-01' WHERE id = %s", (id,)
+    )
+    row = owner.execute(
+        "SELECT retired_at FROM orchestration.policy_versions WHERE id = %s", (id,)
+    ).fetchone()
+    assert row == (None,)
+
+
+@pytest.mark.superuser
+@pytest.mark.invariant("INV-POL-001")
+def test_in_replica_mode_values_arrive_as_they_are(superuser: Connect) -> None:
+    superuser.execute("SET session_replication_role = replica")
+    superuser.execute(insert(id="v1", created_at="'2020-01-01Z'"))  # type: ignore[arg-type]
+    row = superuser.execute("SELECT db_user, xact_id FROM orchestration.policy_versions").fetchone()
+    gate = superuser.execute("SELECT changes FROM orchestration.policy_gate").fetchone()
+    assert row == ("forger", 1)
+    assert gate == (0,)
+
+
+# INV-POL-007 at COMMIT, and rotation beside it.
+
+
+@pytest.mark.invariant("INV-POL-007")
+def test_the_last_active_version_may_go_and_come_within_a_transaction(owner: Connect) -> None:
+    activate_policy(owner)
+    assert attempt(owner, [demote("v1"), insert(id="v2")]) is None
+    assert statuses(owner) == {"v1": "GRACE", "v2": "ACTIVE"}
+
+
+@pytest.mark.invariant("INV-POL-007")
+def test_the_last_active_version_is_missed_at_commit_and_not_before(owner: Connect) -> None:
+    activate_policy(owner)
+    owner.execute("BEGIN")
+    owner.execute(demote("v1"))  # type: ignore[arg-type]
+    owner.execute("SELECT 1")
+    with pytest.raises(psycopg.Error) as raised:
+        owner.execute("COMMIT")
+    found = Refusal.of(raised.value)
+    assert_invariant(found, "INV-POL-007", "P7103", "policy_versions")
+    assert statuses(owner) == {"v1": "ACTIVE"}
+
+
+@pytest.mark.invariant("INV-POL-007")
+def test_the_last_active_version_is_missed_at_once_where_constraints_are_immediate(
+    owner: Connect,
+) -> None:
+    activate_policy(owner)
+    owner.execute("BEGIN")
+    owner.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    with pytest.raises(psycopg.Error) as raised:
+        owner.execute(demote("v1"))  # type: ignore[arg-type]
+    owner.execute("ROLLBACK")
+    assert_invariant(Refusal.of(raised.value), "INV-POL-007", "P7103", "policy_versions")
+
+
+@pytest.mark.invariant("INV-POL-007")
+def test_set_constraints_immediate_judges_what_went_before(owner: Connect) -> None:
+    activate_policy(owner)
+    owner.execute("BEGIN")
+    owner.execute(demote("v1"))  # type: ignore[arg-type]
+    with pytest.raises(psycopg.Error) as raised:
+        owner.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    owner.execute("ROLLBACK")
+    assert_invariant(Refusal.of(raised.value), "INV-POL-007", "P7103", "policy_versions")
+
+
+@pytest.mark.invariant("INV-POL-005", "INV-POL-007")
+def test_rotation_works_under_immediate_constraints(login: Callable[[str], Connect]) -> None:
+    control = login("control")
+    with control.transaction():
+        control.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        live_through("+v1 +v2 +v3", control)
+    assert statuses(control) == {"v1": "RETIRED", "v2": "GRACE", "v3": "ACTIVE"}
+
+
+@pytest.mark.invariant("INV-POL-008", "INV-POL-009")
+def test_two_rotations_in_one_transaction_keep_their_order(login: Callable[[str], Connect]) -> None:
+    control = login("control")
+    with control.transaction():
+        live_through("+v1 +v2 +v3", control)
+    rows = control.execute(
+        "SELECT id, status, activated_at > lag(activated_at) OVER (ORDER BY id)"
+        " FROM orchestration.policy_versions ORDER BY id"
+    ).fetchall()
+    assert rows == [("v1", "RETIRED", None), ("v2", "GRACE", True), ("v3", "ACTIVE", True)]
+
+
+def set_the_clock_back(owner: Connect) -> None:
+    """A v1 of an hour ahead: what a clock leaves behind that was then set back by an hour."""
+    owner.execute("ALTER TABLE orchestration.policy_versions DISABLE TRIGGER guard")
+    owner.execute(insert(id="v1", activated_at="clock_timestamp() + interval '1 hour'"))  # type: ignore[arg-type]
+    owner.execute("ALTER TABLE orchestration.policy_versions ENABLE ALWAYS TRIGGER guard")
+
+
+@pytest.mark.invariant("INV-POL-009")
+def test_rotation_goes_on_after_the_clock_went_back(owner: Connect) -> None:
+    set_the_clock_back(owner)
+    live_through("+v2 +v3", owner)
+    rows = owner.execute(
+        "SELECT id, activated_at - lag(activated_at) OVER (ORDER BY id) = interval '1 microsecond'"
+        " FROM orchestration.policy_versions ORDER BY id"
+    ).fetchall()
+    assert rows == [("v1", None), ("v2", True), ("v3", True)]
+
+
+@pytest.mark.invariant("INV-POL-009")
+def test_activated_at_may_pass_the_clock_by_a_microsecond_and_no_more(owner: Connect) -> None:
+    set_the_clock_back(owner)
+    newest = "(SELECT max(activated_at) FROM orchestration.policy_versions)"
+    two = insert(id="v2", activated_at=f"{newest} + interval '2 microseconds'")
+    found = attempt(owner, [demote("v1"), two])
+    assert found is not None
+    assert_invariant(found, "INV-POL-009", "P7101", "policy_versions")
+    one = insert(id="v2", activated_at=f"{newest} + interval '1 microsecond'")
+    assert attempt(owner, [demote("v1"), one]) is None
+
+
+@pytest.mark.invariant("INV-POL-011")
+def test_a_grace_may_come_to_its_end_earlier(owner: Connect) -> None:
+    live_through("+v1 +v2", owner)
+    sooner = f"UPDATE {VERSIONS} SET grace_expires_at = clock_timestamp() WHERE id = 'v1'"
+    assert attempt(owner, [sooner]) is None
+    accepted = owner.execute("SELECT id FROM orchestration.accepted_policy_versions").fetchall()
+    assert accepted == [("v2",)]
+
+
+# The functions.
+
+
+def rotate(
+    id: str = "v2",
+    *,
+    grace: str = "interval '1 hour'",
+    expected_active: str = "NULL",
+    checksum: str = "repeat('0', 64)",
+) -> str:
+    return (
+        f"SELECT * FROM orchestration.rotate_policy_version(p_id => '{id}',"
+        f" p_description => 'test', p_checksum => {checksum}, p_grace => {grace},"
+        f" p_expected_active => {expected_active})"
+    )
+
+
+@pytest.mark.invariant("INV-POL-004", "INV-POL-007")
+def test_an_emergency_is_a_grace_of_zero_and_retirement_in_one_transaction(
+    login: Callable[[str], Connect],
+) -> None:
+    control = login("control")
+    activate_policy(control)
+    assert (
+        attempt(
+            control,
+            [
+                rotate(grace="interval '0'"),
+                "SELECT orchestration.retire_policy_version('v1')",
+            ],
+        )
+        is None
+    )
+    assert statuses(control) == {"v1": "RETIRED", "v2": "ACTIVE"}
+
+
+@pytest.mark.invariant("INV-ATT-008")
+def test_a_grace_of_zero_ends_acceptance_at_once(login: Callable[[str], Connect]) -> None:
+    control = login("control")
+    activate_policy(control)
+    control.execute(rotate(grace="interval '0'"))  # type: ignore[arg-type]
+    assert statuses(control) == {"v1": "GRACE", "v2": "ACTIVE"}
+    found = refusal(control, "SELECT orchestration.require_policy_accepted('v1')")
+    assert_invariant(found, "INV-ATT-008", "P7105", "policy_versions")
+
+
+@pytest.mark.invariant("INV-API-001")
+@pytest.mark.parametrize(
+    "grace", ["interval '-1 microsecond'", "NULL", "interval '101 years'", "interval '-1 month'"]
+)
+def test_a_grace_out_of_bounds_is_refused(login: Callable[[str], Connect], grace: str) -> None:
+    control = login("control")
+    activate_policy(control)
+    found = refusal(control, rotate(grace=grace))
+    assert_invariant(found, "INV-API-001", "22023", "policy_versions")
+    assert found.column == "grace_expires_at"
+    assert found.keys == {"id": "v2", "grace": ANY}
+    assert statuses(control) == {"v1": "ACTIVE"}
+
+
+@pytest.mark.invariant("INV-POL-005")
+@pytest.mark.parametrize(
+    ("history", "active"), [("", None), ("+v1 +v2", "v2")], ids=["none", "another"]
+)
+def test_rotation_from_another_version_than_expected_changes_nothing(
+    login: Callable[[str], Connect], history: str, active: str | None
+) -> None:
+    control = login("control")
+    live_through(history, control)
+    before = statuses(control)
+    found = refusal(control, rotate("v3", expected_active="'v1'"))
+    assert_invariant(found, "INV-POL-005", "P7104", "policy_versions")
+    assert found.column == "status"
+    assert found.keys == {"id": "v3", "active": active, "expected_active": "v1"}
+    assert statuses(control) == before
+
+
+@pytest.mark.invariant("INV-POL-005")
+def test_rotation_from_the_expected_version_takes_place(login: Callable[[str], Connect]) -> None:
+    control = login("control")
+    activate_policy(control)
+    control.execute(rotate(expected_active="'v1'"))  # type: ignore[arg-type]
+    assert statuses(control) == {"v1": "GRACE", "v2": "ACTIVE"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "sqlstate", "constraint"),
+    [
+        (rotate("v1"), "23505", "pk_policy_versions"),
+        (rotate("v2"), "23505", "pk_policy_versions"),
+        (rotate("v3", checksum="'short'"), "23514", "ck_policy_versions_checksum"),
+        (rotate(""), "23514", "ck_policy_versions_id"),
+    ],
+)
+def test_a_rotation_that_is_refused_leaves_all_versions_as_they_are(
+    login: Callable[[str], Connect], statement: str, sqlstate: str, constraint: str
+) -> None:
+    control = login("control")
+    live_through("+v1 +v2", control)
+    found = refusal(control, statement)
+    assert (found.sqlstate, found.constraint) == (sqlstate, constraint)
+    assert statuses(control) == {"v1": "GRACE", "v2": "ACTIVE"}
+
+
+@pytest.mark.invariant("INV-POL-007")
+def test_the_active_version_is_not_retired(login: Callable[[str], Connect]) -> None:
+    control = login("control")
+    activate_policy(control)
+    with pytest.raises(psycopg.Error) as raised, control.transaction():
+        control.execute("SELECT orchestration.retire_policy_version('v1')")
+    found = Refusal.of(raised.value)
+    assert_invariant(found, "INV-POL-007", "P7103", "policy_versions")
+    assert (found.column, found.keys) == ("status", {"id": "v1"})
+
+
+@pytest.mark.invariant("INV-POL-002")
+def test_a_retired_version_is_not_retired_again(login: Callable[[str], Connect]) -> None:
+    control = login("control")
+    live_through("+v1 +v2 -v1", control)
+    found = refusal(control, "SELECT orchestration.retire_policy_version('v1')")
+    assert_invariant(found, "INV-POL-002", "P7101", "policy_versions")
+    assert found.keys == {"id": "v1", "from": "RETIRED", "to": "RETIRED"}
+
+
+@pytest.mark.invariant("INV-ATT-008")
+@pytest.mark.parametrize("id", ["'v9'", "NULL"])
+@pytest.mark.parametrize("function", ["retire_policy_version", "require_policy_accepted"])
+def test_an_unknown_version_is_not_accepted(
+    login: Callable[[str], Connect], function: str, id: str
+) -> None:
+    control = login("control")
+    activate_policy(control)
+    found = refusal(control, f"SELECT orchestration.{function}({id})")
+    assert_invariant(found, "INV-ATT-008", "P7105", "policy_versions")
+    assert found.column == "id"
+    assert found.keys == {"id": None if id == "NULL" else "v9"}
+
+
+@pytest.mark.invariant("INV-ATT-008")
+@pytest.mark.parametrize("role", ["ingest", "executor", "control"])
+def test_active_and_grace_are_accepted_and_retired_is_not(
+    owner: Connect, login: Callable[[str], Connect], role: str
+) -> None:
+    live_through("+v1 +v2 +v3", owner)
+    caller = login(role)
+    for id in ("v2", "v3"):
+        caller.execute("SELECT orchestration.require_policy_accepted(%s)", (id,))
+    found = refusal(caller, "SELECT orchestration.require_policy_accepted('v1')")
+    assert_invariant(found, "INV-ATT-008", "P7105", "policy_versions")
+
+
+# The gate.
+
+
+@pytest.mark.invariant("INV-ATT-008")
+def test_every_change_leaves_its_mark_on_the_gate(owner: Connect) -> None:
+    def changes() -> int:
+        row = owner.execute("SELECT changes FROM orchestration.policy_gate").fetchone()
+        assert row is not None
+        return int(row[0])
+
+    counted = [changes()]
+    for step in ("+v1", "+v2", "-v1"):
+        live_through(step, owner)
+        counted.append(changes())
+    assert counted == sorted(set(counted))
+
+
+@pytest.mark.invariant("INV-ATT-008")
+def test_the_gate_has_one_row(owner: Connect) -> None:
+    found = refusal(owner, "INSERT INTO orchestration.policy_gate DEFAULT VALUES")
+    assert (found.sqlstate, found.constraint) == ("23505", "pk_policy_gate")
+    found = refusal(owner, "INSERT INTO orchestration.policy_gate (singleton) VALUES (false)")
+    assert (found.sqlstate, found.constraint) == ("23514", "ck_policy_gate_singleton")
+
+
+@pytest.mark.invariant("INV-API-002")
+def test_a_gate_without_its_row_stops_every_change(owner: Connect) -> None:
+    activate_policy(owner)
+    drop(owner, "triggers/policy_gate__no_delete")
+    owner.execute("DELETE FROM orchestration.policy_gate")
+    found = refusal(owner, rotate())
+    assert_invariant(found, "INV-API-002", "P0002", "policy_gate")
+    assert statuses(owner) == {"v1": "ACTIVE"}
+
+
+@pytest.mark.invariant("INV-API-002")
+@pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_a_gate_without_its_row_stops_the_writers_that_read_it(
+    owner: Connect, login: Callable[[str], Connect], isolation: str
+) -> None:
+    activate_policy(owner)
+    drop(owner, "triggers/policy_gate__no_delete")
+    owner.execute("DELETE FROM orchestration.policy_gate")
+    ingest = login("ingest")
+    ingest.execute(
+        f"SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL {isolation}"  # type: ignore[arg-type]
+    )
+    found = refusal(ingest, "SELECT orchestration.require_policy_accepted('v1')")
+    assert_invariant(found, "INV-API-002", "P0002", "policy_gate")

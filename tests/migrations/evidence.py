@@ -1,0 +1,113 @@
+"""Evidence at any revision: what the SQL functions that exist there write."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from tests.support import Connect, activate_policy, digest, new_instruction_id
+
+WRITER: Final[Mapping[str, str]] = {
+    "policy_versions": "control",
+    "revoked_client_certs": "control",
+    "revoked_tokens": "control",
+    "ingress_attestations": "ingest",
+    "ingress_attestation_events": "executor",
+    "payment_outbox_items": "ingest",
+    "payment_outbox_attempts": "executor",
+}
+"""Which role's functions write each table of evidence here."""
+
+
+@dataclass(frozen=True)
+class Writers:
+    """The connections that call the functions, by role."""
+
+    control: Connect
+    ingest: Connect
+    executor: Connect
+
+
+def enter_policies(by: Writers) -> None:
+    activate_policy(by.control, "v1")
+    activate_policy(by.control, "v2")
+
+
+def revoke_credentials(by: Writers) -> None:
+    for function in ("revoke_client_cert", "revoke_token"):
+        by.control.execute(
+            f"SELECT FROM orchestration.{function}(%s, p_reason_code => 'keyCompromise')",  # type: ignore[arg-type]
+            (digest(function),),
+        )
+
+
+def attest_and_execute(by: Writers) -> None:
+    attested = by.ingest.execute(
+        "SELECT id FROM orchestration.append_attestations(%s::jsonb)",
+        (
+            json.dumps(
+                [
+                    {
+                        "caller_identity": "caller",
+                        "idempotency_key": key,
+                        "payload_hash": digest(key),
+                        "policy_version_id": "v2",
+                    }
+                    for key in ("first", "second")
+                ]
+            ),
+        ),
+    ).fetchall()
+    for event, terminal_status in (("EXECUTION_STARTED", None), ("EXECUTION_COMPLETED", "SUCCESS")):
+        by.executor.execute(
+            "SELECT FROM orchestration.record_attestation_event(%s, %s, %s)",
+            (attested[0][0], event, terminal_status),
+        )
+
+
+def enqueue_and_dispatch(by: Writers) -> None:
+    """Of three items one ends, one stays claimed and one waits."""
+    items = [
+        {
+            "instruction_id": str(new_instruction_id()),
+            "participant_id": "participant",
+            "idempotency_key": key,
+            "rail_type": "rail",
+            "payload": {"key": key},
+        }
+        for key in ("ends", "claimed", "waits")
+    ]
+    by.ingest.execute(
+        "SELECT FROM orchestration.enqueue_payment_outbox(%s::jsonb)", (json.dumps(items),)
+    )
+    (outbox_id, lease_token), _ = by.executor.execute(
+        "SELECT outbox_id, lease_token FROM orchestration.claim_outbox_batch('worker', 2, '1 hour')"
+    ).fetchall()
+    completion = {
+        "outbox_id": str(outbox_id),
+        "lease_token": str(lease_token),
+        "worker_id": "worker",
+        "state": "DISPATCHED",
+    }
+    by.executor.execute(
+        "SELECT FROM orchestration.complete_outbox_attempt(%s::jsonb)", (json.dumps([completion]),)
+    )
+
+
+WRITTEN_BY: Final[Mapping[str, Callable[[Writers], None]]] = {
+    "0002": enter_policies,
+    "0003": revoke_credentials,
+    "0004": attest_and_execute,
+    "0005": enqueue_and_dispatch,
+}
+"""By the revision whose functions write it."""
+
+
+def fill(anyone: Connect, revision: str, **by_role: Connect) -> None:
+    """Write evidence into every table of evidence that exists at `revision`: as `anyone` who may
+    do everything, or as the connections given by role."""
+    everywhere = {"control": anyone, "ingest": anyone, "executor": anyone}
+    writers = Writers(**(everywhere | by_role))
+    for made_by, write in WRITTEN_BY.items():
+        if made_by <= revision:
+            write(writers)

@@ -1,0 +1,241 @@
+"""run_in_transaction: what is safe is run again, from the start; what is not, is not."""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, create_engine, pool, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session, sessionmaker
+from tools import scratch
+
+from orchestration import errors, transactions
+from orchestration.errors import OrchestrationError, Retry
+from orchestration.records import NewPolicyVersion, PolicyVersionRecord
+from orchestration.repo import PolicyVersionRepository
+from orchestration.transactions import run_in_transaction
+from tests.support import Connect, activate_policy, digest
+
+Factory = Callable[[], Session]
+
+
+def new(id: str) -> NewPolicyVersion:
+    return NewPolicyVersion(id=id, description="test", checksum=digest(id), created_by="test")
+
+
+def classes(root: type[OrchestrationError] = OrchestrationError) -> list[type[OrchestrationError]]:
+    return [root, *(found for child in root.__subclasses__() for found in classes(child))]
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transactions, "LONGEST_WAIT_SECONDS", 0.001)
+
+
+@pytest.fixture
+def control(engine: Callable[[str], Engine]) -> Factory:
+    return sessionmaker(engine("control"))
+
+
+@pytest.fixture
+def host(database: scratch.Database) -> Iterator[Factory]:
+    """Sessions on an engine that nobody has taught to translate."""
+    engine = create_engine(database.url, poolclass=pool.NullPool)
+    yield sessionmaker(engine)
+    engine.dispose()
+
+
+def test_the_result_is_returned_and_the_work_committed(control: Factory, owner: Connect) -> None:
+    made = run_in_transaction(
+        control,
+        lambda session: PolicyVersionRepository(session).rotate(new("v1"), grace=timedelta(0)),
+    )
+    assert (made.id, made.status) == ("v1", "ACTIVE")
+    assert owner.execute("SELECT id FROM orchestration.policy_versions").fetchall() == [("v1",)]
+
+
+@pytest.mark.parametrize(
+    "cls", [cls for cls in classes() if cls().retry is Retry.SAFE], ids=lambda cls: cls.__name__
+)
+def test_what_is_safe_is_run_again_in_a_session_of_its_own(
+    control: Factory, cls: type[OrchestrationError]
+) -> None:
+    sessions: list[Session] = []
+
+    def work(session: Session) -> int:
+        sessions.append(session)
+        if len(sessions) < 3:
+            raise cls
+        return len(sessions)
+
+    assert run_in_transaction(control, work) == 3
+    assert len({id(session) for session in sessions}) == 3
+
+
+@pytest.mark.parametrize(
+    "cls", [cls for cls in classes() if cls().retry is not Retry.SAFE], ids=lambda cls: cls.__name__
+)
+def test_what_is_not_safe_is_not_run_again(control: Factory, cls: type[OrchestrationError]) -> None:
+    tries = []
+
+    def work(session: Session) -> None:
+        tries.append(session)
+        raise cls("the first and only")
+
+    with pytest.raises(cls, match="the first and only"):
+        run_in_transaction(control, work)
+    assert len(tries) == 1
+
+
+def test_an_error_of_the_caller_is_not_run_again(control: Factory) -> None:
+    tries = []
+
+    def work(session: Session) -> None:
+        tries.append(session)
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        run_in_transaction(control, work)
+    assert len(tries) == 1
+
+
+def test_it_gives_up_with_the_last_error(control: Factory) -> None:
+    tries = 0
+
+    def work(_session: Session) -> None:
+        nonlocal tries
+        tries += 1
+        raise errors.SerializationFailure(f"try {tries}")
+
+    with pytest.raises(errors.SerializationFailure, match=f"try {transactions.ATTEMPTS}"):
+        run_in_transaction(control, work)
+    assert tries == transactions.ATTEMPTS
+
+
+def test_what_a_failed_try_wrote_is_undone(control: Factory, owner: Connect) -> None:
+    tries = 0
+
+    def work(session: Session) -> None:
+        nonlocal tries
+        tries += 1
+        PolicyVersionRepository(session).rotate(new(f"v{tries}"), grace=timedelta(0))
+        if tries == 1:
+            raise errors.DeadlockDetected
+
+    run_in_transaction(control, work)
+    assert owner.execute("SELECT id FROM orchestration.policy_versions").fetchall() == [("v2",)]
+
+
+@pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_after_a_serialization_failure_everything_is_read_anew(
+    database: scratch.Database,
+    engine: Callable[[str], Engine],
+    owner: Connect,
+    isolation: Any,
+) -> None:
+    activate_policy(owner, "v1")
+    seen: list[PolicyVersionRecord | None] = []
+
+    def work(session: Session) -> str:
+        versions = PolicyVersionRepository(session)
+        active = versions.active()
+        seen.append(active)
+        if len(seen) == 1:
+            activate_policy(owner, "v2")
+        assert active is not None
+        return versions.rotate(new("v3"), grace=timedelta(0), expected_active=active.id).id
+
+    factory = sessionmaker(engine("control").execution_options(isolation_level=isolation))
+    assert run_in_transaction(factory, work) == "v3"
+    assert [active.id for active in seen if active] == ["v1", "v2"]
+
+
+@pytest.mark.invariant("INV-POL-007")
+def test_a_refusal_at_commit_comes_out_typed_and_once(
+    database: scratch.Database, host: Factory, owner: Connect
+) -> None:
+    activate_policy(owner, "v1")
+    tries = []
+
+    def work(session: Session) -> None:
+        tries.append(session)
+        session.execute(
+            text(
+                "UPDATE orchestration.policy_versions"
+                " SET status = 'GRACE', grace_expires_at = clock_timestamp()"
+            )
+        )
+
+    with pytest.raises(errors.LastActivePolicy) as raised:
+        run_in_transaction(host, work)
+    assert isinstance(raised.value.__cause__, psycopg.Error)
+    assert len(tries) == 1
+
+
+COMMIT_RAISES = """
+CREATE TABLE public.hosts (id integer);
+CREATE SEQUENCE public.tries;
+CREATE FUNCTION public.at_commit() RETURNS trigger LANGUAGE plpgsql
+AS $$
+BEGIN
+  IF nextval('public.tries') < 3 THEN
+    RAISE EXCEPTION 'the hosts own' USING ERRCODE = '{code}';
+  END IF;
+  RETURN NULL;
+END
+$$;
+CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON public.hosts
+DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.at_commit()
+"""
+
+
+def test_a_serialization_failure_at_commit_is_run_again_on_a_hosts_engine_too(
+    host: Factory, superuser: Connect
+) -> None:
+    superuser.execute(COMMIT_RAISES.format(code="40001"))  # type: ignore[arg-type]
+    run_in_transaction(
+        host, lambda session: session.execute(text("INSERT INTO public.hosts VALUES (1)"))
+    )
+    assert superuser.execute("SELECT last_value FROM public.tries").fetchone() == (3,)
+    assert superuser.execute("SELECT count(*) FROM public.hosts").fetchone() == (1,)
+
+
+def test_an_unknown_outcome_at_commit_is_not_run_again_on_a_hosts_engine_either(
+    host: Factory, superuser: Connect
+) -> None:
+    superuser.execute(COMMIT_RAISES.format(code="57P01"))  # type: ignore[arg-type]
+    with pytest.raises(errors.CommitOutcomeUnknown):
+        run_in_transaction(
+            host, lambda session: session.execute(text("INSERT INTO public.hosts VALUES (1)"))
+        )
+    assert superuser.execute("SELECT last_value FROM public.tries").fetchone() == (1,)
+
+
+def test_a_hosts_own_refusal_at_commit_passes_unchanged(host: Factory, superuser: Connect) -> None:
+    superuser.execute(COMMIT_RAISES.format(code="P0001"))  # type: ignore[arg-type]
+    with pytest.raises(DBAPIError, match="the hosts own"):
+        run_in_transaction(
+            host, lambda session: session.execute(text("INSERT INTO public.hosts VALUES (1)"))
+        )
+
+
+def test_a_lock_that_was_not_free_is_tried_again(
+    control: Factory, owner: Connect, superuser: Connect
+) -> None:
+    activate_policy(owner, "v1")
+    owner.execute("BEGIN")
+    owner.execute("LOCK TABLE orchestration.policy_gate IN ROW SHARE MODE")
+    tries = []
+
+    def work(session: Session) -> None:
+        tries.append(session)
+        session.execute(text("SET LOCAL lock_timeout = '50ms'"))
+        if len(tries) == 2:
+            owner.execute("COMMIT")
+        session.execute(text("LOCK TABLE orchestration.policy_gate IN EXCLUSIVE MODE"))
+
+    superuser.execute("GRANT UPDATE ON orchestration.policy_gate TO symphony_control")
+    run_in_transaction(control, work)
+    assert len(tries) == 2

@@ -1,0 +1,86 @@
+"""Who may do what, as data: the matrix that the catalogue and every attempt are measured by.
+
+What is not listed, nobody may. A relation must be listed, even if nobody may read it, so that a new
+one is not forgotten; a function need not be: a helper is nobody's.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+RUNTIME_ROLES: Final = ("ingest", "executor", "control", "readonly", "auditor")
+NOBODY: Final = "nobody"
+"""A login that is a member of nothing: it holds what PUBLIC holds."""
+PRINCIPALS: Final = (*RUNTIME_ROLES, NOBODY)
+
+EVERYONE: Final = frozenset(RUNTIME_ROLES)
+NONE: Final[frozenset[str]] = frozenset()
+
+MAY_SELECT: Final[Mapping[str, frozenset[str]]] = {
+    "schema_revision": EVERYONE,
+    "alembic_version": NONE,
+    "policy_versions": EVERYONE,
+    "accepted_policy_versions": EVERYONE,
+    "policy_gate": frozenset({"auditor"}),
+    "revocation_gate": frozenset({"auditor"}),
+    "revoked_client_certs": EVERYONE - {"executor"},
+    "revoked_tokens": EVERYONE - {"executor"},
+    "ingress_attestations": frozenset({"control", "readonly", "auditor"}),
+    "ingress_attestation_events": frozenset({"control", "readonly", "auditor"}),
+    "ingress_attestation_status": EVERYONE,
+    "ingress_attestation_heads": frozenset({"auditor"}),
+    "payment_outbox_items": frozenset({"executor", "control", "auditor"}),
+    "payment_outbox_pending": EVERYONE - {"ingest"},
+    "payment_outbox_attempts": EVERYONE - {"ingest"},
+    "payment_outbox_status": EVERYONE,
+    "payment_outbox_depth": EVERYONE,
+    "participant_outbox_sequences": frozenset({"control", "auditor"}),
+}
+
+MAY_EXECUTE: Final[Mapping[str, frozenset[str]]] = {
+    "append_attestations": frozenset({"ingest"}),
+    "require_policy_accepted": frozenset({"ingest", "executor", "control"}),
+    "require_credential_not_revoked": frozenset({"ingest", "executor", "control"}),
+    "enqueue_payment_outbox": frozenset({"ingest", "executor"}),
+    "claim_outbox_batch": frozenset({"executor"}),
+    "renew_outbox_lease": frozenset({"executor"}),
+    "complete_outbox_attempt": frozenset({"executor"}),
+    "repair_expired_leases": frozenset({"executor", "control"}),
+    "record_attestation_event": frozenset({"executor"}),
+    "rotate_policy_version": frozenset({"control"}),
+    "retire_policy_version": frozenset({"control"}),
+    "revoke_client_cert": frozenset({"control"}),
+    "revoke_token": frozenset({"control"}),
+    "redrive_outbox_item": frozenset({"control"}),
+    "verify_attestation_chain": frozenset({"control", "auditor"}),
+    "verify_outbox": frozenset({"control", "auditor"}),
+}
+
+VERIFYING: Final = frozenset({"control", "auditor"})
+"""Who may execute `verify_*`, whatever is verified."""
+
+OWNER_VIEWS: Final = frozenset(
+    {"ingress_attestation_status", "payment_outbox_status", "payment_outbox_depth"}
+)
+"""Views that show a role less than the table holds, and so run as their owner."""
+
+EVIDENCE: Final = (
+    "policy_versions",
+    "revoked_client_certs",
+    "revoked_tokens",
+    "ingress_attestations",
+    "ingress_attestation_events",
+    "payment_outbox_items",
+    "payment_outbox_attempts",
+)
+
+WRITERS: Final = frozenset(
+    {"ingress_attestations.heads", "payment_outbox_items.fill", "payment_outbox_items.sequences"}
+)
+"""Triggers that only assign or write other rows (`table.trigger`) and so are ENABLE; all others
+refuse, and are ENABLE ALWAYS."""
+
+
+def may_execute(function: str) -> frozenset[str]:
+    if function.startswith("verify_"):
+        return VERIFYING
+    return MAY_EXECUTE.get(function, NONE)

@@ -1,0 +1,13 @@
+"""Reads the catalogue."""
+
+from typing import Any
+
+from tests.support import Connect
+
+
+def rows(catalogue: Connect, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    return catalogue.execute(query, parameters or None).fetchall()  # type: ignore[call-overload, no-any-return]
+
+
+def names(catalogue: Connect, query: str, *parameters: Any) -> set[str]:
+    return {name for (name,) in rows(catalogue, query, *parameters)}

@@ -1,0 +1,173 @@
+"""The typed errors: the classes, codes and retry values that the contract names."""
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+
+from orchestration import errors
+from orchestration.errors import OrchestrationError, Retry
+
+SAFE, LATER, NEVER = Retry.SAFE, Retry.AFTER_RESOLUTION, Retry.NEVER
+
+CODES = {
+    "42501": ("InsufficientPrivilege", NEVER),
+    "P0001": ("AppendOnlyViolation", NEVER),
+    "P7002": ("LeaseLost", NEVER),
+    "P7003": ("RetryCeilingExceeded", NEVER),
+    "P7004": ("IdempotencyConflict", NEVER),
+    "P7005": ("InvalidAttemptTransition", NEVER),
+    "P7006": ("OutboxItemLost", NEVER),
+    "P7101": ("InvalidPolicyTransition", NEVER),
+    "P7102": ("PolicyDeleteForbidden", NEVER),
+    "P7103": ("LastActivePolicy", NEVER),
+    "P7104": ("ActivePolicyConflict", NEVER),
+    "P7105": ("PolicyNotAccepted", NEVER),
+    "P7201": ("InvalidRevocation", NEVER),
+    "P7202": ("CredentialRevoked", NEVER),
+    "P7301": ("InvalidAttestationState", NEVER),
+    "P7302": ("ChainDiscontinuity", NEVER),
+    "P7303": ("IdempotencyConflict", NEVER),
+    "23505": ("UniqueViolation", NEVER),
+    "23503": ("ForeignKeyViolation", NEVER),
+    "23514": ("CheckViolation", NEVER),
+    "23502": ("NotNullViolation", NEVER),
+    "22P02": ("InvalidTextRepresentation", NEVER),
+    "22023": ("InvalidParameterValue", NEVER),
+    "P0002": ("NotFound", NEVER),
+    "40001": ("SerializationFailure", SAFE),
+    "40P01": ("DeadlockDetected", SAFE),
+    "55P03": ("LockNotAvailable", SAFE),
+    "57014": ("QueryCanceled", LATER),
+    "25P02": ("FailedTransaction", NEVER),
+    "25006": ("ReadOnlyServer", SAFE),
+    "57P01": ("ConnectionLost", SAFE),
+    "57P02": ("ConnectionLost", SAFE),
+    "57P03": ("ConnectionLost", SAFE),
+    "57P05": ("ConnectionLost", SAFE),
+    "25P03": ("ConnectionLost", SAFE),
+    "53300": ("ConnectionLost", SAFE),
+    "08007": ("CommitOutcomeUnknown", LATER),
+    "40003": ("CommitOutcomeUnknown", LATER),
+}
+"""The class and the retry of every code of the core."""
+
+OF_THE_ENGINE_AROUND = {
+    "P7401": ("InvalidInstructionTransition", NEVER),
+    "P7402": ("IdempotencyConflict", NEVER),
+    "P7403": ("StaleInstruction", LATER),
+    "P7404": ("InstructionStateForbids", LATER),
+    "P7405": ("SegregationOfDuties", NEVER),
+    "P7501": ("KillSwitchEngaged", LATER),
+    "P7601": ("UnbalancedJournal", NEVER),
+    "P7602": ("SealedJournal", NEVER),
+    "P7603": ("OverdraftLimitExceeded", LATER),
+    "P7604": ("IdempotencyConflict", NEVER),
+}
+"""The same for what stands around the core: a class that is there is the one named here."""
+
+
+def all_classes(root: type[OrchestrationError] = OrchestrationError) -> list[type]:
+    return [root, *(found for child in root.__subclasses__() for found in all_classes(child))]
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_code_has_the_class_and_the_retry_of_the_contract(code: str) -> None:
+    cls = errors.BY_SQLSTATE[code]
+    assert (cls.__name__, cls().retry) == CODES[code]
+
+
+@pytest.mark.parametrize("code", errors.BY_SQLSTATE)
+def test_no_class_claims_a_code_that_the_contract_does_not_give_it(code: str) -> None:
+    cls = errors.BY_SQLSTATE[code]
+    assert (cls.__name__, cls().retry) == (CODES | OF_THE_ENGINE_AROUND)[code]
+
+
+def test_no_code_is_claimed_by_two_classes() -> None:
+    claimed = [code for cls in all_classes() for code in vars(cls).get("sqlstates", ())]
+    assert sorted(claimed) == sorted(errors.BY_SQLSTATE)
+
+
+@pytest.mark.parametrize(
+    ("cls", "retry"),
+    [
+        (OrchestrationError, NEVER),
+        (errors.SchemaNotReady, NEVER),
+        (errors.UnclassifiedDatabaseError, NEVER),
+        (errors.ActivePolicyRace, NEVER),
+        (errors.ChainRace, SAFE),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else str(value),
+)
+def test_a_class_without_a_code_of_its_own_says_what_may_be_done(
+    cls: type[OrchestrationError], retry: Retry
+) -> None:
+    assert cls().retry is retry
+
+
+def test_the_race_for_active_is_a_conflict_and_a_unique_violation() -> None:
+    race = errors.BY_CONSTRAINT["uq_policy_versions_active"]
+    assert issubclass(race, errors.ActivePolicyConflict)
+    assert issubclass(race, errors.UniqueViolation)
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        "uq_ingress_attestations_caller_identity_chain_seq",
+        "uq_ingress_attestations_caller_identity_prev_hash",
+    ],
+)
+def test_the_race_for_a_chain_is_a_discontinuity_and_a_unique_violation(constraint: str) -> None:
+    race = errors.BY_CONSTRAINT[constraint]
+    assert issubclass(race, errors.ChainDiscontinuity)
+    assert issubclass(race, errors.UniqueViolation)
+    assert race().retry is Retry.SAFE
+
+
+@pytest.mark.parametrize("cls", all_classes(), ids=lambda cls: cls.__name__)
+def test_an_error_says_of_itself_what_it_means(cls: type[OrchestrationError]) -> None:
+    assert str(cls()) == (cls.__doc__ or "").partition("\n")[0]
+    assert str(cls())
+    assert str(cls("INV-POL-002: RETIRED is final")) == "INV-POL-002: RETIRED is final"
+
+
+@pytest.mark.parametrize("cls", all_classes(), ids=lambda cls: cls.__name__)
+def test_what_is_absent_is_none(cls: type[OrchestrationError]) -> None:
+    error = cls()
+    assert (error.sqlstate, error.invariant, error.schema, error.table) == (None,) * 4
+    assert (error.column, error.constraint, error.detail, error.hint) == (None,) * 4
+
+
+@pytest.mark.parametrize("cls", all_classes(), ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize(
+    "travel", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy]
+)
+def test_an_error_travels_between_processes_whole(
+    cls: type[OrchestrationError], travel: Callable[[OrchestrationError], OrchestrationError]
+) -> None:
+    error = cls(
+        "INV-POL-002: RETIRED is final",
+        sqlstate="P7101",
+        invariant="INV-POL-002",
+        schema="orchestration",
+        table="policy_versions",
+        column="status",
+        constraint="INV-POL-002",
+        detail={"id": "v1", "from": "RETIRED"},
+        hint="Enter a new version.",
+    )
+    error.add_note("seen by a worker")
+    arrived = travel(error)
+    assert type(arrived) is cls
+    assert str(arrived) == str(error)
+    assert vars(arrived) == vars(error)
+    assert arrived.retry is error.retry
+
+
+def test_detail_is_the_errors_own_copy() -> None:
+    detail = {"id": "v1"}
+    error = errors.InvalidPolicyTransition(detail=detail)
+    detail["id"] = "v2"
+    assert error.detail == {"id": "v1"}

@@ -1,0 +1,203 @@
+"""The translation as a pure function: by SQLSTATE, then by constraint, never by wording."""
+
+import psycopg
+import pytest
+from psycopg.pq import DiagnosticField
+
+from orchestration import errors
+from orchestration.translate import SCHEMA_CODES, is_ours, translate, translate_in_call
+
+FIELDS = {
+    "message": DiagnosticField.MESSAGE_PRIMARY,
+    "schema": DiagnosticField.SCHEMA_NAME,
+    "table": DiagnosticField.TABLE_NAME,
+    "column": DiagnosticField.COLUMN_NAME,
+    "constraint": DiagnosticField.CONSTRAINT_NAME,
+    "detail": DiagnosticField.MESSAGE_DETAIL,
+    "hint": DiagnosticField.MESSAGE_HINT,
+}
+
+
+def server_says(
+    sqlstate: str, *, cls: type[psycopg.Error] = psycopg.DatabaseError, **fields: str
+) -> psycopg.Error:
+    """The driver's error for a refusal of these fields."""
+    info = {FIELDS[name]: value.encode() for name, value in fields.items()}
+    return cls("text of the driver", info={DiagnosticField.SQLSTATE: sqlstate.encode()} | info)
+
+
+@pytest.mark.parametrize("code", errors.BY_SQLSTATE)
+@pytest.mark.parametrize(
+    "cls", [psycopg.ProgrammingError, psycopg.OperationalError, psycopg.DatabaseError]
+)
+def test_the_class_follows_from_the_code_and_not_from_the_drivers_class(
+    code: str, cls: type[psycopg.Error]
+) -> None:
+    typed = translate(server_says(code, cls=cls))
+    assert type(typed) is errors.BY_SQLSTATE[code]
+    assert typed.sqlstate == code
+
+
+def test_everything_the_server_said_is_kept() -> None:
+    typed = translate(
+        server_says(
+            "P7101",
+            message="INV-POL-002: RETIRED is final",
+            schema="orchestration",
+            table="policy_versions",
+            column="status",
+            constraint="INV-POL-002",
+            detail='{"id": "v1", "tries": 3, "rest": null}',
+            hint="Enter a new version.",
+        )
+    )
+    assert type(typed) is errors.InvalidPolicyTransition
+    assert str(typed) == "INV-POL-002: RETIRED is final"
+    assert vars(typed) == {
+        "sqlstate": "P7101",
+        "invariant": "INV-POL-002",
+        "schema": "orchestration",
+        "table": "policy_versions",
+        "column": "status",
+        "constraint": "INV-POL-002",
+        "detail": {"id": "v1", "tries": 3, "rest": None},
+        "hint": "Enter a new version.",
+    }
+
+
+@pytest.mark.parametrize("code", ["99999", "XX000", "42P01", "P7999", "22003"])
+def test_a_code_without_a_class_stays_unclassified_with_everything_kept(code: str) -> None:
+    typed = translate(server_says(code, message="who knows", table="t", hint="look"))
+    assert type(typed) is errors.UnclassifiedDatabaseError
+    assert (typed.sqlstate, str(typed), typed.table, typed.hint) == (code, "who knows", "t", "look")
+
+
+def test_wording_decides_nothing() -> None:
+    typed = translate(server_says("99999", message="duplicate key value; connection lost; P7101"))
+    assert type(typed) is errors.UnclassifiedDatabaseError
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Key (id)=(v1) already exists.", "{not json", '["a", "list"]', "{}x", '"{}"', ""],
+)
+def test_a_detail_in_the_servers_words_stands_under_text(text: str) -> None:
+    assert translate(server_says("23505", detail=text)).detail == {"text": text}
+
+
+def test_no_detail_is_none_and_an_empty_one_is_empty() -> None:
+    assert translate(server_says("P7102")).detail is None
+    assert translate(server_says("P7102", detail="{}")).detail == {}
+
+
+@pytest.mark.parametrize(
+    ("constraint", "cls", "invariant"),
+    [
+        ("uq_policy_versions_active", errors.ActivePolicyRace, "INV-POL-005"),
+        ("uq_policy_versions_grace", errors.UniqueViolation, "INV-POL-008"),
+        ("uq_somebody_elses", errors.UniqueViolation, None),
+    ],
+)
+def test_a_native_code_has_its_invariant_from_its_constraint(
+    constraint: str, cls: type[errors.OrchestrationError], invariant: str | None
+) -> None:
+    typed = translate(server_says("23505", constraint=constraint))
+    assert (type(typed), typed.invariant, typed.constraint) == (cls, invariant, constraint)
+
+
+@pytest.mark.parametrize("constraint", errors.BY_CONSTRAINT)
+def test_a_constraint_that_says_more_than_its_code_has_a_class_of_its_own(constraint: str) -> None:
+    assert (
+        type(translate(server_says("23505", constraint=constraint)))
+        is (errors.BY_CONSTRAINT[constraint])
+    )
+    assert type(translate(server_says("23514", constraint=constraint))) is errors.CheckViolation
+
+
+LOSSES = ["08000", "08001", "08003", "08006", "57P01", "57P02", "57P03", "57P05", "25P03", "53300"]
+
+
+@pytest.mark.parametrize("code", LOSSES)
+def test_a_loss_before_commit_is_safe_and_during_commit_unknown(code: str) -> None:
+    before = translate(server_says(code))
+    during = translate(server_says(code), committing=True)
+    assert (type(before), before.retry) == (errors.ConnectionLost, errors.Retry.SAFE)
+    assert (type(during), during.retry) == (
+        errors.CommitOutcomeUnknown,
+        errors.Retry.AFTER_RESOLUTION,
+    )
+
+
+@pytest.mark.parametrize("code", ["08007", "40003"])
+@pytest.mark.parametrize("committing", [True, False])
+def test_a_code_that_says_so_is_an_unknown_outcome_always(code: str, committing: bool) -> None:
+    assert type(translate(server_says(code), committing=committing)) is errors.CommitOutcomeUnknown
+
+
+@pytest.mark.parametrize("code", ["40001", "23505", "P7103", "55P03", "57014"])
+def test_a_refusal_at_commit_is_no_unknown_outcome(code: str) -> None:
+    assert type(translate(server_says(code), committing=True)) is errors.BY_SQLSTATE[code]
+
+
+@pytest.mark.parametrize("cls", [psycopg.OperationalError, psycopg.InterfaceError])
+@pytest.mark.parametrize(
+    ("committing", "wanted"),
+    [(False, errors.ConnectionLost), (True, errors.CommitOutcomeUnknown)],
+)
+def test_a_server_that_did_not_speak_is_lost(
+    cls: type[psycopg.Error], committing: bool, wanted: type[errors.OrchestrationError]
+) -> None:
+    typed = translate(cls("server closed the connection"), committing=committing)
+    assert (type(typed), typed.sqlstate) == (wanted, None)
+    assert str(typed) == "server closed the connection"
+
+
+def test_what_sqlalchemy_found_dead_is_lost() -> None:
+    error = psycopg.DatabaseError("whatever")
+    assert type(translate(error)) is errors.UnclassifiedDatabaseError
+    assert type(translate(error, disconnected=True)) is errors.ConnectionLost
+
+
+def test_a_value_that_the_driver_cannot_send_is_no_loss() -> None:
+    typed = translate(psycopg.DataError("PostgreSQL text fields cannot contain NUL"))
+    assert type(typed) is errors.UnclassifiedDatabaseError
+
+
+def test_an_error_of_another_kind_is_unclassified() -> None:
+    typed = translate(ValueError("not the driver's"))
+    assert type(typed) is errors.UnclassifiedDatabaseError
+    assert str(typed) == "not the driver's"
+
+
+@pytest.mark.parametrize("code", sorted(SCHEMA_CODES))
+def test_a_missing_object_inside_a_call_means_that_the_schema_is_not_ready(code: str) -> None:
+    error = server_says(code, message='relation "policy_versions" does not exist')
+    typed = translate_in_call(error)
+    assert (type(typed), typed.sqlstate) == (errors.SchemaNotReady, code)
+    assert "alembic upgrade head" in str(typed)
+    assert 'relation "policy_versions" does not exist' in str(typed)
+    assert type(translate(error)) is errors.UnclassifiedDatabaseError
+
+
+@pytest.mark.parametrize("code", sorted(set(errors.BY_SQLSTATE) | {"99999"}))
+def test_any_other_code_inside_a_call_is_translated_as_everywhere(code: str) -> None:
+    assert type(translate_in_call(server_says(code))) is type(translate(server_says(code)))
+
+
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        (server_says("23505", schema="orchestration"), True),
+        (server_says("P7101", constraint="INV-POL-002"), True),
+        (server_says("P0001", constraint="INV-ATT-001"), True),
+        (server_says("P0001"), False),
+        (server_says("P0001", constraint="my_rule"), False),
+        (server_says("P7101"), False),
+        (server_says("23505", schema="public"), False),
+        (server_says("23514", constraint="INV-POL-002", schema="public"), False),
+        (server_says("40001"), False),
+        (ValueError("INV-POL-002"), False),
+    ],
+)
+def test_ours_is_what_names_our_schema_or_our_invariant(error: Exception, ours: bool) -> None:
+    assert is_ours(error) is ours

@@ -40,6 +40,16 @@ BEGIN
       PERFORM pg_catalog.pg_sleep(0.05);
     END;
   END LOOP;
+  -- From 16 on whoever makes a role may grant it, but is no member that can act as it.
+  IF NOT pg_catalog.pg_has_role('symphony_owner', CASE
+      WHEN current_setting('server_version_num')::integer < 160000 THEN 'USAGE' ELSE 'SET' END) THEN
+    BEGIN
+      GRANT symphony_owner TO CURRENT_USER;
+    EXCEPTION WHEN insufficient_privilege THEN
+      RAISE EXCEPTION 'The login % needs ADMIN on the role symphony_owner, which exists already',
+        current_user USING ERRCODE = 'insufficient_privilege';
+    END;
+  END IF;
   IF pg_catalog.to_regnamespace('orchestration') IS NULL THEN
     CREATE SCHEMA orchestration AUTHORIZATION symphony_owner;
   END IF;
@@ -81,7 +91,12 @@ def configure(**options: object) -> None:
 
 
 def run_offline() -> None:
-    configure(url=make_url("postgresql+psycopg://"), literal_binds=True)
+    configure(
+        url=make_url("postgresql+psycopg://"),
+        literal_binds=True,
+        # A script has no parameters: under the driver's own style every % would be doubled.
+        dialect_opts={"paramstyle": "named"},
+    )
     context.execute(PROLOGUE)
     with context.begin_transaction():
         context.run_migrations()
@@ -134,5 +149,7 @@ else:
     try:
         run_online()
     except DBAPIError as error:
-        # The revision's own words, without SQLAlchemy's copy of the statement.
-        raise CommandError(str(error.orig)) from error
+        # The revision's own words, without the statement and where it stood.
+        diagnosis = getattr(error.orig, "diag", None)
+        words = diagnosis.message_primary if diagnosis is not None else None
+        raise CommandError(words or str(error.orig)) from error

@@ -49,6 +49,16 @@ BEGIN
       END;
     END LOOP;
   END LOOP;
+  -- From 16 on whoever makes a role may grant it, but is no member that can act as it.
+  IF NOT pg_catalog.pg_has_role('symphony_owner', CASE
+      WHEN current_setting('server_version_num')::integer < 160000 THEN 'USAGE' ELSE 'SET' END) THEN
+    BEGIN
+      GRANT symphony_owner TO CURRENT_USER;
+    EXCEPTION WHEN insufficient_privilege THEN
+      RAISE EXCEPTION 'The login % needs ADMIN on the role symphony_owner, which exists already',
+        current_user USING ERRCODE = 'insufficient_privilege';
+    END;
+  END IF;
   IF pg_catalog.to_regnamespace('orchestration') IS NULL THEN
     CREATE SCHEMA orchestration AUTHORIZATION symphony_owner;
   END IF;

@@ -43,12 +43,7 @@ def create_tables() -> None:
     )
     op.create_table(
         "payment_outbox_items",
-        sa.Column(
-            "outbox_id",
-            sa.Uuid(),
-            server_default=sa.text("orchestration.uuid_v7()"),
-            nullable=False,
-        ),
+        sa.Column("outbox_id", sa.Uuid(), nullable=False),
         sa.Column("instruction_id", sa.Uuid(), nullable=False),
         sa.Column("participant_id", sa.Text(), nullable=False),
         sa.Column("sequence_id", sa.BigInteger(), nullable=False),
@@ -341,6 +336,7 @@ SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 BEGIN
   IF current_setting('session_replication_role') <> 'replica' THEN
+    NEW.outbox_id := coalesce(NEW.outbox_id, orchestration.uuid_v7());
     NEW.sequence_id := coalesce(
       NEW.sequence_id, orchestration.bump_participant_outbox_seq(NEW.participant_id));
     NEW.payload_hash := coalesce(
@@ -672,7 +668,8 @@ $$
     op.execute(
         """
 CREATE TRIGGER fill BEFORE INSERT ON orchestration.payment_outbox_items
-FOR EACH ROW WHEN (NEW.sequence_id IS NULL OR NEW.payload_hash IS NULL)
+FOR EACH ROW
+WHEN (NEW.outbox_id IS NULL OR NEW.sequence_id IS NULL OR NEW.payload_hash IS NULL)
 EXECUTE FUNCTION orchestration.fill_outbox_item()
 """
     )

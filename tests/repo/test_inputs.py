@@ -35,6 +35,13 @@ class Plain(Enum):
     X = "x"
 
 
+def label(value: object) -> str:
+    """A short id in ASCII; an integer may be too long to be written."""
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"{value.bit_length()} bits"
+    return "object" if type(value) is object else ascii(value)[:25]
+
+
 def new(**changed: Any) -> NewOutboxItem:
     values: dict[str, Any] = {
         "instruction_id": new_instruction_id(),
@@ -121,13 +128,13 @@ def test_a_payload_that_holds_itself_is_refused() -> None:
         (date(2026, 1, 1), "date"),
         (timedelta(1), "timedelta"),
         (Decimal("1.10"), "Decimal"),
-        (new_instruction_id(), "UUID"),
+        (UUID(int=1), "UUID"),
         (b"bytes", "bytes"),
         ({1, 2}, "set"),
         (Plain.X, "Plain"),
         (object(), "object"),
         (10**2_000, "integer"),
-        (-(10**100_000), "integer"),
+        (-(2**400_000), "integer"),
         ({1: "x"}, "key 1"),
         ({None: "x"}, "key None"),
         ({True: "x"}, "key True"),
@@ -135,7 +142,7 @@ def test_a_payload_that_holds_itself_is_refused() -> None:
         ({"a\x00": "x"}, "NUL"),
         ({"\ud800": "x"}, "lone surrogate"),
     ],
-    ids=lambda value: repr(value)[:30].encode("ascii", "backslashreplace").decode(),
+    ids=label,
 )
 @pytest.mark.parametrize("place", ["at the top", "deep"])
 def test_a_value_that_json_or_postgresql_cannot_hold_is_refused_at_its_place(
@@ -187,7 +194,7 @@ def test_a_payload_that_is_no_object_is_refused(payload: object) -> None:
         {str(n): n for n in range(10_000)},
         {"__proto__": 1, "constructor": None},
     ],
-    ids=lambda payload: repr(payload)[:25].encode("ascii", "backslashreplace").decode(),
+    ids=label,
 )
 def test_a_payload_comes_out_as_it_went_in(
     outbox: OutboxRepository, payload: dict[str, Any]
@@ -283,10 +290,13 @@ def test_a_long_key_works_or_is_refused_by_its_field(
     outbox: OutboxRepository, field: str, length: int
 ) -> None:
     value = unlike(length)
+    refused: list[tuple[Any, ...]] = []
     try:
         item = new(**{field: value})
     except ValidationError as error:
-        assert [one["loc"] for one in error.errors()] == [(field,)]
+        refused = [one["loc"] for one in error.errors()]
+    if refused:
+        assert refused == [(field,)]
         assert length > 200
     else:
         assert getattr(outbox.enqueue(item), field) == value
@@ -315,7 +325,7 @@ def test_max_attempts_within_bounds_is_kept(outbox: OutboxRepository, value: int
 @pytest.mark.parametrize(
     "value",
     [
-        datetime(2026, 1, 1),  # noqa: DTZ001
+        datetime(2026, 1, 1),
         datetime.max,
         datetime.max.replace(tzinfo=timezone(-timedelta(hours=1))),
         datetime.min.replace(tzinfo=timezone(timedelta(hours=1))),

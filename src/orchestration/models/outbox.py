@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, Index, Integer, LargeBinary, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from orchestration.models.base import Base
+from orchestration.models.base import Base, assigned
 
 CLOCK = text("clock_timestamp()")
 LOGIN = text("SESSION_USER")
@@ -60,12 +60,10 @@ class PaymentOutboxItem(Base):
         Index("ix_payment_outbox_items_xact_id", "xact_id", postgresql_using="brin"),
     )
 
-    outbox_id: Mapped[UUID] = mapped_column(
-        primary_key=True, server_default=text("orchestration.uuid_v7()")
-    )
+    outbox_id: Mapped[UUID] = mapped_column(primary_key=True, server_default=assigned)
     instruction_id: Mapped[UUID]
     participant_id: Mapped[str]
-    sequence_id: Mapped[int]
+    sequence_id: Mapped[int] = mapped_column(server_default=assigned)
     idempotency_key: Mapped[str]
     redrive_no: Mapped[int] = mapped_column(Integer(), server_default=text("0"))
     redrive_of: Mapped[UUID | None]
@@ -74,7 +72,7 @@ class PaymentOutboxItem(Base):
     payload_salt: Mapped[bytes] = mapped_column(
         LargeBinary(), server_default=text("uuid_send(gen_random_uuid())")
     )
-    payload_hash: Mapped[str]
+    payload_hash: Mapped[str] = mapped_column(server_default=assigned)
     max_attempts: Mapped[int] = mapped_column(Integer(), server_default=text("20"))
     created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
     db_user: Mapped[str] = mapped_column(server_default=LOGIN)

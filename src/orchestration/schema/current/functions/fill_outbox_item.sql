@@ -6,6 +6,7 @@ CREATE OR REPLACE FUNCTION orchestration.fill_outbox_item()
 AS $function$
 BEGIN
   IF current_setting('session_replication_role') <> 'replica' THEN
+    NEW.outbox_id := coalesce(NEW.outbox_id, orchestration.uuid_v7());
     NEW.sequence_id := coalesce(
       NEW.sequence_id, orchestration.bump_participant_outbox_seq(NEW.participant_id));
     NEW.payload_hash := coalesce(

@@ -1,4 +1,4 @@
-outbox_id uuid NOT NULL DEFAULT orchestration.uuid_v7()
+outbox_id uuid NOT NULL
 instruction_id uuid NOT NULL
 participant_id text NOT NULL
 sequence_id bigint NOT NULL

@@ -1,0 +1,146 @@
+"""A worker process: it claims items of the outbox, calls the rail and records the answers.
+
+usage: DATABASE_URL=... python -m examples.worker WORKER_ID [--batch N] [--lease SECONDS]
+       [--hang-after N]
+
+It says `ready`, begins at the first byte on stdin and ends when nothing is pending any more, or
+with its parent, when stdin closes. Each event is one line of JSON on stdout. With `--hang-after N`
+it stands still for ever in the worst place, once it has recorded N answers: after the rail has
+accepted a payment, before that is recorded.
+"""
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from examples import rail
+from orchestration.database import create_engine
+from orchestration.errors import LeaseLost
+from orchestration.records import ClaimedItem
+from orchestration.repo import OutboxRepository
+from orchestration.transactions import run_in_transaction
+from orchestration.vocabulary import CompletionState
+
+IDLE_SECONDS = 0.02
+STDIN = 0
+
+T = TypeVar("T")
+
+
+class Worker:
+    def __init__(
+        self,
+        sessions: Callable[[], Session],
+        worker_id: str,
+        *,
+        batch: int,
+        lease: timedelta,
+        hang_after: int | None,
+    ) -> None:
+        self._sessions = sessions
+        self._id = worker_id
+        self._batch = batch
+        self._lease = lease
+        self._hang_after = hang_after
+        self._recorded = 0
+
+    def run(self) -> None:
+        """Work until nothing is pending, leased by others included."""
+        while True:
+            # Committed before the rail is called: the attempt is on record when money may move.
+            items = self._do(
+                lambda outbox: outbox.claim(self._id, batch_size=self._batch, lease=self._lease)
+            )
+            if items:
+                emit("claimed", items=[shown(item) for item in items])
+                for position, item in enumerate(items):
+                    self._dispatch(item, items[position:])
+            elif not self._do(lambda outbox: outbox.depth()):
+                return
+            else:
+                time.sleep(IDLE_SECONDS)
+
+    def _dispatch(self, item: ClaimedItem, held: list[ClaimedItem]) -> None:
+        answer = rail.call(
+            item.rail_type,
+            instruction_id=item.instruction_id,
+            idempotency_key=item.idempotency_key,
+            attempt_no=item.attempt_no,
+        )
+        accepted = answer.state is CompletionState.DISPATCHED
+        if accepted and self._hang_after is not None and self._recorded >= self._hang_after:
+            emit(
+                "hanging",
+                held=[one.model_dump(mode="json") for one in held],
+                answer=answer.model_dump(mode="json"),
+            )
+            threading.Event().wait()
+        try:
+            result = self._do(lambda outbox: outbox.complete(item, answer))
+        except LeaseLost as error:
+            # Another worker has the item by now, and the rail knows the payment by its key.
+            emit("lease-lost", **shown(item), sqlstate=error.sqlstate)
+        else:
+            self._recorded += 1
+            emit("recorded", **shown(item), state=result.state)
+
+    def _do(self, work: Callable[[OutboxRepository], T]) -> T:
+        return run_in_transaction(self._sessions, lambda session: work(OutboxRepository(session)))
+
+
+def shown(item: ClaimedItem) -> dict[str, Any]:
+    return {
+        "outbox_id": str(item.outbox_id),
+        "key": item.idempotency_key,
+        "attempt_no": item.attempt_no,
+    }
+
+
+def emit(event: str, **facts: Any) -> None:
+    print(json.dumps({"event": event, **facts}), flush=True)
+
+
+def end_with_parent() -> None:
+    # Read without Python's buffers: their lock would be held while the interpreter shuts down.
+    while os.read(STDIN, 64):
+        pass
+    os._exit(1)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m examples.worker")
+    parser.add_argument("worker_id")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lease", type=float, default=30.0, help="seconds")
+    parser.add_argument("--hang-after", type=int)
+    options = parser.parse_args()
+    engine = create_engine(os.environ["DATABASE_URL"])
+    try:
+        engine.connect().close()
+        emit("ready", pid=os.getpid())
+        if not os.read(STDIN, 1):
+            return 1
+        threading.Thread(target=end_with_parent, daemon=True).start()
+        Worker(
+            sessionmaker(engine),
+            options.worker_id,
+            batch=options.batch,
+            lease=timedelta(seconds=options.lease),
+            hang_after=options.hang_after,
+        ).run()
+    finally:
+        engine.dispose()
+    emit("done")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,35 +13,152 @@ from sqlalchemy.orm import Session
 from examples.ingress import instruction_id
 from examples.pain001 import MINOR_UNITS, CreditTransfer
 
-# A transaction of the file and its item are the same thing if identity, rail, currency and amount
-# agree: whatever differs stands as missing on one side and as unknown on the other.
+# A transaction of the file and an item are the same payment if id, key, rail, currency and amount
+# agree. Where one differs, it counts as missing on this side and as a stranger on the other.
 COUNT = text(
     """
     WITH file AS (
-      SELECT *
+      SELECT f.*, true AS in_file
       FROM jsonb_to_recordset(CAST(:file AS jsonb))
         AS f (instruction_id uuid, key text, rail text, currency text, amount bigint)
-    ), item AS (
-      SELECT i.instruction_id, i.idempotency_key AS key, i.rail_type AS rail,
-             i.payload ->> 'currency' AS currency, (i.payload ->> 'amount_minor')::bigint AS amount,
-             count(t.state) AS endings,
-             bool_or(t.state = 'DISPATCHED') AS dispatched,
+    ), items AS (
+      SELECT i.instruction_id,
+             i.idempotency_key AS key,
+             i.rail_type AS rail,
+             i.payload ->> 'currency' AS currency,
+             (i.payload ->> 'amount_minor')::bigint AS amount,
+             true AS in_database,
              EXISTS (
                SELECT FROM orchestration.payment_outbox_pending p WHERE p.outbox_id = i.outbox_id
-             ) AS pending
+             ) AS pending,
+             (
+               SELECT array_agg(t.state)
+               FROM orchestration.payment_outbox_attempts t
+               WHERE t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
+             ) AS endings
       FROM orchestration.payment_outbox_items i
-      LEFT JOIN orchestration.payment_outbox_attempts t
-        ON t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
-      GROUP BY i.outbox_id
-    ), side_by_side AS (
-      SELECT rail, currency, f.amount AS stated, i.amount AS found, i.dispatched,
-             f IS NOT NULL AS in_file,
-             i IS NOT NULL AS in_database,
-             coalesce(i.endings = 1 AND NOT i.pending, false) AS ended
-      FROM (SELECT f.*, f AS f FROM file f) f
-      FULL JOIN (SELECT i.*, i AS i FROM item i) i
-        USING (instruction_id, key, rail, currency, amount)
+    ), judged AS (
+      SELECT *,
+             coalesce(
+               in_file AND in_database AND NOT pending AND cardinality(endings) = 1, false
+             ) AS ended_once
+      FROM file
+      FULL JOIN items USING (instruction_id, key, rail, currency, amount)
     )
-    SELECT 1
+    SELECT rail,
+           currency,
+           count(*) FILTER (WHERE in_file) AS in_file,
+           coalesce(sum(amount) FILTER (WHERE in_file), 0)::bigint AS file_minor,
+           count(*) FILTER (WHERE ended_once AND endings[1] = 'DISPATCHED') AS dispatched,
+           coalesce(
+             sum(amount) FILTER (WHERE ended_once AND endings[1] = 'DISPATCHED'), 0
+           )::bigint AS dispatched_minor,
+           count(*) FILTER (WHERE ended_once AND endings[1] = 'FAILED') AS failed,
+           coalesce(
+             sum(amount) FILTER (WHERE ended_once AND endings[1] = 'FAILED'), 0
+           )::bigint AS failed_minor,
+           count(*) FILTER (WHERE pending) AS pending,
+           count(*) FILTER (WHERE NOT ended_once) AS amiss
+    FROM judged
+    GROUP BY rail, currency
+    ORDER BY rail, currency
     """
 )
+
+
+@dataclass(frozen=True)
+class Line:
+    """One rail and currency; amounts in minor units. `amiss` counts what is missing, unknown to the
+    file, pending, or ended more than once."""
+
+    rail: str
+    currency: str
+    in_file: int
+    file_minor: int
+    dispatched: int
+    dispatched_minor: int
+    failed: int
+    failed_minor: int
+    pending: int
+    amiss: int
+
+    @property
+    def balances(self) -> bool:
+        return (
+            self.amiss == 0
+            and self.pending == 0
+            and self.in_file == self.dispatched + self.failed
+            and self.file_minor == self.dispatched_minor + self.failed_minor
+        )
+
+
+@dataclass(frozen=True)
+class Reconciliation:
+    lines: tuple[Line, ...]
+
+    @property
+    def in_file(self) -> int:
+        return sum(line.in_file for line in self.lines)
+
+    @property
+    def ended_once(self) -> int:
+        return sum(line.dispatched + line.failed for line in self.lines)
+
+    @property
+    def balances(self) -> bool:
+        return self.in_file > 0 and all(line.balances for line in self.lines)
+
+
+def reconcile(session: Session, transfers: Sequence[CreditTransfer]) -> Reconciliation:
+    """Hold the file against the outbox; needs `symphony_auditor` or `symphony_control`."""
+    file = [
+        {
+            "instruction_id": str(instruction_id(transfer.message_id, transfer.end_to_end_id)),
+            "key": transfer.end_to_end_id,
+            "rail": transfer.rail,
+            "currency": transfer.currency,
+            "amount": transfer.amount_minor,
+        }
+        for transfer in transfers
+    ]
+    rows = session.execute(COUNT, {"file": json.dumps(file)}).mappings()
+    return Reconciliation(tuple(Line(**row) for row in rows))
+
+
+def conclude(console: Console, found: Reconciliation) -> int:
+    """Print it, and give the exit code: 0 if everything balances, else 1."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("rail", "currency"):
+        table.add_column(heading)
+    for heading in ("", "file", "", "dispatched", "", "failed", "pending", "amiss"):
+        table.add_column(heading, justify="right")
+    table.add_column("balances")
+    for line in found.lines:
+        table.add_row(
+            line.rail,
+            line.currency,
+            *_figures(line.in_file, line.file_minor, line.currency),
+            *_figures(line.dispatched, line.dispatched_minor, line.currency),
+            *_figures(line.failed, line.failed_minor, line.currency),
+            str(line.pending),
+            str(line.amiss),
+            "[green]yes[/]" if line.balances else "[bold red]NO[/]",
+        )
+    console.print(table)
+    if found.balances:
+        ended = f"{found.ended_once} of {found.in_file}"
+        console.print(f"[bold green]Balanced: {ended} transactions ended exactly once.[/]")
+        return 0
+    amiss = sum(line.amiss for line in found.lines)
+    console.print(
+        f"[bold red]Not balanced: {found.ended_once} of {found.in_file} transactions ended exactly"
+        f" once, {amiss} amiss.[/]"
+    )
+    return 1
+
+
+def _figures(count: int, minor: int, currency: str) -> tuple[str, str]:
+    if count == 0:
+        return "-", ""
+    digits = MINOR_UNITS.get(currency, 0)
+    return str(count), f"{minor / 10**digits:,.{digits}f}"

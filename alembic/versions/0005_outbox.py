@@ -495,7 +495,11 @@ CREATE FUNCTION orchestration.guard_outbox_pending_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- Called where the identity changes, or the lease under one token.
+-- Called where the identity changes, the lease under one token, or the count of attempts, and where
+-- a lease ends.
+DECLARE
+  v_opened integer;
+  v_closed integer;
 BEGIN
   IF (NEW.outbox_id, NEW.instruction_id, NEW.participant_id, NEW.sequence_id, NEW.rail_type)
     IS DISTINCT FROM
@@ -504,6 +508,31 @@ BEGIN
       'INV-OUT-009', 'P7006', 'the identity of a pending row never changes',
       'payment_outbox_pending', jsonb_build_object('outbox_id', OLD.outbox_id),
       'Only the lease, the attempt count and the time of the next attempt change.', 'outbox_id'
+    );
+  END IF;
+  IF OLD.lease_token IS NOT NULL AND NEW.lease_token IS DISTINCT FROM OLD.lease_token THEN
+    SELECT coalesce(max(a.attempt_no) FILTER (WHERE a.phase = 'OPEN'), 0),
+           coalesce(max(a.attempt_no) FILTER (WHERE a.phase = 'CLOSE'), 0)
+    INTO v_opened, v_closed
+    FROM orchestration.payment_outbox_attempts a
+    WHERE a.outbox_id = OLD.outbox_id;
+    IF NEW.lease_token IS NOT NULL OR v_opened <> v_closed OR NEW.attempt_count <> v_closed THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-OUT-002', 'P7002', 'a lease ends with its attempt', 'payment_outbox_pending',
+        jsonb_build_object('outbox_id', OLD.outbox_id, 'worker_id', OLD.claimed_by),
+        'Close the attempt first, by complete_outbox_attempt or repair_expired_leases.',
+        'lease_expires_at'
+      );
+    END IF;
+    RETURN NEW;
+  END IF;
+  IF NEW.attempt_count
+    <> OLD.attempt_count + (OLD.lease_token IS NULL AND NEW.lease_token IS NOT NULL)::integer THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-005', 'P7005', 'attempt_count grows by one, with a lease',
+      'payment_outbox_pending',
+      jsonb_build_object('outbox_id', OLD.outbox_id, 'attempt_count', NEW.attempt_count),
+      'Attempts are opened by claim_outbox_batch.', 'attempt_count'
     );
   END IF;
   IF NEW.claimed_by <> OLD.claimed_by OR OLD.lease_expires_at <= clock_timestamp() THEN
@@ -717,6 +746,9 @@ WHEN (
   OR OLD.lease_token = NEW.lease_token
     AND (OLD.lease_expires_at, OLD.claimed_by)
       IS DISTINCT FROM (NEW.lease_expires_at, NEW.claimed_by)
+  OR OLD.lease_token IS NOT NULL AND NEW.lease_token IS DISTINCT FROM OLD.lease_token
+  OR NEW.attempt_count
+    <> OLD.attempt_count + (OLD.lease_token IS NULL AND NEW.lease_token IS NOT NULL)::integer
 )
 EXECUTE FUNCTION orchestration.guard_outbox_pending_update()
 """
@@ -1037,7 +1069,16 @@ BEGIN
       OFFSET 0
     );
   UPDATE orchestration.payment_outbox_pending p
-  SET claimed_by = NULL, lease_token = NULL, lease_expires_at = NULL
+  SET claimed_by = NULL,
+      lease_token = NULL,
+      lease_expires_at = NULL,
+      -- A lease that was never opened as an attempt counts for nothing.
+      attempt_count = coalesce(
+        (SELECT max(a.attempt_no)
+         FROM orchestration.payment_outbox_attempts a
+         WHERE a.outbox_id = p.outbox_id),
+        0
+      )
   WHERE p.outbox_id = ANY (p_outbox_ids)
     AND p.lease_expires_at <= v_now;
 END
@@ -1048,7 +1089,7 @@ $$
         """
 CREATE FUNCTION orchestration.claim_outbox_batch(
   p_worker_id text,
-  p_batch_size integer,
+  p_batch_size bigint,
   p_lease interval
 ) RETURNS TABLE (
   outbox_id uuid,
@@ -1408,7 +1449,7 @@ $$
     )
     op.execute(
         """
-CREATE FUNCTION orchestration.repair_expired_leases(p_limit integer DEFAULT 1000)
+CREATE FUNCTION orchestration.repair_expired_leases(p_limit bigint DEFAULT 1000)
 RETURNS TABLE (outbox_id uuid, attempt_no integer, state text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
@@ -1564,18 +1605,24 @@ AS $$
          jsonb_build_object('openings', a.openings, 'closings', a.closings,
            'attempt_count', a.attempt_count)
   FROM (
-    SELECT a.outbox_id,
-           count(*) FILTER (WHERE a.phase = 'OPEN') AS openings,
-           count(*) FILTER (WHERE a.phase = 'CLOSE') AS closings,
-           max(a.attempt_no) AS last,
-           max(p.attempt_count) AS attempt_count,
-           bool_or(p.lease_token IS NOT NULL) AS leased
-    FROM orchestration.payment_outbox_attempts a
-    LEFT JOIN orchestration.payment_outbox_pending p ON p.outbox_id = a.outbox_id
-    GROUP BY a.outbox_id
+    SELECT coalesce(a.outbox_id, p.outbox_id) AS outbox_id,
+           coalesce(a.openings, 0) AS openings,
+           coalesce(a.closings, 0) AS closings,
+           coalesce(a.last, 0) AS last,
+           p.attempt_count,
+           (p.lease_token IS NOT NULL)::integer AS leased
+    FROM orchestration.payment_outbox_pending p
+    FULL JOIN (
+      SELECT a.outbox_id,
+             count(*) FILTER (WHERE a.phase = 'OPEN') AS openings,
+             count(*) FILTER (WHERE a.phase = 'CLOSE') AS closings,
+             max(a.attempt_no) AS last
+      FROM orchestration.payment_outbox_attempts a
+      GROUP BY a.outbox_id
+    ) a ON a.outbox_id = p.outbox_id
   ) a
   WHERE a.openings <> a.last
-    OR a.closings <> a.last - CASE WHEN a.leased THEN 1 ELSE 0 END
+    OR a.closings <> a.last - a.leased
     OR coalesce(a.attempt_count, a.last) <> a.last
   UNION ALL
   SELECT 'SEQUENCE: numbers are missing or the counter is not behind the last one',
@@ -1612,10 +1659,10 @@ REVOKE EXECUTE ON FUNCTION
   orchestration.guard_outbox_attempts(),
   orchestration.enqueue_payment_outbox(jsonb),
   orchestration.close_dead_attempts(uuid[]),
-  orchestration.claim_outbox_batch(text, integer, interval),
+  orchestration.claim_outbox_batch(text, bigint, interval),
   orchestration.renew_outbox_lease(uuid, uuid, text, interval),
   orchestration.complete_outbox_attempt(jsonb, boolean),
-  orchestration.repair_expired_leases(integer),
+  orchestration.repair_expired_leases(bigint),
   orchestration.redrive_outbox_item(uuid),
   orchestration.verify_outbox()
 FROM PUBLIC
@@ -1654,7 +1701,7 @@ TO symphony_ingest, symphony_executor
     op.execute(
         """
 GRANT EXECUTE ON FUNCTION
-  orchestration.claim_outbox_batch(text, integer, interval),
+  orchestration.claim_outbox_batch(text, bigint, interval),
   orchestration.renew_outbox_lease(uuid, uuid, text, interval),
   orchestration.complete_outbox_attempt(jsonb, boolean)
 TO symphony_executor
@@ -1662,7 +1709,7 @@ TO symphony_executor
     )
     op.execute(
         """
-GRANT EXECUTE ON FUNCTION orchestration.repair_expired_leases(integer)
+GRANT EXECUTE ON FUNCTION orchestration.repair_expired_leases(bigint)
 TO symphony_executor, symphony_control
 """
     )
@@ -1691,10 +1738,10 @@ def downgrade() -> None:
     op.execute("SET LOCAL ROLE symphony_owner")
     op.execute("DROP FUNCTION orchestration.verify_outbox()")
     op.execute("DROP FUNCTION orchestration.redrive_outbox_item(uuid)")
-    op.execute("DROP FUNCTION orchestration.repair_expired_leases(integer)")
+    op.execute("DROP FUNCTION orchestration.repair_expired_leases(bigint)")
     op.execute("DROP FUNCTION orchestration.complete_outbox_attempt(jsonb, boolean)")
     op.execute("DROP FUNCTION orchestration.renew_outbox_lease(uuid, uuid, text, interval)")
-    op.execute("DROP FUNCTION orchestration.claim_outbox_batch(text, integer, interval)")
+    op.execute("DROP FUNCTION orchestration.claim_outbox_batch(text, bigint, interval)")
     op.execute("DROP FUNCTION orchestration.close_dead_attempts(uuid[])")
     op.execute("DROP FUNCTION orchestration.enqueue_payment_outbox(jsonb)")
     op.execute("DROP VIEW orchestration.payment_outbox_depth")

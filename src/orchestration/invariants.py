@@ -515,6 +515,8 @@ OUTBOX = (
         exception=errors.InvalidAttemptTransition,
         enforced_by=(
             *ATTEMPTS_GUARD,
+            "triggers/payment_outbox_pending__guard_update",
+            "functions/guard_outbox_pending_update",
             "constraints/pk_payment_outbox_attempts",
             "constraints/ck_payment_outbox_attempts_state",
         ),

@@ -55,8 +55,17 @@ def _check_text(path: str, value: str) -> None:
 
 Text = Annotated[str, StringConstraints(strict=True), AfterValidator(_storable)]
 """Text that PostgreSQL can store: no NUL, no lone surrogate."""
-Key = Annotated[Text, StringConstraints(min_length=1)]
-"""A non-empty text key."""
+MAX_KEY_OCTETS: Final = 1000
+
+
+def _indexable(value: str) -> str:
+    if len(value.encode()) > MAX_KEY_OCTETS:
+        raise ValueError(f"it takes more than {MAX_KEY_OCTETS} octets in UTF-8")
+    return value
+
+
+Key = Annotated[Text, StringConstraints(min_length=1), AfterValidator(_indexable)]
+"""A text key that an index can hold: 1 to 1000 octets."""
 Sha256Hex = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{64}\z")]
 """64 characters of lowercase hex."""
 

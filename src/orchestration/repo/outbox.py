@@ -1,7 +1,7 @@
 """The transactional outbox: enqueue with the business write, claim, complete (INV-OUT)."""
 
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -184,7 +184,7 @@ def _item(new: NewOutboxItem) -> dict[str, Any]:
         "idempotency_key": new.idempotency_key,
         "rail_type": new.rail_type,
         "payload": new.payload,
-        "due_at": new.due_at and new.due_at.isoformat(),
+        "due_at": None if new.due_at is None else new.due_at.astimezone(UTC).isoformat(),
         "max_attempts": new.max_attempts,
     }
 
@@ -200,7 +200,7 @@ def _completion(item: ClaimedItem, completion: Completion) -> dict[str, Any]:
         "rail_code": completion.rail_code,
         "error_code": completion.error_code,
         "error_message": completion.error_message,
-        "retry_in": completion.retry_in and seconds(completion.retry_in),
+        "retry_in": None if completion.retry_in is None else seconds(completion.retry_in),
         "latency_ms": completion.latency_ms,
     }
 

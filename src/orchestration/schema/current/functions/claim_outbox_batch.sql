@@ -1,4 +1,4 @@
-CREATE OR REPLACE FUNCTION orchestration.claim_outbox_batch(p_worker_id text, p_batch_size integer, p_lease interval)
+CREATE OR REPLACE FUNCTION orchestration.claim_outbox_batch(p_worker_id text, p_batch_size bigint, p_lease interval)
  RETURNS TABLE(outbox_id uuid, instruction_id uuid, participant_id text, sequence_id bigint, idempotency_key text, redrive_no integer, rail_type text, payload jsonb, payload_hash text, attempt_no integer, max_attempts integer, worker_id text, lease_token uuid, lease_expires_at timestamp with time zone, claimed_at timestamp with time zone)
  LANGUAGE plpgsql
  SECURITY DEFINER

@@ -54,7 +54,16 @@ BEGIN
       OFFSET 0
     );
   UPDATE orchestration.payment_outbox_pending p
-  SET claimed_by = NULL, lease_token = NULL, lease_expires_at = NULL
+  SET claimed_by = NULL,
+      lease_token = NULL,
+      lease_expires_at = NULL,
+      -- A lease that was never opened as an attempt counts for nothing.
+      attempt_count = coalesce(
+        (SELECT max(a.attempt_no)
+         FROM orchestration.payment_outbox_attempts a
+         WHERE a.outbox_id = p.outbox_id),
+        0
+      )
   WHERE p.outbox_id = ANY (p_outbox_ids)
     AND p.lease_expires_at <= v_now;
 END

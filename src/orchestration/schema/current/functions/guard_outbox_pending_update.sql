@@ -4,7 +4,11 @@ CREATE OR REPLACE FUNCTION orchestration.guard_outbox_pending_update()
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
 AS $function$
--- Called where the identity changes, or the lease under one token.
+-- Called where the identity changes, the lease under one token, or the count of attempts, and where
+-- a lease ends.
+DECLARE
+  v_opened integer;
+  v_closed integer;
 BEGIN
   IF (NEW.outbox_id, NEW.instruction_id, NEW.participant_id, NEW.sequence_id, NEW.rail_type)
     IS DISTINCT FROM
@@ -13,6 +17,31 @@ BEGIN
       'INV-OUT-009', 'P7006', 'the identity of a pending row never changes',
       'payment_outbox_pending', jsonb_build_object('outbox_id', OLD.outbox_id),
       'Only the lease, the attempt count and the time of the next attempt change.', 'outbox_id'
+    );
+  END IF;
+  IF OLD.lease_token IS NOT NULL AND NEW.lease_token IS DISTINCT FROM OLD.lease_token THEN
+    SELECT coalesce(max(a.attempt_no) FILTER (WHERE a.phase = 'OPEN'), 0),
+           coalesce(max(a.attempt_no) FILTER (WHERE a.phase = 'CLOSE'), 0)
+    INTO v_opened, v_closed
+    FROM orchestration.payment_outbox_attempts a
+    WHERE a.outbox_id = OLD.outbox_id;
+    IF NEW.lease_token IS NOT NULL OR v_opened <> v_closed OR NEW.attempt_count <> v_closed THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-OUT-002', 'P7002', 'a lease ends with its attempt', 'payment_outbox_pending',
+        jsonb_build_object('outbox_id', OLD.outbox_id, 'worker_id', OLD.claimed_by),
+        'Close the attempt first, by complete_outbox_attempt or repair_expired_leases.',
+        'lease_expires_at'
+      );
+    END IF;
+    RETURN NEW;
+  END IF;
+  IF NEW.attempt_count
+    <> OLD.attempt_count + (OLD.lease_token IS NULL AND NEW.lease_token IS NOT NULL)::integer THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-005', 'P7005', 'attempt_count grows by one, with a lease',
+      'payment_outbox_pending',
+      jsonb_build_object('outbox_id', OLD.outbox_id, 'attempt_count', NEW.attempt_count),
+      'Attempts are opened by claim_outbox_batch.', 'attempt_count'
     );
   END IF;
   IF NEW.claimed_by <> OLD.claimed_by OR OLD.lease_expires_at <= clock_timestamp() THEN

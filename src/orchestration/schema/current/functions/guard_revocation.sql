@@ -8,6 +8,7 @@ AS $function$
 DECLARE
   v_hash text := to_jsonb(NEW) ->> TG_ARGV[0];
   v_now timestamptz := clock_timestamp();
+  v_known boolean;
 BEGIN
   IF current_setting('session_replication_role') <> 'replica' THEN
     NEW.revoked_at := coalesce(NEW.revoked_at, v_now);
@@ -21,6 +22,13 @@ BEGIN
       TG_TABLE_NAME, jsonb_build_object(TG_ARGV[0], left(v_hash, 64)),
       'Give the 64 lowercase hex digits of the SHA-256, never the credential itself.', TG_ARGV[0]
     );
+  END IF;
+  EXECUTE format(
+    'SELECT EXISTS (SELECT FROM orchestration.%I WHERE %I = $1)', TG_TABLE_NAME, TG_ARGV[0]
+  ) INTO v_known USING v_hash;
+  IF v_known THEN
+    -- The primary key refuses it, or ON CONFLICT passes it over.
+    RETURN NEW;
   END IF;
   IF NOT isfinite(NEW.revoked_at) OR NEW.revoked_at > v_now THEN
     PERFORM orchestration.raise_invariant(

@@ -1,4 +1,4 @@
-CREATE OR REPLACE FUNCTION orchestration.repair_expired_leases(p_limit integer DEFAULT 1000)
+CREATE OR REPLACE FUNCTION orchestration.repair_expired_leases(p_limit bigint DEFAULT 1000)
  RETURNS TABLE(outbox_id uuid, attempt_no integer, state text)
  LANGUAGE plpgsql
  SECURITY DEFINER

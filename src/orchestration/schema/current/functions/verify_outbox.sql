@@ -35,18 +35,24 @@ AS $function$
          jsonb_build_object('openings', a.openings, 'closings', a.closings,
            'attempt_count', a.attempt_count)
   FROM (
-    SELECT a.outbox_id,
-           count(*) FILTER (WHERE a.phase = 'OPEN') AS openings,
-           count(*) FILTER (WHERE a.phase = 'CLOSE') AS closings,
-           max(a.attempt_no) AS last,
-           max(p.attempt_count) AS attempt_count,
-           bool_or(p.lease_token IS NOT NULL) AS leased
-    FROM orchestration.payment_outbox_attempts a
-    LEFT JOIN orchestration.payment_outbox_pending p ON p.outbox_id = a.outbox_id
-    GROUP BY a.outbox_id
+    SELECT coalesce(a.outbox_id, p.outbox_id) AS outbox_id,
+           coalesce(a.openings, 0) AS openings,
+           coalesce(a.closings, 0) AS closings,
+           coalesce(a.last, 0) AS last,
+           p.attempt_count,
+           (p.lease_token IS NOT NULL)::integer AS leased
+    FROM orchestration.payment_outbox_pending p
+    FULL JOIN (
+      SELECT a.outbox_id,
+             count(*) FILTER (WHERE a.phase = 'OPEN') AS openings,
+             count(*) FILTER (WHERE a.phase = 'CLOSE') AS closings,
+             max(a.attempt_no) AS last
+      FROM orchestration.payment_outbox_attempts a
+      GROUP BY a.outbox_id
+    ) a ON a.outbox_id = p.outbox_id
   ) a
   WHERE a.openings <> a.last
-    OR a.closings <> a.last - CASE WHEN a.leased THEN 1 ELSE 0 END
+    OR a.closings <> a.last - a.leased
     OR coalesce(a.attempt_count, a.last) <> a.last
   UNION ALL
   SELECT 'SEQUENCE: numbers are missing or the counter is not behind the last one',

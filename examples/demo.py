@@ -1,0 +1,110 @@
+"""The whole story on a real server: payments of a pain.001 file pass through attestation, policy,
+revocation and outbox, and a reconciliation says whether all of them are accounted for.
+
+usage: python -m examples.demo
+
+Uses DATABASE_URL's server, with a database and logins of its own that are dropped afterwards, or
+else an embedded server. The exit code is 0 if the reconciliation balances.
+"""
+
+import signal
+import sys
+import time
+from io import TextIOWrapper
+from pathlib import Path
+from types import FrameType
+
+from alembic.util import CommandError
+from rich.console import Console
+from rich.panel import Panel
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from examples import pain001, story
+from examples.crew import WorkerFailed
+from examples.ingress import HostBase
+from examples.reconciliation import conclude, reconcile
+from orchestration.embedded import EmbeddedServerError
+from tools import scratch
+
+FILE = Path(__file__).with_name("payments.pain.001.xml")
+WIDTH = 100
+
+
+def tell(console: Console) -> int:
+    """Tell the story; 0 if everything balances, else 1."""
+    transfers = pain001.read(FILE)
+    currencies = {transfer.currency for transfer in transfers}
+    console.print(
+        Panel(
+            f"[bold]{len(transfers)} payments, from the file to the rails[/]\n"
+            f"{FILE.name}: {len({transfer.debtor_name for transfer in transfers})} debtors,"
+            f" {len({transfer.rail for transfer in transfers})} rails,"
+            f" {len(currencies)} currencies; valid by its schema, control figures agree",
+            expand=False,
+        )
+    )
+    console.print()
+    console.rule("[bold]1  A server, a schema, four logins[/]", align="left")
+    began = time.monotonic()
+    with scratch.server() as server:
+        console.print(f"  PostgreSQL {server.version} ({server.kind}), {_since(began)}")
+        began = time.monotonic()
+        with scratch.database(server) as database:
+            prepare_host(database)
+            with story.stage(console, database, transfers) as on:
+                console.print(f"  alembic upgrade head, {_since(began)}")
+                story.logins(on)
+                story.activate_policy(on)
+                story.submissions(on)
+                story.workers(on)
+                story.rotation(on)
+                story.audit(on)
+                story.refusals(on)
+                on.chapter("8  The file against the database")
+                found = on.run("auditor", lambda session: reconcile(session, transfers))
+                return conclude(console, found)
+
+
+def prepare_host(database: scratch.Database) -> None:
+    """What the host service has anyway: its table, and the rights of its login there."""
+    with scratch.maintenance(database.url) as connection:
+        HostBase.metadata.create_all(connection)
+        ingest = database.as_role("ingest").username
+        connection.execute(text(f'GRANT SELECT, INSERT ON public.payments TO "{ingest}"'))
+
+
+def _since(began: float) -> str:
+    return f"{time.monotonic() - began:.1f} s"
+
+
+def interrupt(_signal: int, _frame: FrameType | None) -> None:
+    # Once is enough: a second one would only disturb the tidying up.
+    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(one, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    console = Console(highlight=False)
+    console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
+    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(one, interrupt)
+    try:
+        return tell(console)
+    except KeyboardInterrupt:
+        console.print("Interrupted; nothing is left running.")
+        return 130
+    except (scratch.ScratchRefused, EmbeddedServerError, CommandError) as error:
+        console.print(str(error), markup=False)
+    except OperationalError as error:
+        console.print(f"The server cannot be reached: {error.orig}", markup=False)
+    except (story.StoryFailed, WorkerFailed) as error:
+        console.print(f"The story went wrong: {error}", markup=False)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1656 @@
+"""INV-ATT by raw SQL: the triggers and constraints speak, not the privileges.
+
+One table of attacks serves four proofs: the owner is refused, a login with a stray grant is refused
+alike, replica mode silences nothing, and without the object that keeps a rule its attack succeeds.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
+from uuid import UUID
+
+import pytest
+from psycopg.rows import dict_row
+
+from orchestration import invariants
+from tests.support import (
+    Attack,
+    Connect,
+    activate_policy,
+    assert_invariant,
+    attempt,
+    attestation_record_hash,
+    copy,
+    deletes,
+    digest,
+    drop,
+    inserts,
+    refusal,
+    scalar,
+    truncates,
+)
+
+ROWS = "ingress_attestations"
+EVENTS = "ingress_attestation_events"
+HEADS = "ingress_attestation_heads"
+GUARD = f"triggers/{ROWS}__guard"
+EVENT_GUARD = f"triggers/{EVENTS}__guard"
+
+COLUMNS = (
+    *("id", "caller_identity", "chain_seq", "idempotency_key", "payload_hash", "signature_hash"),
+    *("client_cert_fingerprint_sha256", "token_hash", "policy_version_id", "execution_started"),
+    *("execution_completed", "terminal_status", "attested_at", "prev_hash", "record_hash"),
+    *("db_user", "xact_id"),
+)
+EVENT_COLUMNS = (
+    *("attestation_id", "event", "caller_identity", "terminal_status", "occurred_at"),
+    *("recorded_by", "db_user", "xact_id"),
+)
+
+
+def uuid(number: int) -> UUID:
+    return UUID(int=(7 << 76) | (8 << 60) | number)
+
+
+ALICE_1, ALICE_2, BOB_1, NEXT = uuid(1), uuid(2), uuid(3), uuid(9)
+ZEROS = "0" * 64
+LATER = "clock_timestamp() + interval '10 years'"
+LAST_OF_ALICE = f"(SELECT record_hash FROM orchestration.{ROWS} WHERE id = '{ALICE_2}')"
+FIRST_OF_ALICE = f"(SELECT record_hash FROM orchestration.{ROWS} WHERE id = '{ALICE_1}')"
+RIGHT_HASH = "(orchestration.attestation_record_hash(r))"
+
+
+def row(**changed: str) -> str:
+    """A SELECT of one whole row that would continue alice's chain: nothing of it is left to a
+    trigger. Its record_hash is wrong unless it is asked to be right."""
+    values = {
+        "id": f"'{NEXT}'::uuid",
+        "caller_identity": "'alice'",
+        "chain_seq": "3::bigint",
+        "idempotency_key": "'k3'",
+        "payload_hash": "repeat('1', 64)",
+        "signature_hash": "NULL::text",
+        "client_cert_fingerprint_sha256": "NULL::text",
+        "token_hash": "NULL::text",
+        "policy_version_id": "'v1'",
+        "execution_started": "false",
+        "execution_completed": "false",
+        "terminal_status": "NULL::text",
+        "attested_at": "'2020-01-01Z'::timestamptz",
+        "prev_hash": LAST_OF_ALICE,
+        "record_hash": "repeat('0', 64)",
+        "db_user": "SESSION_USER::text",
+        "xact_id": "1::bigint",
+    } | changed
+    if values["record_hash"] != RIGHT_HASH:
+        return f"SELECT {', '.join(values[column] for column in COLUMNS)}"
+    values["record_hash"] = "''"
+    record = ", ".join(values[column] for column in COLUMNS)
+    shown = ", ".join(
+        RIGHT_HASH if column == "record_hash" else f"(r).{column}" for column in COLUMNS
+    )
+    return f"SELECT {shown} FROM (SELECT ROW({record})::orchestration.{ROWS} AS r) AS made"
+
+
+def first_of_carol(**changed: str) -> str:
+    """A row that begins a chain, but for what is wrong with it."""
+    return row(
+        **{
+            "caller_identity": "'carol'",
+            "chain_seq": "1::bigint",
+            "prev_hash": "''",
+        }
+        | changed
+    )
+
+
+def copied(**changed: str | None) -> str:
+    """COPY of a row that begins carol's chain, but for what is wrong with it."""
+    whole: dict[str, str | None] = {
+        "id": str(NEXT),
+        "caller_identity": "carol",
+        "chain_seq": "1",
+        "idempotency_key": "k1",
+        "payload_hash": ZEROS,
+        "signature_hash": None,
+        "client_cert_fingerprint_sha256": None,
+        "token_hash": None,
+        "policy_version_id": "v1",
+        "execution_started": "f",
+        "execution_completed": "f",
+        "terminal_status": None,
+        "attested_at": "2020-01-01Z",
+        "prev_hash": "",
+        "record_hash": ZEROS,
+        "db_user": "forger",
+        "xact_id": "1",
+    }
+    return copy(ROWS, whole | changed)
+
+
+def event(**changed: str) -> str:
+    """A SELECT of one whole event row: alice's second attestation, which has none, starts."""
+    values = {
+        "attestation_id": f"'{ALICE_2}'::uuid",
+        "event": "'EXECUTION_STARTED'",
+        "caller_identity": "'alice'",
+        "terminal_status": "NULL::text",
+        "occurred_at": "'2020-01-01Z'::timestamptz",
+        "recorded_by": "'forger'",
+        "db_user": "'forger'",
+        "xact_id": "1::bigint",
+    } | changed
+    return f"SELECT {', '.join(values[column] for column in EVENT_COLUMNS)}"
+
+
+def copied_event(**changed: str | None) -> str:
+    whole: dict[str, str | None] = {
+        "attestation_id": str(ALICE_2),
+        "event": "EXECUTION_STARTED",
+        "caller_identity": "alice",
+        "terminal_status": None,
+        "occurred_at": "2020-01-01Z",
+        "recorded_by": "forger",
+        "db_user": "forger",
+        "xact_id": "1",
+    }
+    return copy(EVENTS, whole | changed)
+
+
+def of_rows(select: str) -> dict[str, str]:
+    return inserts(ROWS, COLUMNS, select)
+
+
+def of_events(select: str) -> dict[str, str]:
+    return inserts(EVENTS, EVENT_COLUMNS, select)
+
+
+def updates(table: str, condition: str, change: str) -> dict[str, str]:
+    update = f"UPDATE orchestration.{table} SET {change} WHERE {condition}"
+    return {
+        "UPDATE": update,
+        "MERGE UPDATE": (
+            f"MERGE INTO orchestration.{table} USING (SELECT) AS s ON {condition}"
+            f" WHEN MATCHED THEN UPDATE SET {change}"
+        ),
+        "UPDATE in a CTE": f"WITH u AS ({update} RETURNING 1) SELECT * FROM u",
+    }
+
+
+def append_only_attacks() -> Iterator[Attack]:
+    of_alice_2 = {"id": str(ALICE_2), "caller_identity": "alice", "chain_seq": 2}
+    frozen = Attack(
+        "", "INV-ATT-001", "P0001", ROWS, (), of_alice_2, (f"triggers/{ROWS}__append_only",)
+    )
+    condition = f"id = '{ALICE_2}'"
+    for column, value in {
+        "id": f"'{NEXT}'",
+        "caller_identity": "'mallory'",
+        "idempotency_key": "'forged'",
+        "payload_hash": "repeat('f', 64)",
+        "signature_hash": "repeat('f', 64)",
+        "client_cert_fingerprint_sha256": "repeat('f', 64)",
+        "token_hash": "repeat('f', 64)",
+        "policy_version_id": "'v0'",
+        "execution_started": "true",
+        "attested_at": "'2020-01-01Z'",
+        "prev_hash": "repeat('f', 64)",
+        "record_hash": "repeat('f', 64)",
+        "chain_seq": "7",
+        "db_user": "'forged'",
+        "xact_id": "1",
+    }.items():
+        yield from replace(frozen, name=f"a changed {column}").in_forms(
+            {"UPDATE": updates(ROWS, condition, f"{column} = {value}")["UPDATE"]}
+        )
+    yield from replace(frozen, name="a changed record").in_forms(
+        updates(ROWS, condition, "payload_hash = repeat('f', 64)")
+    )
+    upsert = "DO UPDATE SET payload_hash = repeat('f', 64)"
+    same_id = of_rows(row(id=f"'{ALICE_2}'::uuid"))["INSERT"]
+    same_key = of_rows(row(idempotency_key="'k2'", record_hash=RIGHT_HASH))["INSERT"]
+    yield from replace(frozen, name="a changed record").in_forms(
+        {
+            "INSERT ON CONFLICT (id)": f"{same_id} ON CONFLICT (id) {upsert}",
+            "INSERT ON CONFLICT (caller_identity, idempotency_key)": (
+                f"{same_key} ON CONFLICT (caller_identity, idempotency_key) {upsert}"
+            ),
+        }
+    )
+    yield from replace(frozen, name="a removed record").in_forms(deletes(ROWS, condition))
+    yield from replace(
+        frozen,
+        name="removal of all",
+        detail={},
+        without=(f"triggers/{ROWS}__no_truncate", f"triggers/{EVENTS}__no_truncate"),
+    ).in_forms({"TRUNCATE CASCADE": truncates(ROWS)["TRUNCATE CASCADE"]})
+    yield from replace(
+        frozen,
+        name="removal of all with their events",
+        detail={},
+        without=(f"triggers/{ROWS}__no_truncate", f"triggers/{EVENTS}__no_truncate"),
+    ).in_forms(truncates(ROWS, EVENTS))
+
+    frozen_event = replace(
+        frozen,
+        table=EVENTS,
+        detail={"attestation_id": str(ALICE_1), "event": "EXECUTION_STARTED"},
+        without=(f"triggers/{EVENTS}__append_only",),
+    )
+    condition = f"attestation_id = '{ALICE_1}'"
+    for column, value in {
+        "attestation_id": f"'{ALICE_2}'",
+        "caller_identity": "'mallory'",
+        "occurred_at": "'2020-01-01Z'",
+        "recorded_by": "'forged'",
+        "db_user": "'forged'",
+        "xact_id": "1",
+    }.items():
+        yield from replace(frozen_event, name=f"an event's changed {column}").in_forms(
+            {"UPDATE": updates(EVENTS, condition, f"{column} = {value}")["UPDATE"]}
+        )
+    completed = "event = 'EXECUTION_COMPLETED', terminal_status = 'SUCCESS'"
+    yield from replace(frozen_event, name="a changed event").in_forms(
+        updates(EVENTS, condition, completed)
+    )
+    same_event = of_events(event(attestation_id=f"'{ALICE_1}'::uuid"))["INSERT"]
+    yield from replace(frozen_event, name="a changed event").in_forms(
+        {
+            "INSERT ON CONFLICT": (
+                f"{same_event} ON CONFLICT (attestation_id, event) DO UPDATE SET {completed}"
+            )
+        }
+    )
+    yield from replace(frozen_event, name="a removed event").in_forms(deletes(EVENTS, condition))
+    yield from replace(
+        frozen_event,
+        name="removal of all events",
+        detail={},
+        without=(f"triggers/{EVENTS}__no_truncate",),
+    ).in_forms(truncates(EVENTS))
+
+
+def state_attacks() -> Iterator[Attack]:
+    of_carol = {"caller_identity": "carol", "idempotency_key": "k3"}
+    completed = Attack(
+        "completed without started",
+        "INV-ATT-002",
+        "P7301",
+        ROWS,
+        (),
+        of_carol,
+        (GUARD, f"constraints/ck_{ROWS}_execution"),
+        column="execution_completed",
+    )
+    changed = {"execution_completed": "true", "terminal_status": "'SUCCESS'::text"}
+    yield from completed.in_forms(of_rows(first_of_carol(**changed)))
+    yield from replace(completed, detail=of_carol | {"idempotency_key": "k1"}).in_forms(
+        {"COPY": copied(execution_completed="t", terminal_status="SUCCESS")}
+    )
+    early = Attack(
+        "COMPLETED before STARTED",
+        "INV-ATT-002",
+        "P7301",
+        EVENTS,
+        (),
+        {"attestation_id": str(ALICE_2), "event": "EXECUTION_COMPLETED"},
+        (EVENT_GUARD,),
+        column="event",
+    )
+    changed = {"event": "'EXECUTION_COMPLETED'", "terminal_status": "'FAILED'::text"}
+    yield from early.in_forms(of_events(event(**changed)))
+    yield from early.in_forms(
+        {"COPY": copied_event(event="EXECUTION_COMPLETED", terminal_status="FAILED")}
+    )
+
+    terminal = Attack(
+        "",
+        "INV-ATT-003",
+        "P7301",
+        ROWS,
+        (),
+        of_carol,
+        (GUARD, f"constraints/ck_{ROWS}_terminal_status"),
+        column="terminal_status",
+    )
+    for name, changed in {
+        "completed without a terminal_status": {
+            "execution_started": "true",
+            "execution_completed": "true",
+        },
+        "a terminal_status without completed": {"terminal_status": "'SUCCESS'::text"},
+        "a terminal_status of what is only started": {
+            "execution_started": "true",
+            "terminal_status": "'REPAIRED'::text",
+        },
+    }.items():
+        yield from replace(terminal, name=name).in_forms(of_rows(first_of_carol(**changed)))
+    yield from replace(
+        terminal,
+        name="a terminal_status without completed",
+        detail=of_carol | {"idempotency_key": "k1"},
+    ).in_forms({"COPY": copied(terminal_status="FAILED")})
+    of_event = replace(
+        terminal,
+        table=EVENTS,
+        without=(EVENT_GUARD, f"constraints/ck_{EVENTS}_terminal_status"),
+    )
+    yield from replace(
+        of_event,
+        name="a terminal_status of STARTED",
+        detail={"attestation_id": str(ALICE_2), "event": "EXECUTION_STARTED"},
+    ).in_forms(of_events(event(terminal_status="'SUCCESS'::text")))
+    yield from replace(
+        of_event,
+        name="COMPLETED without a terminal_status",
+        detail={"attestation_id": str(ALICE_1), "event": "EXECUTION_COMPLETED"},
+    ).in_forms(of_events(event(attestation_id=f"'{ALICE_1}'::uuid", event="'EXECUTION_COMPLETED'")))
+
+    again = Attack(
+        "a second STARTED",
+        "INV-ATT-010",
+        "23505",
+        EVENTS,
+        (),
+        None,
+        (f"constraints/pk_{EVENTS}",),
+        constraint=f"pk_{EVENTS}",
+    )
+    yield from again.in_forms(of_events(event(attestation_id=f"'{ALICE_1}'::uuid")))
+    yield from again.in_forms({"COPY": copied_event(attestation_id=str(ALICE_1))})
+    regress = Attack("", "INV-ATT-010", "P7301", EVENTS, (), {}, (EVENT_GUARD,))
+    for kind, status in {"EXECUTION_STARTED": "NULL", "EXECUTION_COMPLETED": "'FAILED'"}.items():
+        yield from replace(
+            regress,
+            name=f"{kind} of what was recorded as completed",
+            column="event",
+            detail={"attestation_id": str(BOB_1), "event": kind},
+        ).in_forms(
+            of_events(
+                event(
+                    attestation_id=f"'{BOB_1}'::uuid",
+                    caller_identity="'bob'",
+                    event=f"'{kind}'",
+                    terminal_status=f"{status}::text",
+                )
+            )
+        )
+    yield from replace(
+        regress,
+        name="an event of another caller",
+        column="caller_identity",
+        detail={"attestation_id": str(ALICE_2), "event": "EXECUTION_STARTED"},
+    ).in_forms(of_events(event(caller_identity="'bob'")))
+
+    for moment in (LATER, "'infinity'", "'-infinity'"):
+        yield from Attack(
+            f"attested at {moment}",
+            "INV-ATT-011",
+            "P7301",
+            ROWS,
+            (),
+            of_carol | {"attested_at": ANY},
+            (GUARD,),
+            column="attested_at",
+        ).in_forms(of_rows(first_of_carol(attested_at=f"CAST({moment} AS timestamptz)")))
+        yield from Attack(
+            f"occurred at {moment}",
+            "INV-ATT-011",
+            "P7301",
+            EVENTS,
+            (),
+            {"attestation_id": str(ALICE_2), "event": "EXECUTION_STARTED", "occurred_at": ANY},
+            (EVENT_GUARD,),
+            column="occurred_at",
+        ).in_forms(of_events(event(occurred_at=f"CAST({moment} AS timestamptz)")))
+    yield from Attack(
+        "attested at infinity",
+        "INV-ATT-011",
+        "P7301",
+        ROWS,
+        (),
+        {"caller_identity": "carol", "idempotency_key": "k1", "attested_at": "infinity"},
+        (GUARD,),
+        column="attested_at",
+    ).in_forms({"COPY": copied(attested_at="infinity")})
+
+
+def chain_attacks() -> Iterator[Attack]:
+    of_carol = {"caller_identity": "carol", "idempotency_key": "k3"}
+    beginning = Attack(
+        "",
+        "INV-ATT-004",
+        "P7302",
+        ROWS,
+        (),
+        {},
+        (GUARD, f"constraints/ck_{ROWS}_prev_hash"),
+        column="chain_seq",
+    )
+    for name, seq, prev in (
+        ("a chain that begins at 2", 2, "''"),
+        ("a chain that begins at 2 after something", 2, "repeat('a', 64)"),
+        ("a chain that begins after something", 1, "repeat('a', 64)"),
+    ):
+        yield from replace(beginning, name=name, detail=of_carol | {"chain_seq": seq}).in_forms(
+            of_rows(first_of_carol(chain_seq=f"{seq}::bigint", prev_hash=prev))
+        )
+    yield from replace(
+        beginning,
+        name="a chain that begins at 2",
+        detail={"caller_identity": "carol", "idempotency_key": "k1", "chain_seq": 2},
+    ).in_forms({"COPY": copied(chain_seq="2")})
+
+    of_alice = {"caller_identity": "alice", "idempotency_key": "k3"}
+    both = (
+        f"constraints/uq_{ROWS}_caller_identity_chain_seq",
+        f"constraints/uq_{ROWS}_caller_identity_prev_hash",
+    )
+    link = Attack("", "INV-ATT-005", "P7302", ROWS, (), {}, (GUARD, *both), column="chain_seq")
+    for name, seq, prev, without in (
+        ("a gap", 4, LAST_OF_ALICE, (GUARD,)),
+        ("a record after another than the last", 3, "repeat('a', 64)", (GUARD,)),
+        ("a fork at the end", 2, LAST_OF_ALICE, (GUARD, both[0])),
+        ("a fork after the first", 3, FIRST_OF_ALICE, (GUARD, both[1])),
+        ("a second second record", 2, FIRST_OF_ALICE, (GUARD, *both)),
+        ("a second beginning", 1, "''", (GUARD, *both)),
+    ):
+        yield from replace(
+            link,
+            name=name,
+            without=without,
+            detail=of_alice | {"chain_seq": seq, "expected": 3},
+        ).in_forms(of_rows(row(chain_seq=f"{seq}::bigint", prev_hash=prev)))
+    yield from replace(
+        link,
+        name="a head ahead of its chain",
+        without=(GUARD,),
+        detail=of_alice | {"head": 3, "chain_seq": 2},
+    ).in_forms(
+        of_rows(row()),
+        before=(
+            f"UPDATE orchestration.{HEADS} SET chain_seq = 3, record_hash = repeat('f', 64)"
+            " WHERE caller_identity = 'alice'",
+        ),
+    )
+    head = Attack(
+        "a removed head",
+        "INV-ATT-005",
+        "P0001",
+        HEADS,
+        (),
+        {"caller_identity": "alice", "chain_seq": 2},
+        (f"triggers/{HEADS}__no_delete",),
+    )
+    yield from head.in_forms(deletes(HEADS, "caller_identity = 'alice'"))
+    yield from replace(
+        head, name="all heads removed", detail={}, without=(f"triggers/{HEADS}__no_truncate",)
+    ).in_forms(truncates(HEADS))
+
+    hash = Attack(
+        "a record_hash of something else",
+        "INV-ATT-006",
+        "P7302",
+        ROWS,
+        (),
+        of_alice | {"chain_seq": 3},
+        (GUARD,),
+        column="record_hash",
+    )
+    yield from hash.in_forms(of_rows(row()))
+    yield from replace(
+        hash, detail={"caller_identity": "carol", "idempotency_key": "k1", "chain_seq": 1}
+    ).in_forms({"COPY": copied()})
+    yield from replace(hash, name="the record_hash of the record before").in_forms(
+        {"INSERT": of_rows(row(record_hash=LAST_OF_ALICE))["INSERT"]}
+    )
+
+    key = Attack(
+        "an idempotency key attested twice",
+        "INV-ATT-007",
+        "23505",
+        ROWS,
+        (),
+        None,
+        (f"constraints/uq_{ROWS}_caller_identity_idempotency_key",),
+        constraint=f"uq_{ROWS}_caller_identity_idempotency_key",
+    )
+    yield from key.in_forms(of_rows(row(idempotency_key="'k1'", record_hash=RIGHT_HASH)))
+
+    policy = Attack(
+        "a policy that does not exist",
+        "INV-ATT-008",
+        "P7105",
+        "policy_versions",
+        (),
+        of_alice | {"id": "v9"},
+        (GUARD,),
+        column="id",
+    )
+    yield from policy.in_forms(of_rows(row(policy_version_id="'v9'")))
+    yield from replace(
+        policy, detail={"caller_identity": "carol", "idempotency_key": "k1", "id": ""}
+    ).in_forms({"COPY": copied(policy_version_id="")})
+
+
+ATTACKS = (*append_only_attacks(), *state_attacks(), *chain_attacks())
+
+every_attack = pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param(attack, id=str(attack), marks=pytest.mark.invariant(attack.invariant))
+        for attack in ATTACKS
+    ],
+)
+
+
+def attest(
+    connection: Connect, caller: str, *keys: str, policy: str = "v1", **fields: str
+) -> list[dict[str, Any]]:
+    """Append through the function; needs ingest or owner."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(
+            "SELECT * FROM orchestration.append_attestations(%s)",
+            (batch(caller, *keys, policy=policy, **fields),),
+        )
+        return cursor.fetchall()
+
+
+def batch(caller: str, *keys: str, policy: str = "v1", **fields: str) -> str:
+    return json.dumps(
+        [
+            {
+                "caller_identity": caller,
+                "idempotency_key": key,
+                "payload_hash": digest(key),
+                "policy_version_id": policy,
+                **fields,
+            }
+            for key in keys
+        ]
+    )
+
+
+def history(connection: Connect) -> None:
+    """alice attested twice and her first has started; bob's one was imported as completed."""
+    activate_policy(connection)
+    insert = (
+        f"INSERT INTO orchestration.{ROWS} (id, caller_identity, idempotency_key, payload_hash,"
+        " policy_version_id, execution_started, execution_completed, terminal_status)"
+        " VALUES (%s, %s, %s, %s, 'v1', %s, %s, %s)"
+    )
+    for values in (
+        (ALICE_1, "alice", "k1", digest("k1"), False, False, None),
+        (ALICE_2, "alice", "k2", digest("k2"), False, False, None),
+        (BOB_1, "bob", "k1", digest("k1"), True, True, "SUCCESS"),
+    ):
+        connection.execute(insert, values)  # type: ignore[arg-type]
+    record_event(connection, ALICE_1, "EXECUTION_STARTED")
+
+
+def record_event(connection: Connect, id: UUID, kind: str, status: str | None = None) -> Any:
+    return connection.execute(
+        "SELECT * FROM orchestration.record_attestation_event(p_attestation_id => %s,"
+        " p_event => %s, p_terminal_status => %s)",
+        (id, kind, status),
+    ).fetchone()
+
+
+def picture(connection: Connect) -> list[Any]:
+    return [
+        connection.execute(f"SELECT * FROM orchestration.{table} ORDER BY 1, 2").fetchall()  # type: ignore[arg-type]
+        for table in (ROWS, EVENTS, HEADS)
+    ]
+
+
+def chain(connection: Connect, caller: str) -> list[dict[str, Any]]:
+    with connection.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(
+            f"SELECT * FROM orchestration.{ROWS} WHERE caller_identity = %s ORDER BY chain_seq",  # type: ignore[arg-type]
+            (caller,),
+        )
+        return cursor.fetchall()
+
+
+def head(connection: Connect, caller: str) -> tuple[Any, ...] | None:
+    return connection.execute(
+        f"SELECT chain_seq, record_hash FROM orchestration.{HEADS} WHERE caller_identity = %s",  # type: ignore[arg-type]
+        (caller,),
+    ).fetchone()
+
+
+def verify(connection: Connect, caller: str) -> tuple[Any, ...]:
+    found = connection.execute(
+        "SELECT ok, records, break_chain_seq, break_attestation_id, break_reason"
+        " FROM orchestration.verify_attestation_chain(%s)",
+        (caller,),
+    ).fetchall()
+    assert len(found) == 1
+    return found[0]
+
+
+def assert_whole(connection: Connect, caller: str, length: int) -> None:
+    """By our own reckoning: no gap, each link right, each hash right, and the head at the end."""
+    records = chain(connection, caller)
+    assert [record["chain_seq"] for record in records] == list(range(1, length + 1))
+    before = ""
+    for record in records:
+        assert record["prev_hash"] == before
+        assert record["record_hash"] == attestation_record_hash(record)
+        before = record["record_hash"]
+    assert head(connection, caller) == (length, before)
+    assert verify(connection, caller) == (True, length, None, None, None)
+
+
+STRAY = (
+    "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON orchestration.ingress_attestations,"
+    " orchestration.ingress_attestation_events, orchestration.ingress_attestation_heads"
+    " TO symphony_executor",
+    # The attacks compute right hashes by it.
+    "GRANT EXECUTE ON FUNCTION"
+    " orchestration.attestation_record_hash(orchestration.ingress_attestations)"
+    " TO symphony_executor",
+)
+
+
+@every_attack
+def test_an_attack_is_refused_until_the_object_that_keeps_the_rule_is_gone(
+    owner: Connect, login: Callable[[str], Connect], attack: Attack
+) -> None:
+    history(owner)
+    before = picture(owner)
+    attack.check(attempt(owner, attack.statements))
+
+    for grant in STRAY:
+        owner.execute(grant)
+    attack.check(attempt(login("executor"), attack.statements))
+
+    assert picture(owner) == before
+    for path in attack.without:
+        drop(owner, path)
+    assert attempt(owner, attack.statements) is None
+
+
+@pytest.mark.superuser
+@every_attack
+def test_replica_mode_silences_no_refusal(superuser: Connect, attack: Attack) -> None:
+    history(superuser)
+    superuser.execute("SET session_replication_role = replica")
+    attack.check(attempt(superuser, attack.statements))
+
+
+@pytest.mark.parametrize("entry", invariants.ATTESTATION, ids=lambda entry: entry.id)
+def test_every_object_that_keeps_a_rule_is_attacked(entry: invariants.Invariant) -> None:
+    # The gates are attacked with their own tables, the heads below.
+    elsewhere = ("triggers/policy_", "triggers/revo", f"triggers/{ROWS}__heads")
+    named = {path for path in entry.enforced_by if not path.startswith(("functions/", *elsewhere))}
+    attacked = {
+        path for attack in ATTACKS if attack.invariant == entry.id for path in attack.without
+    }
+    assert named <= attacked
+
+
+@pytest.mark.parametrize(
+    ("invariant", "select", "constraint"),
+    [
+        pytest.param(id, select, constraint, marks=pytest.mark.invariant(id), id=constraint)
+        for id, select, constraint in (
+            (
+                "INV-ATT-002",
+                first_of_carol(execution_completed="true", terminal_status="'SUCCESS'::text"),
+                f"ck_{ROWS}_execution",
+            ),
+            (
+                "INV-ATT-003",
+                first_of_carol(terminal_status="'SUCCESS'::text"),
+                f"ck_{ROWS}_terminal_status",
+            ),
+            ("INV-ATT-004", first_of_carol(chain_seq="2::bigint"), f"ck_{ROWS}_prev_hash"),
+            (
+                "INV-ATT-005",
+                row(chain_seq="2::bigint"),
+                f"uq_{ROWS}_caller_identity_chain_seq",
+            ),
+            (
+                "INV-ATT-005",
+                row(prev_hash=FIRST_OF_ALICE),
+                f"uq_{ROWS}_caller_identity_prev_hash",
+            ),
+        )
+    ],
+)
+def test_without_the_guard_the_constraint_still_refuses(
+    owner: Connect, invariant: str, select: str, constraint: str
+) -> None:
+    history(owner)
+    drop(owner, GUARD)
+    found = refusal(owner, of_rows(select)["INSERT"])
+    assert (found.sqlstate, found.constraint, found.table) == (
+        "23505" if constraint.startswith("uq_") else "23514",
+        constraint,
+        ROWS,
+    )
+    assert constraint in {
+        path.partition("/")[2] for path in invariants.BY_ID[invariant].enforced_by
+    }
+
+
+@pytest.mark.invariant("INV-ATT-005")
+def test_without_its_trigger_a_head_falls_behind_and_is_read_again_from_the_chain(
+    owner: Connect,
+) -> None:
+    history(owner)
+    drop(owner, f"triggers/{ROWS}__heads")
+    attest(owner, "alice", "k3", "k4")
+    assert head(owner, "alice") == (2, chain(owner, "alice")[1]["record_hash"])
+    attest(owner, "alice", "k5")
+    assert [record["chain_seq"] for record in chain(owner, "alice")] == [1, 2, 3, 4, 5]
+    assert verify(owner, "alice") == (True, 5, None, None, None)
+
+
+@pytest.mark.invariant("INV-ATT-001", "INV-ATT-005", "INV-ATT-006", "INV-ATT-010")
+@pytest.mark.parametrize("role", ["ingest", "executor", "control", "readonly", "auditor"])
+def test_a_runtime_role_has_no_write_at_all(
+    owner: Connect, login: Callable[[str], Connect], role: str
+) -> None:
+    history(owner)
+    caller = login(role)
+    for table in (ROWS, EVENTS, HEADS):
+        for statement in (
+            f"UPDATE orchestration.{table} SET caller_identity = 'mallory'",
+            f"DELETE FROM orchestration.{table}",
+            f"TRUNCATE orchestration.{table}",
+            f"INSERT INTO orchestration.{table} (caller_identity) VALUES ('mallory')",
+        ):
+            assert refusal(caller, statement).sqlstate == "42501"
+
+
+@pytest.mark.invariant("INV-ATT-001")
+def test_attestations_that_events_refer_to_are_not_truncated_without_them(owner: Connect) -> None:
+    history(owner)
+    assert refusal(owner, f"TRUNCATE orchestration.{ROWS}").sqlstate == "0A000"
+
+
+# What an insert by hand may leave out and supply.
+
+BY_HAND = (
+    f"INSERT INTO orchestration.{ROWS} (caller_identity, idempotency_key, payload_hash,"
+    " policy_version_id) VALUES (%(caller)s, %(key)s, repeat('1', 64), 'v1')"
+)
+
+
+@pytest.mark.invariant("INV-ATT-004", "INV-ATT-005", "INV-ATT-006", "INV-ATT-011")
+def test_what_an_insert_leaves_out_is_filled_in(owner: Connect) -> None:
+    activate_policy(owner)
+    with owner.transaction():
+        for key in ("k1", "k2"):
+            owner.execute(BY_HAND, {"caller": "alice", "key": key})  # type: ignore[arg-type]
+        found = owner.execute(
+            "SELECT db_user = session_user, xact_id = pg_current_xact_id()::text::bigint,"  # type: ignore[arg-type]
+            " attested_at BETWEEN now() AND clock_timestamp(), execution_started,"
+            " execution_completed, terminal_status, substr(id::text, 15, 1)"
+            f" FROM orchestration.{ROWS}"
+        ).fetchall()
+    assert found == [(True, True, True, False, False, None, "7")] * 2
+    assert_whole(owner, "alice", 2)
+
+
+@pytest.mark.invariant("INV-ATT-005", "INV-ATT-006")
+def test_right_values_that_are_supplied_are_accepted(owner: Connect) -> None:
+    history(owner)
+    assert attempt(owner, [of_rows(row(record_hash=RIGHT_HASH))["INSERT"]]) is None
+    stored = chain(owner, "alice")[2]
+    assert (stored["id"], stored["chain_seq"]) == (NEXT, 3)
+    assert_whole(owner, "alice", 3)
+
+
+@pytest.mark.invariant("INV-ATT-006")
+@pytest.mark.parametrize(
+    "supplied",
+    [
+        {"chain_seq": "3::bigint"},
+        {"prev_hash": LAST_OF_ALICE},
+        {"chain_seq": "3::bigint", "prev_hash": LAST_OF_ALICE},
+        {"id": f"'{NEXT}'::uuid"},
+        {},
+    ],
+    ids=lambda supplied: ", ".join(supplied) or "nothing",
+)
+def test_any_part_of_the_chain_may_be_supplied_or_left_out(
+    owner: Connect, supplied: dict[str, str]
+) -> None:
+    history(owner)
+    left_out = {
+        "id": "NULL::uuid",
+        "chain_seq": "NULL::bigint",
+        "prev_hash": "NULL::text",
+        "record_hash": "NULL::text",
+        "attested_at": "NULL::timestamptz",
+    }
+    assert attempt(owner, [of_rows(row(**left_out | supplied))["INSERT"]]) is None
+    assert_whole(owner, "alice", 3)
+
+
+@pytest.mark.invariant("INV-ATT-006")
+@pytest.mark.parametrize("form", ["INSERT", "MERGE INSERT", "INSERT in a CTE"])
+def test_who_attested_and_in_which_transaction_is_taken_from_nobody(
+    owner: Connect, login: Callable[[str], Connect], form: str
+) -> None:
+    history(owner)
+    for grant in STRAY:
+        owner.execute(grant)
+    stray = login("executor")
+    forged = row(db_user="'forger'", record_hash="NULL::text")
+    assert attempt(stray, [of_rows(forged)[form]]) is None
+    assert attempt(stray, [of_events(event())[form]]) is None
+    for table, key in ((ROWS, "id"), (EVENTS, "attestation_id")):
+        found = owner.execute(
+            f"SELECT db_user, xact_id = xmin::text::bigint FROM orchestration.{table}"  # type: ignore[arg-type]
+            f" WHERE {key} = %s",
+            (NEXT if table == ROWS else ALICE_2,),
+        ).fetchone()
+        assert found == (stray.info.user, True)
+    assert (
+        scalar(
+            owner,
+            f"SELECT recorded_by FROM orchestration.{EVENTS} WHERE db_user = %s",
+            (stray.info.user,),
+        )
+        == "forger"
+    )
+    assert_whole(owner, "alice", 3)
+
+
+@pytest.mark.invariant("INV-ATT-006")
+def test_a_hash_over_a_forged_db_user_is_refused(owner: Connect) -> None:
+    history(owner)
+    found = refusal(owner, of_rows(row(db_user="'forger'", record_hash=RIGHT_HASH))["INSERT"])
+    assert_invariant(found, "INV-ATT-006", "P7302", ROWS)
+
+
+@pytest.mark.superuser
+@pytest.mark.invariant("INV-ATT-006")
+def test_in_replica_mode_values_arrive_as_they_are_and_are_still_checked(
+    superuser: Connect,
+) -> None:
+    history(superuser)
+    superuser.execute("SET session_replication_role = replica")
+    arriving = row(db_user="'forger'", record_hash=RIGHT_HASH)
+    assert attempt(superuser, [of_rows(arriving)["INSERT"]]) is None
+    stored = chain(superuser, "alice")[2]
+    assert (stored["db_user"], stored["xact_id"]) == ("forger", 1)
+    # The head arrives by its own row; until then it is behind, which harms nothing.
+    assert head(superuser, "alice") == (2, stored["prev_hash"])
+    assert verify(superuser, "alice") == (True, 3, None, None, None)
+    superuser.execute("SET session_replication_role = origin")
+    attest(superuser, "alice", "k4")
+    assert_whole(superuser, "alice", 4)
+
+
+@pytest.mark.superuser
+@pytest.mark.invariant("INV-ATT-005")
+@pytest.mark.parametrize("column", ["id", "chain_seq", "prev_hash", "record_hash", "attested_at"])
+def test_in_replica_mode_nothing_is_filled_in(superuser: Connect, column: str) -> None:
+    history(superuser)
+    superuser.execute("SET session_replication_role = replica")
+    missing = row(**{"record_hash": RIGHT_HASH} | {column: "NULL"})
+    found = attempt(superuser, [of_rows(missing)["INSERT"]])
+    assert found is not None
+    assert found.sqlstate in {"P7302", "23502"}
+
+
+@pytest.mark.parametrize("target", ["", "(id)"])
+def test_on_conflict_do_nothing_leaves_an_existing_record_as_it_is(
+    owner: Connect, target: str
+) -> None:
+    history(owner)
+    before = picture(owner)
+    insert = of_rows(row(id=f"'{ALICE_1}'::uuid"))["INSERT"]
+    assert attempt(owner, [f"{insert} ON CONFLICT {target} DO NOTHING"]) is None
+    assert picture(owner) == before
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"chain_seq": "7::bigint"},
+        {"attested_at": "'infinity'::timestamptz"},
+        {"execution_completed": "true"},
+        {"policy_version_id": "'v9'"},
+        {"caller_identity": "'carol'"},
+    ],
+    ids=lambda changed: ", ".join(changed) or "another key",
+)
+def test_an_insert_whose_id_exists_is_left_to_the_primary_key(
+    owner: Connect, changed: dict[str, str]
+) -> None:
+    history(owner)
+    found = refusal(owner, of_rows(row(id=f"'{ALICE_1}'::uuid", **changed))["INSERT"])
+    assert (found.sqlstate, found.constraint, found.table) == ("23505", f"pk_{ROWS}", ROWS)
+
+
+@pytest.mark.invariant("INV-ATT-007")
+def test_an_existing_key_inserted_by_hand_is_a_unique_violation(owner: Connect) -> None:
+    history(owner)
+    before = picture(owner)
+    found = refusal(owner, BY_HAND, {"caller": "alice", "key": "k1"})
+    assert (found.sqlstate, found.constraint) == (
+        "23505",
+        f"uq_{ROWS}_caller_identity_idempotency_key",
+    )
+    assert picture(owner) == before
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "sqlstate", "name"),
+    [
+        ("caller_identity", "''", "23514", f"ck_{ROWS}_caller_identity"),
+        ("caller_identity", "NULL", "23502", None),
+        ("idempotency_key", "''", "23514", f"ck_{ROWS}_idempotency_key"),
+        ("idempotency_key", "NULL", "23502", None),
+        ("payload_hash", "repeat('A', 64)", "23514", f"ck_{ROWS}_payload_hash"),
+        ("payload_hash", "repeat('a', 63)", "23514", f"ck_{ROWS}_payload_hash"),
+        ("payload_hash", "repeat('a', 63) || chr(10)", "23514", f"ck_{ROWS}_payload_hash"),
+        ("payload_hash", "NULL", "23502", None),
+        ("signature_hash", "''", "23514", f"ck_{ROWS}_signature_hash"),
+        (
+            "client_cert_fingerprint_sha256",
+            "repeat('g', 64)",
+            "23514",
+            f"ck_{ROWS}_client_cert_fingerprint_sha256",
+        ),
+        ("token_hash", "'secret'", "23514", f"ck_{ROWS}_token_hash"),
+        ("policy_version_id", "NULL", "23502", None),
+        ("execution_started", "NULL", "23502", None),
+        ("execution_completed", "NULL", "23502", None),
+    ],
+)
+def test_a_value_that_no_record_may_hold_is_refused(
+    owner: Connect, column: str, value: str, sqlstate: str, name: str | None
+) -> None:
+    activate_policy(owner)
+    values = {
+        "caller_identity": "'alice'",
+        "idempotency_key": "'k1'",
+        "payload_hash": "repeat('1', 64)",
+        "policy_version_id": "'v1'",
+    } | {column: value}
+    found = refusal(
+        owner,
+        f"INSERT INTO orchestration.{ROWS} ({', '.join(values)})"
+        f" VALUES ({', '.join(values.values())})",
+    )
+    assert (found.sqlstate, found.table) == (sqlstate, ROWS)
+    assert (found.constraint if name else found.column) == (name or column)
+    assert head(owner, "alice") is None
+
+
+@pytest.mark.invariant("INV-ATT-003")
+def test_a_terminal_status_that_does_not_exist_is_refused(owner: Connect) -> None:
+    history(owner)
+    found = refusal(
+        owner,
+        of_rows(
+            row(
+                execution_started="true",
+                execution_completed="true",
+                terminal_status="'DONE'::text",
+                record_hash=RIGHT_HASH,
+            )
+        )["INSERT"],
+    )
+    assert (found.sqlstate, found.constraint) == ("23514", f"ck_{ROWS}_terminal_status")
+    found = refusal(
+        owner,
+        of_events(
+            event(
+                attestation_id=f"'{ALICE_1}'::uuid",
+                event="'EXECUTION_COMPLETED'",
+                terminal_status="'DONE'::text",
+            )
+        )["INSERT"],
+    )
+    assert (found.sqlstate, found.constraint) == ("23514", f"ck_{EVENTS}_terminal_status")
+
+
+@pytest.mark.invariant("INV-ATT-011")
+@pytest.mark.parametrize("moment", ["2020-01-01 12:00:00.000001Z", "0044-03-15 00:00:00Z BC"])
+def test_a_past_attested_at_is_kept_to_the_microsecond(owner: Connect, moment: str) -> None:
+    history(owner)
+    select = row(attested_at=f"'{moment}'::timestamptz", record_hash="NULL::text")
+    assert attempt(owner, [of_rows(select)["INSERT"]]) is None
+    assert scalar(
+        owner,
+        f"SELECT attested_at = %s::timestamptz FROM orchestration.{ROWS} WHERE id = %s",
+        (moment, NEXT),
+    )
+    assert verify(owner, "alice") == (True, 3, None, None, None)
+
+
+@pytest.mark.invariant("INV-ATT-002", "INV-ATT-003")
+@pytest.mark.parametrize(
+    ("started", "completed", "status"),
+    [("true", "false", "NULL"), *(("true", "true", f"'{s}'") for s in ("SUCCESS", "FAILED"))],
+)
+def test_ingress_that_already_ran_is_imported_with_its_flags(
+    owner: Connect, started: str, completed: str, status: str
+) -> None:
+    history(owner)
+    select = row(
+        execution_started=started,
+        execution_completed=completed,
+        terminal_status=f"{status}::text",
+        record_hash=RIGHT_HASH,
+    )
+    assert attempt(owner, [of_rows(select)["INSERT"]]) is None
+    assert_whole(owner, "alice", 3)
+    found = owner.execute(
+        "SELECT execution_started, execution_completed, terminal_status"
+        " FROM orchestration.ingress_attestation_status WHERE attestation_id = %s",
+        (NEXT,),
+    ).fetchone()
+    assert found == (True, completed == "true", None if status == "NULL" else status.strip("'"))
+
+
+# The chain.
+
+
+@pytest.mark.invariant("INV-ATT-004", "INV-ATT-005")
+def test_the_rows_of_one_insert_continue_their_callers_chains(owner: Connect) -> None:
+    activate_policy(owner)
+    owner.execute(
+        f"INSERT INTO orchestration.{ROWS}"  # type: ignore[arg-type]
+        " (caller_identity, idempotency_key, payload_hash, policy_version_id)"
+        " SELECT CASE n % 3 WHEN 0 THEN 'alice' WHEN 1 THEN 'bob' ELSE 'carol' END, n::text,"
+        " repeat('1', 64), 'v1' FROM generate_series(0, 29) AS n"
+    )
+    for caller in ("alice", "bob", "carol"):
+        assert_whole(owner, caller, 10)
+    assert [record["idempotency_key"] for record in chain(owner, "bob")] == [
+        str(number) for number in range(1, 30, 3)
+    ]
+
+
+@pytest.mark.invariant("INV-ATT-005")
+def test_the_rows_of_one_copy_continue_their_callers_chains(owner: Connect) -> None:
+    activate_policy(owner)
+    with owner.cursor().copy(
+        f"COPY orchestration.{ROWS}"  # type: ignore[arg-type]
+        " (caller_identity, idempotency_key, payload_hash, policy_version_id) FROM STDIN"
+    ) as stream:
+        for number in range(40):
+            stream.write_row((f"caller {number % 2}", str(number), ZEROS, "v1"))
+    assert_whole(owner, "caller 0", 20)
+    assert_whole(owner, "caller 1", 20)
+
+
+@pytest.mark.invariant("INV-ATT-005", "INV-ATT-007")
+def test_do_nothing_in_the_middle_of_a_multi_row_insert_leaves_no_gap(owner: Connect) -> None:
+    history(owner)
+    owner.execute(
+        f"INSERT INTO orchestration.{ROWS}"  # type: ignore[arg-type]
+        " (caller_identity, idempotency_key, payload_hash, policy_version_id)"
+        " SELECT 'alice', key, repeat('1', 64), 'v1'"
+        " FROM unnest(ARRAY['k1', 'k3', 'k3', 'k2', 'k4', 'k1']) AS key ON CONFLICT DO NOTHING"
+    )
+    assert [record["idempotency_key"] for record in chain(owner, "alice")] == [
+        *("k1", "k2", "k3", "k4"),
+    ]
+    assert_whole(owner, "alice", 4)
+
+
+@pytest.mark.invariant("INV-ATT-005", "INV-ATT-007")
+@pytest.mark.parametrize("target", ["", "(caller_identity, idempotency_key)"])
+def test_an_insert_that_stored_nothing_leaves_no_gap(owner: Connect, target: str) -> None:
+    history(owner)
+    before = picture(owner)
+    with owner.transaction():
+        done = owner.execute(
+            f"{BY_HAND} ON CONFLICT {target} DO NOTHING",  # type: ignore[arg-type]
+            {"caller": "alice", "key": "k1"},
+        )
+        assert done.rowcount == 0
+        assert picture(owner) == before
+        owner.execute(BY_HAND, {"caller": "alice", "key": "k3"})  # type: ignore[arg-type]
+    assert_whole(owner, "alice", 3)
+
+
+@pytest.mark.invariant("INV-ATT-005")
+def test_a_first_insert_that_is_undone_leaves_no_gap(owner: Connect) -> None:
+    activate_policy(owner)
+    with owner.transaction(force_rollback=True):
+        attest(owner, "alice", "k1")
+    with owner.transaction():
+        attest(owner, "alice", "k2")
+        with owner.transaction(force_rollback=True):
+            attest(owner, "alice", "k3", "k4")
+        attest(owner, "alice", "k5")
+    assert [record["idempotency_key"] for record in chain(owner, "alice")] == ["k2", "k5"]
+    assert_whole(owner, "alice", 2)
+
+
+@pytest.mark.invariant("INV-ATT-005", "INV-ATT-007")
+def test_one_key_replayed_a_hundred_times_moves_no_head(
+    owner: Connect, login: Callable[[str], Connect]
+) -> None:
+    history(owner)
+    ingest = login("ingest")
+    first = attest(ingest, "alice", "k3")
+    for _ in range(100):
+        assert attest(ingest, "alice", "k3") == first
+    assert_whole(owner, "alice", 3)
+    attest(ingest, "alice", "k4")
+    assert_whole(owner, "alice", 4)
+
+
+@pytest.mark.invariant("INV-ATT-005")
+def test_a_chain_whose_tail_was_removed_is_not_continued(
+    owner: Connect, login: Callable[[str], Connect]
+) -> None:
+    history(owner)
+    owner.execute(f"ALTER TABLE orchestration.{ROWS} DISABLE TRIGGER append_only")  # type: ignore[arg-type]
+    owner.execute(f"DELETE FROM orchestration.{ROWS} WHERE id = %s", (ALICE_2,))  # type: ignore[arg-type]
+    owner.execute(f"ALTER TABLE orchestration.{ROWS} ENABLE ALWAYS TRIGGER append_only")  # type: ignore[arg-type]
+    for connection, statement in (
+        (owner, of_rows(row(chain_seq="2::bigint", prev_hash=FIRST_OF_ALICE))["INSERT"]),
+        (
+            login("ingest"),
+            f"SELECT orchestration.append_attestations('{batch('alice', 'k3')}')",
+        ),
+    ):
+        found = refusal(connection, statement)
+        assert_invariant(found, "INV-ATT-005", "P7302", ROWS)
+        assert found.column == "chain_seq"
+        assert found.keys == {
+            "caller_identity": "alice",
+            "idempotency_key": "k3",
+            "head": 2,
+            "chain_seq": 1,
+        }
+    # Other chains go on.
+    attest(login("ingest"), "bob", "k2")
+    assert_whole(owner, "bob", 2)
+
+
+@pytest.mark.superuser
+@pytest.mark.invariant("INV-ATT-005")
+def test_a_chain_that_vanished_as_a_whole_is_not_begun_anew(superuser: Connect) -> None:
+    history(superuser)
+    superuser.execute(f"ALTER TABLE orchestration.{ROWS} DISABLE TRIGGER append_only")  # type: ignore[arg-type]
+    superuser.execute("SET session_replication_role = replica")
+    superuser.execute(f"DELETE FROM orchestration.{ROWS} WHERE caller_identity = 'alice'")  # type: ignore[arg-type]
+    superuser.execute("SET session_replication_role = origin")
+    superuser.execute(f"ALTER TABLE orchestration.{ROWS} ENABLE ALWAYS TRIGGER append_only")  # type: ignore[arg-type]
+    found = refusal(superuser, of_rows(row(chain_seq="1::bigint", prev_hash="''"))["INSERT"])
+    assert_invariant(found, "INV-ATT-005", "P7302", ROWS)
+    assert found.keys["chain_seq"] == 0
+
+
+@pytest.mark.superuser
+@pytest.mark.invariant("INV-ATT-005")
+def test_a_missing_head_is_read_again_from_the_chain(superuser: Connect) -> None:
+    history(superuser)
+    superuser.execute(f"ALTER TABLE orchestration.{HEADS} DISABLE TRIGGER no_delete")  # type: ignore[arg-type]
+    superuser.execute("SET session_replication_role = replica")
+    superuser.execute(f"DELETE FROM orchestration.{HEADS}")  # type: ignore[arg-type]
+    superuser.execute("SET session_replication_role = origin")
+    superuser.execute(f"ALTER TABLE orchestration.{HEADS} ENABLE ALWAYS TRIGGER no_delete")  # type: ignore[arg-type]
+    attest(superuser, "alice", "k3", "k4")
+    assert_whole(superuser, "alice", 4)
+    superuser.execute(BY_HAND, {"caller": "bob", "key": "k2"})  # type: ignore[arg-type]
+    assert_whole(superuser, "bob", 2)
+
+
+@pytest.mark.invariant("INV-ATT-005")
+@pytest.mark.parametrize("seq", [0, 1])
+def test_a_head_that_is_behind_is_read_again_from_the_chain(owner: Connect, seq: int) -> None:
+    history(owner)
+    owner.execute(
+        f"UPDATE orchestration.{HEADS} SET chain_seq = %s, record_hash = ''"  # type: ignore[arg-type]
+        " WHERE caller_identity = 'alice'",
+        (seq,),
+    )
+    attest(owner, "alice", "k3")
+    assert_whole(owner, "alice", 3)
+
+
+# The function.
+
+
+@pytest.mark.invariant("INV-ATT-007")
+def test_a_key_with_other_content_is_refused(
+    owner: Connect, login: Callable[[str], Connect]
+) -> None:
+    history(owner)
+    before = picture(owner)
+    statement = "SELECT orchestration.append_attestations(%s)"
+    found = refusal(login("ingest"), statement, (batch("alice", "k1", payload_hash=ZEROS),))
+    assert_invariant(found, "INV-ATT-007", "P7303", ROWS)
+    assert found.column == "idempotency_key"
+    assert found.keys == {
+        "id": str(ALICE_1),
+        "caller_identity": "alice",
+        "idempotency_key": "k1",
+    }
+    assert picture(owner) == before
+
+
+@pytest.mark.invariant("INV-ATT-007")
+def test_two_callers_may_use_one_key(owner: Connect, login: Callable[[str], Connect]) -> None:
+    history(owner)
+    ingest = login("ingest")
+    attest(ingest, "carol", "k1")
+    attest(ingest, "dave", "k1", payload_hash=ZEROS)
+    assert_whole(owner, "carol", 1)
+    assert_whole(owner, "dave", 1)
+
+
+@pytest.mark.invariant("INV-ATT-008")
+@pytest.mark.parametrize("policy", ["v1", "v9", None])
+def test_a_policy_that_is_not_accepted_is_refused(
+    owner: Connect, login: Callable[[str], Connect], policy: str | None
+) -> None:
+    for id in ("v1", "v2", "v3"):
+        activate_policy(owner, id)
+    items = json.loads(batch("alice", "k1")) + json.loads(batch("alice", "k2"))
+    items[0]["policy_version_id"] = "v2"
+    items[1]["policy_version_id"] = policy
+    statement = "SELECT orchestration.append_attestations(%s)"
+    found = refusal(login("ingest"), statement, (json.dumps(items),))
+    assert_invariant(found, "INV-ATT-008", "P7105", "policy_versions")
+    assert found.column == "id"
+    assert found.keys == {"id": policy, "caller_identity": "alice", "idempotency_key": "k2"}
+    assert chain(owner, "alice") == []
+
+
+@pytest.mark.invariant("INV-ATT-008")
+def test_the_owner_may_import_what_was_attested_under_a_retired_policy(owner: Connect) -> None:
+    history(owner)
+    for id in ("v2", "v3"):
+        activate_policy(owner, id)
+    owner.execute(BY_HAND, {"caller": "alice", "key": "k3"})  # type: ignore[arg-type]
+    assert_whole(owner, "alice", 3)
+
+
+@pytest.mark.invariant("INV-ATT-009")
+@pytest.mark.parametrize(
+    ("field", "table", "column"),
+    [
+        (
+            "client_cert_fingerprint_sha256",
+            "revoked_client_certs",
+            "cert_fingerprint_sha256",
+        ),
+        ("token_hash", "revoked_tokens", "token_hash"),
+    ],
+)
+def test_a_revoked_credential_attests_nothing_more(
+    owner: Connect, login: Callable[[str], Connect], field: str, table: str, column: str
+) -> None:
+    history(owner)
+    ingest, revoked = login("ingest"), digest("revoked")
+    earlier = attest(ingest, "alice", "k3", **{field: revoked})
+    function = "revoke_client_cert" if table == "revoked_client_certs" else "revoke_token"
+    login("control").execute(
+        f"SELECT FROM orchestration.{function}(%s, 'keyCompromise')",  # type: ignore[arg-type]
+        (revoked,),
+    )
+    statement = "SELECT orchestration.append_attestations(%s)"
+    found = refusal(ingest, statement, (batch("alice", "k4", **{field: revoked}),))
+    assert_invariant(found, "INV-ATT-009", "P7202", table)
+    assert found.column == column
+    assert found.keys == {column: revoked, "caller_identity": "alice", "idempotency_key": "k4"}
+    # Acceptance is judged once: the replay is answered.
+    assert attest(ingest, "alice", "k3", **{field: revoked}) == earlier
+    assert_whole(owner, "alice", 3)
+
+
+@pytest.mark.invariant("INV-API-001")
+@pytest.mark.parametrize("batch", ["{}", '"x"', "null", "1", None])
+def test_what_is_no_batch_is_refused(login: Callable[[str], Connect], batch: str | None) -> None:
+    statement = "SELECT orchestration.append_attestations(%s::jsonb)"
+    found = refusal(login("ingest"), statement, (batch,))
+    assert_invariant(found, "INV-API-001", "22023", ROWS)
+
+
+# Events.
+
+
+@pytest.mark.invariant("INV-ATT-002", "INV-ATT-010")
+def test_an_event_is_recorded_once_and_a_repetition_is_answered_with_it(
+    owner: Connect, login: Callable[[str], Connect]
+) -> None:
+    history(owner)
+    executor = login("executor")
+    started = record_event(executor, ALICE_2, "EXECUTION_STARTED")
+    assert record_event(executor, ALICE_2, "EXECUTION_STARTED") == started
+    completed = record_event(executor, ALICE_2, "EXECUTION_COMPLETED", "REPAIRED")
+    assert record_event(executor, ALICE_2, "EXECUTION_COMPLETED", "REPAIRED") == completed
+    assert record_event(executor, ALICE_2, "EXECUTION_STARTED") == started
+    stored = owner.execute(
+        f"SELECT * FROM orchestration.{EVENTS} WHERE attestation_id = %s ORDER BY event DESC",  # type: ignore[arg-type]
+        (ALICE_2,),
+    ).fetchall()
+    assert stored == [started, completed]
+    found = executor.execute(
+        "SELECT execution_started, execution_started_at, execution_completed,"
+        " execution_completed_at, terminal_status"
+        " FROM orchestration.ingress_attestation_status WHERE attestation_id = %s",
+        (ALICE_2,),
+    ).fetchone()
+    assert found == (True, started[4], True, completed[4], "REPAIRED")
+
+
+@pytest.mark.invariant("INV-ATT-010")
+def test_a_completion_with_another_status_is_refused(
+    owner: Connect, login: Callable[[str], Connect]
+) -> None:
+    history(owner)
+    executor = login("executor")
+    record_event(executor, ALICE_1, "EXECUTION_COMPLETED", "SUCCESS")
+    statement = (
+        "SELECT orchestration.record_attestation_event(p_attestation_id => %s,"
+        " p_event => 'EXECUTION_COMPLETED', p_terminal_status => 'FAILED')"
+    )
+    for id in (ALICE_1, BOB_1):
+        found = refusal(executor, statement, (id,))
+        assert_invariant(found, "INV-ATT-010", "P7301", EVENTS)
+        assert found.column == "terminal_status"
+        assert found.keys == {
+            "attestation_id": str(id),
+            "event": "EXECUTION_COMPLETED",
+            "terminal_status": "SUCCESS",
+        }
+
+
+@pytest.mark.invariant("INV-ATT-003")
+@pytest.mark.parametrize("completed_before", [False, True])
+def test_a_completion_without_a_status_is_refused(
+    owner: Connect, login: Callable[[str], Connect], completed_before: bool
+) -> None:
+    history(owner)
+    executor = login("executor")
+    if completed_before:
+        record_event(executor, ALICE_1, "EXECUTION_COMPLETED", "SUCCESS")
+    found = refusal(
+        executor,
+        "SELECT orchestration.record_attestation_event(%s, 'EXECUTION_COMPLETED')",
+        (ALICE_1,),
+    )
+    if completed_before:
+        # The guard leaves what is there to the primary key, and the CHECK comes before that.
+        assert (found.sqlstate, found.constraint) == ("23514", f"ck_{EVENTS}_terminal_status")
+    else:
+        assert_invariant(found, "INV-ATT-003", "P7301", EVENTS)
+
+
+@pytest.mark.invariant("INV-ATT-010")
+def test_a_flag_counts_as_its_event(owner: Connect, login: Callable[[str], Connect]) -> None:
+    history(owner)
+    executor = login("executor")
+    record = chain(owner, "bob")[0]
+    for kind, status in (("EXECUTION_STARTED", None), ("EXECUTION_COMPLETED", "SUCCESS")):
+        assert record_event(executor, BOB_1, kind, status) == (
+            *(BOB_1, kind, "bob", status, record["attested_at"]),
+            *(record["db_user"], record["db_user"], record["xact_id"]),
+        )
+    assert (
+        scalar(
+            owner,
+            f"SELECT count(*) FROM orchestration.{EVENTS} WHERE attestation_id = %s",
+            (BOB_1,),
+        )
+        == 0
+    )
+
+
+@pytest.mark.invariant("INV-ATT-002")
+def test_what_was_imported_as_started_completes_without_another_start(
+    owner: Connect, login: Callable[[str], Connect]
+) -> None:
+    history(owner)
+    select = row(execution_started="true", record_hash=RIGHT_HASH)
+    assert attempt(owner, [of_rows(select)["INSERT"]]) is None
+    record_event(login("executor"), NEXT, "EXECUTION_COMPLETED", "SUCCESS")
+    found = owner.execute(
+        "SELECT execution_started, execution_started_at, execution_completed, terminal_status"
+        " FROM orchestration.ingress_attestation_status WHERE attestation_id = %s",
+        (NEXT,),
+    ).fetchone()
+    assert found == (True, None, True, "SUCCESS")
+
+
+@pytest.mark.invariant("INV-ATT-002")
+def test_a_completion_before_the_start_is_refused_by_the_function_too(
+    owner: Connect, login: Callable[[str], Connect]
+) -> None:
+    history(owner)
+    found = refusal(
+        login("executor"),
+        "SELECT orchestration.record_attestation_event(%s, 'EXECUTION_COMPLETED', 'SUCCESS')",
+        (ALICE_2,),
+    )
+    assert_invariant(found, "INV-ATT-002", "P7301", EVENTS)
+
+
+@pytest.mark.invariant("INV-API-002")
+def test_an_event_of_nothing_is_refused(owner: Connect, login: Callable[[str], Connect]) -> None:
+    history(owner)
+    found = refusal(
+        login("executor"),
+        "SELECT orchestration.record_attestation_event(%s, 'EXECUTION_STARTED')",
+        (NEXT,),
+    )
+    assert_invariant(found, "INV-API-002", "P0002", ROWS)
+    assert found.keys == {"id": str(NEXT)}
+    by_hand = of_events(event(attestation_id=f"'{NEXT}'::uuid"))["INSERT"]
+    found = refusal(owner, by_hand)
+    assert (found.sqlstate, found.constraint) == ("23503", f"fk_{EVENTS}_attestation_id")
+
+
+@pytest.mark.parametrize("kind", ["EXECUTION_PAUSED", ""])
+def test_an_event_that_does_not_exist_is_refused(
+    owner: Connect, login: Callable[[str], Connect], kind: str
+) -> None:
+    history(owner)
+    found = refusal(
+        login("executor"), "SELECT orchestration.record_attestation_event(%s, %s)", (ALICE_1, kind)
+    )
+    assert (found.sqlstate, found.constraint) == ("23514", f"ck_{EVENTS}_event")
+
+
+# The hash.
+
+VECTORS = json.loads(
+    (Path(__file__).parents[2] / "docs" / "attestation-chain.md")
+    .read_text("utf-8")
+    .partition("```json\n")[2]
+    .partition("```")[0]
+)
+
+SETTINGS: Sequence[dict[str, str]] = (
+    {"TimeZone": "UTC", "DateStyle": "ISO, MDY"},
+    {"TimeZone": "Asia/Kolkata", "DateStyle": "German, DMY", "IntervalStyle": "iso_8601"},
+    {"TimeZone": "America/St_Johns", "DateStyle": "SQL, YMD", "extra_float_digits": "-15"},
+    {"TimeZone": "Pacific/Apia", "DateStyle": "Postgres, MDY", "bytea_output": "escape"},
+    {"lc_numeric": "C", "lc_time": "C", "lc_monetary": "C"},
+    {"client_encoding": "LATIN1", "standard_conforming_strings": "on"},
+    {"enable_seqscan": "off", "jit": "off", "plan_cache_mode": "force_generic_plan"},
+)
+
+each_setting = pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: next(iter(s.values())))
+
+
+def apply(connection: Connect, settings: dict[str, str]) -> None:
+    for name, value in settings.items():
+        connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+
+
+@pytest.mark.invariant("INV-ATT-006")
+@each_setting
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
+def test_the_database_gives_the_published_hashes_under_any_setting(
+    owner: Connect, vector: dict[str, Any], settings: dict[str, str]
+) -> None:
+    apply(owner, settings)
+    found = scalar(
+        owner,
+        "SELECT orchestration.attestation_record_hash("
+        "jsonb_populate_record(NULL::orchestration.ingress_attestations, %s::jsonb))",
+        (json.dumps(vector["record"], ensure_ascii=True),),
+    )
+    assert found == vector["record_hash"]
+
+
+@pytest.mark.invariant("INV-ATT-006")
+@each_setting
+def test_what_the_database_wrote_under_any_setting_is_hashed_by_the_format(
+    owner: Connect, login: Callable[[str], Connect], settings: dict[str, str]
+) -> None:
+    activate_policy(owner)
+    ingest = login("ingest")
+    apply(ingest, settings)
+    caller = "Zoë, 3:a,-,"
+    whole = batch(
+        caller,
+        *("k1", "🏦,", "-", "株:x,"),
+        signature_hash=digest("s"),
+        client_cert_fingerprint_sha256=digest("c"),
+        token_hash=digest("t"),
+    )
+    for sent in (whole, batch(caller, "bare")):
+        ingest.execute("SELECT count(*) FROM orchestration.append_attestations(%s)", (sent,))
+    assert_whole(owner, caller, 5)
+    apply(owner, settings)
+    assert verify(owner, caller) == (True, 5, None, None, None)
+
+
+# Verification.
+
+
+def tamper(owner: Connect, *statements: str) -> None:
+    """What an owner can do who takes the guards away for a moment."""
+    with owner.transaction():
+        owner.execute(f"ALTER TABLE orchestration.{ROWS} DISABLE TRIGGER append_only")  # type: ignore[arg-type]
+        for statement in statements:
+            owner.execute(statement)  # type: ignore[arg-type]
+        owner.execute(f"ALTER TABLE orchestration.{ROWS} ENABLE ALWAYS TRIGGER append_only")  # type: ignore[arg-type]
+
+
+def of(key: str) -> str:
+    return f"caller_identity = 'alice' AND idempotency_key = '{key}'"
+
+
+REHASH = "record_hash = orchestration.attestation_record_hash(ingress_attestations)"
+TAMPERED = {
+    "an edited payload_hash": (
+        [f"UPDATE orchestration.{ROWS} SET payload_hash = repeat('f', 64) WHERE {of('k3')}"],
+        (5, 3, "k3", "record_hash is not the hash of the record"),
+    ),
+    "an edited record_hash": (
+        [f"UPDATE orchestration.{ROWS} SET record_hash = repeat('f', 64) WHERE {of('k3')}"],
+        (5, 3, "k3", "record_hash is not the hash of the record"),
+    ),
+    "an edited prev_hash": (
+        [f"UPDATE orchestration.{ROWS} SET prev_hash = repeat('f', 64) WHERE {of('k3')}"],
+        (5, 3, "k3", "prev_hash is not the record_hash before it"),
+    ),
+    "an edited record that was hashed anew": (
+        [
+            f"UPDATE orchestration.{ROWS} SET payload_hash = repeat('f', 64) WHERE {of('k3')}",
+            f"UPDATE orchestration.{ROWS} SET {REHASH} WHERE {of('k3')}",
+        ],
+        (5, 4, "k4", "prev_hash is not the record_hash before it"),
+    ),
+    "an edited last record that was hashed anew": (
+        [
+            f"UPDATE orchestration.{ROWS} SET payload_hash = repeat('f', 64) WHERE {of('k5')}",
+            f"UPDATE orchestration.{ROWS} SET {REHASH} WHERE {of('k5')}",
+        ],
+        (5, 5, None, "the head names another record_hash"),
+    ),
+    "a removed middle record": (
+        [f"DELETE FROM orchestration.{ROWS} WHERE {of('k3')}"],
+        (4, 4, "k4", "records before this one are missing"),
+    ),
+    "a removed first record": (
+        [f"DELETE FROM orchestration.{ROWS} WHERE {of('k1')}"],
+        (4, 2, "k2", "records before this one are missing"),
+    ),
+    "two removed records, the later ones renumbered": (
+        [
+            f"DELETE FROM orchestration.{ROWS} WHERE {of('k3')}",
+            f"UPDATE orchestration.{ROWS} SET chain_seq = 3 WHERE {of('k4')}",
+        ],
+        (4, 3, "k4", "prev_hash is not the record_hash before it"),
+    ),
+    "a trimmed tail": (
+        [f"DELETE FROM orchestration.{ROWS} WHERE {of('k5')} OR {of('k4')}"],
+        (3, 5, None, "the head is ahead: the last records are missing"),
+    ),
+    "nothing left": (
+        [f"DELETE FROM orchestration.{ROWS} WHERE caller_identity = 'alice'"],
+        (0, 5, None, "the head is ahead: the last records are missing"),
+    ),
+    "an edited flag": (
+        [f"UPDATE orchestration.{ROWS} SET execution_started = true WHERE {of('k1')}"],
+        (5, 1, "k1", "record_hash is not the hash of the record"),
+    ),
+    "an attested_at shifted by a microsecond": (
+        [
+            f"UPDATE orchestration.{ROWS} SET attested_at = attested_at - interval '1 us'"
+            f" WHERE {of('k2')}"
+        ],
+        (5, 2, "k2", "record_hash is not the hash of the record"),
+    ),
+    "another db_user": (
+        [f"UPDATE orchestration.{ROWS} SET db_user = 'somebody' WHERE {of('k2')}"],
+        (5, 2, "k2", "record_hash is not the hash of the record"),
+    ),
+    "two breaks": (
+        [
+            f"UPDATE orchestration.{ROWS} SET payload_hash = repeat('f', 64) WHERE {of('k4')}",
+            f"UPDATE orchestration.{ROWS} SET policy_version_id = 'v0' WHERE {of('k2')}",
+        ],
+        (5, 2, "k2", "record_hash is not the hash of the record"),
+    ),
+}
+
+
+@pytest.mark.invariant("INV-ATT-001", "INV-ATT-005", "INV-ATT-006")
+@pytest.mark.parametrize("role", ["auditor", "control"])
+@pytest.mark.parametrize("what", TAMPERED)
+def test_verification_finds_the_first_break_and_says_where(
+    owner: Connect, login: Callable[[str], Connect], what: str, role: str
+) -> None:
+    activate_policy(owner)
+    keys = ("k1", "k2", "k3", "k4", "k5")
+    ids = {record["idempotency_key"]: record["id"] for record in attest(owner, "alice", *keys)}
+    attest(owner, "bob", *keys)
+    statements, (records, seq, key, reason) = TAMPERED[what]
+    tamper(owner, *statements)
+    verifier = login(role)
+    assert verify(verifier, "alice") == (False, records, seq, ids[key] if key else None, reason)
+    assert verify(verifier, "bob") == (True, 5, None, None, None)
+
+
+@pytest.mark.parametrize("caller", ["nobody", ""])
+def test_an_unknown_callers_chain_holds(login: Callable[[str], Connect], caller: str) -> None:
+    assert verify(login("auditor"), caller) == (True, 0, None, None, None)
+
+
+@pytest.mark.superuser
+@pytest.mark.invariant("INV-ATT-010")
+def test_in_replica_mode_events_arrive_as_they_are(superuser: Connect) -> None:
+    history(superuser)
+    superuser.execute("SET session_replication_role = replica")
+    assert attempt(superuser, [of_events(event())["INSERT"]]) is None
+    found = superuser.execute(
+        f"SELECT db_user, xact_id FROM orchestration.{EVENTS} WHERE attestation_id = %s",  # type: ignore[arg-type]
+        (ALICE_2,),
+    ).fetchone()
+    assert found == ("forger", 1)

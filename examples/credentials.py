@@ -157,9 +157,7 @@ class Authority:
             signature_hash=hashlib.sha256(_from_base64url(signature)).hexdigest(),
         )
 
-    def _builder(
-        self, subject: x509.Name, key: EllipticCurvePublicKey
-    ) -> x509.CertificateBuilder:
+    def _builder(self, subject: x509.Name, key: EllipticCurvePublicKey) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
             x509.CertificateBuilder()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -105,7 +105,7 @@ class Crew:
 
 
 @contextmanager
-def crew(url: URL) -> Iterator[Crew]:
+def crew(url: URL) -> Generator[Crew]:
     """A crew that works at this URL; no process of it outlives the block."""
     made = Crew(url)
     try:

@@ -13,34 +13,37 @@ import time
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
+from typing import cast
 
 from alembic.util import CommandError
+from examples import pain001, shift, stage, story
+from examples.crew import WorkerFailed
+from examples.ingress import HostBase
+from examples.reconciliation import conclude, reconcile
 from rich.console import Console
 from rich.panel import Panel
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
-
-from examples import pain001, story
-from examples.crew import WorkerFailed
-from examples.ingress import HostBase
-from examples.reconciliation import conclude, reconcile
-from orchestration.embedded import EmbeddedServerError
 from tools import scratch
+
+from orchestration.embedded import EmbeddedServerError
 
 FILE = Path(__file__).with_name("payments.pain.001.xml")
 WIDTH = 100
+INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def tell(console: Console) -> int:
     """Tell the story; 0 if everything balances, else 1."""
     transfers = pain001.read(FILE)
+    debtors = {transfer.debtor_name for transfer in transfers}
+    rails = {transfer.rail for transfer in transfers}
     currencies = {transfer.currency for transfer in transfers}
     console.print(
         Panel(
             f"[bold]{len(transfers)} payments, from the file to the rails[/]\n"
-            f"{FILE.name}: {len({transfer.debtor_name for transfer in transfers})} debtors,"
-            f" {len({transfer.rail for transfer in transfers})} rails,"
-            f" {len(currencies)} currencies; valid by its schema, control figures agree",
+            f"{len(debtors)} debtors, {len(rails)} rails, {len(currencies)} currencies in"
+            f" {FILE.name}, valid by its schema",
             expand=False,
         )
     )
@@ -52,12 +55,14 @@ def tell(console: Console) -> int:
         began = time.monotonic()
         with scratch.database(server) as database:
             prepare_host(database)
-            with story.stage(console, database, transfers) as on:
-                console.print(f"  alembic upgrade head, {_since(began)}")
+            with stage.stage(console, database, transfers) as on:
+                console.print(
+                    f"  alembic upgrade head, with a table and logins of the host, {_since(began)}"
+                )
                 story.logins(on)
                 story.activate_policy(on)
                 story.submissions(on)
-                story.workers(on)
+                shift.workers(on)
                 story.rotation(on)
                 story.audit(on)
                 story.refusals(on)
@@ -80,18 +85,18 @@ def _since(began: float) -> str:
 
 def interrupt(_signal: int, _frame: FrameType | None) -> None:
     # Once is enough: a second one would only disturb the tidying up.
-    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for one in INTERRUPTIONS:
         signal.signal(one, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main() -> int:
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
+    cast("TextIOWrapper", sys.stdout).reconfigure(errors="replace")
     console = Console(highlight=False)
     console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
-    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(one, interrupt)
+    for one in INTERRUPTIONS:
+        if signal.getsignal(one) is not signal.SIG_IGN:
+            signal.signal(one, interrupt)
     try:
         return tell(console)
     except KeyboardInterrupt:
@@ -101,7 +106,7 @@ def main() -> int:
         console.print(str(error), markup=False)
     except OperationalError as error:
         console.print(f"The server cannot be reached: {error.orig}", markup=False)
-    except (story.StoryFailed, WorkerFailed) as error:
+    except (stage.StoryFailed, WorkerFailed) as error:
         console.print(f"The story went wrong: {error}", markup=False)
     return 1
 

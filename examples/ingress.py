@@ -8,10 +8,10 @@ and the item of the outbox commit together, or none of them does.
 from dataclasses import dataclass
 from uuid import NAMESPACE_URL, UUID, uuid5
 
+from examples.credentials import Verified
 from sqlalchemy import BigInteger, Text, Uuid
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from examples.credentials import Verified
 from orchestration.records import (
     AttestationRecord,
     NewAttestation,

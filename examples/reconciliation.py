@@ -4,14 +4,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from examples.ingress import instruction_id
+from examples.pain001 import MINOR_UNITS, CreditTransfer
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from sqlalchemy import text
 from sqlalchemy.orm import Session
-
-from examples.ingress import instruction_id
-from examples.pain001 import MINOR_UNITS, CreditTransfer
 
 # A transaction of the file and an item are the same payment if id, key, rail, currency and amount
 # agree. Where one differs, it counts as missing on this side and as a stranger on the other.
@@ -127,24 +127,24 @@ def reconcile(session: Session, transfers: Sequence[CreditTransfer]) -> Reconcil
 
 def conclude(console: Console, found: Reconciliation) -> int:
     """Print it, and give the exit code: 0 if everything balances, else 1."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("rail", "currency"):
-        table.add_column(heading)
-    for heading in ("", "file", "", "dispatched", "", "failed", "pending", "amiss"):
-        table.add_column(heading, justify="right")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in ("rail", "ccy"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("file", "dispatched", "failed", "pending", "amiss"):
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("balances")
     for line in found.lines:
         table.add_row(
             line.rail,
             line.currency,
-            *_figures(line.in_file, line.file_minor, line.currency),
-            *_figures(line.dispatched, line.dispatched_minor, line.currency),
-            *_figures(line.failed, line.failed_minor, line.currency),
+            _figures(line.in_file, line.file_minor, line.currency),
+            _figures(line.dispatched, line.dispatched_minor, line.currency),
+            _figures(line.failed, line.failed_minor, line.currency),
             str(line.pending),
             str(line.amiss),
             "[green]yes[/]" if line.balances else "[bold red]NO[/]",
         )
-    console.print(table)
+    console.print(Padding(table, (1, 0, 1, 2), expand=False))
     if found.balances:
         ended = f"{found.ended_once} of {found.in_file}"
         console.print(f"[bold green]Balanced: {ended} transactions ended exactly once.[/]")
@@ -157,8 +157,8 @@ def conclude(console: Console, found: Reconciliation) -> int:
     return 1
 
 
-def _figures(count: int, minor: int, currency: str) -> tuple[str, str]:
+def _figures(count: int, minor: int, currency: str) -> str:
     if count == 0:
-        return "-", ""
+        return "-"
     digits = MINOR_UNITS.get(currency, 0)
-    return str(count), f"{minor / 10**digits:,.{digits}f}"
+    return f"{count} {minor / 10**digits:>12,.{digits}f}"

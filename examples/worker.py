@@ -19,9 +19,9 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from examples import rail
 from sqlalchemy.orm import Session, sessionmaker
 
-from examples import rail
 from orchestration.database import create_engine
 from orchestration.errors import LeaseLost
 from orchestration.records import ClaimedItem
@@ -29,7 +29,7 @@ from orchestration.repo import OutboxRepository
 from orchestration.transactions import run_in_transaction
 from orchestration.vocabulary import CompletionState
 
-IDLE_SECONDS = 0.02
+IDLE_SECONDS = 0.1
 STDIN = 0
 
 T = TypeVar("T")

@@ -496,17 +496,20 @@ class Callers:
     def _attest(self, connection: Connect, caller: str) -> set[str]:
         """Attests until refused; the codes of the refusals."""
         refusals: set[str] = set()
-        number = 0
+        number = committed = 0
+        waited = False
         while not self._give_up.is_set():
             try:
                 begin(connection, self._isolation)
                 append(connection, item(caller, f"k{number}"))
                 connection.execute("SELECT pg_sleep(0.01)")
-                if number == 0:
+                number += 1
+                if committed and not waited:
                     # All hold the gate now: the rotation begins against every one of them.
                     self._under_way.wait()
-                number += 1
+                    waited = True
                 connection.execute("COMMIT")
+                committed += 1
             except psycopg.Error as error:
                 connection.execute("ROLLBACK")
                 refusals.add(str(error.sqlstate))

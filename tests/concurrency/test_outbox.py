@@ -621,8 +621,8 @@ def test_a_completion_against_claims_and_repairs_leaves_exactly_one_closing(
             expire(owner)
         completed, repeated, taken, repaired = together(
             [
-                in_transaction(worker, isolation, lambda c=worker, l=lease: complete(c, [l])),
-                in_transaction(again, isolation, lambda c=again, l=lease: complete(c, [l])),
+                in_transaction(worker, isolation, lambda c=worker, one=lease: complete(c, [one])),
+                in_transaction(again, isolation, lambda c=again, one=lease: complete(c, [one])),
                 in_transaction(other, isolation, lambda c=other: claim(c, "w2")),
                 in_transaction(
                     repairer,

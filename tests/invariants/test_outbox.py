@@ -449,13 +449,6 @@ def leases() -> Iterator[Attack]:
     yield from lost("a closing with a foreign token", "", LEASED, "DISPATCHED").in_forms(
         inserts(ATTEMPTS, ATTEMPT_COLUMNS, stolen)
     )
-    yield lost(
-        "a closing whose token the pending row has lost",
-        closing(LEASED, "DISPATCHED"),
-        LEASED,
-        "DISPATCHED",
-        f"UPDATE orchestration.{PENDING} SET lease_token = '{OTHER_TOKEN}' WHERE {is_(LEASED)}",
-    )
     for state in ("DISPATCHED", "RETRYABLE", "FAILED"):
         yield lost(
             f"a worker's closing as {state} after the lease has expired",
@@ -597,9 +590,15 @@ def orders() -> Iterator[Attack]:
     yield broken("an opening of no item", (record(opening(NEW)),), NEW)
     yield broken("a first attempt with a higher number", (claim(FREE, 2),), FREE, 2)
     yield broken("an attempt whose number skips one", (claim(RETRIED, 3),), RETRIED, 3)
-    yield broken("a second attempt before the first is closed", (claim(LEASED, 2),), LEASED, 2)
-    yield broken(
-        "a second attempt before the first, dead, is closed", (claim(EXPIRED, 2),), EXPIRED, 2
+    yield Attack(
+        "a count of attempts that were not made",
+        "INV-OUT-005",
+        "P7005",
+        PENDING,
+        (f"UPDATE orchestration.{PENDING} SET attempt_count = 5 WHERE {is_(FREE)}",),
+        {"outbox_id": FREE, "attempt_count": 5},
+        (UPDATE_GUARD,),
+        column="attempt_count",
     )
     for what, id in {"a dispatched": DONE, "a failed": REJECTED}.items():
         yield broken(f"an attempt after {what} one", (record(opening(id, 2)),), id, 2)

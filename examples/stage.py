@@ -1,0 +1,116 @@
+"""Who plays in the demo: the four logins at the database, and the book of what was refused."""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from examples.credentials import Authority, Caller
+from examples.ingress import Accepted, accept
+from examples.pain001 import CreditTransfer, as_payload
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session, sessionmaker
+from tools import scratch
+
+from orchestration.database import create_engine
+from orchestration.errors import OrchestrationError
+from orchestration.transactions import run_in_transaction
+
+ROLES = ("ingest", "executor", "control", "auditor")
+
+T = TypeVar("T")
+
+
+class StoryFailed(RuntimeError):
+    """The database allowed, or did, what it must not."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    tried: str
+    error: OrchestrationError
+
+
+@dataclass
+class Stage:
+    """Who plays, and what has been refused so far."""
+
+    console: Console
+    transfers: Sequence[CreditTransfer]
+    engines: Mapping[str, Engine]
+    authority: Authority = field(default_factory=lambda: Authority("Lanternwick Client CA"))
+    callers: dict[str, Caller] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
+
+    def run(self, role: str, work: Callable[[Session], T]) -> T:
+        """One transaction as this login."""
+        return run_in_transaction(sessionmaker(self.engines[role]), work)
+
+    def refused(
+        self,
+        tried: str,
+        wanted: type[OrchestrationError],
+        role: str,
+        work: Callable[[Session], object],
+    ) -> None:
+        """Really try it; the database must refuse, with this exception."""
+        try:
+            self.run(role, work)
+        except wanted as error:
+            self.refusals.append(Refusal(tried, error))
+            self.say(f"[red]refused[/] {tried}: {error.sqlstate} {type(error).__name__}")
+        else:
+            raise StoryFailed(f"not refused: {tried}")
+
+    def submit(
+        self,
+        transfer: CreditTransfer,
+        *,
+        policy: str = "v1",
+        request: int = 1,
+    ) -> Callable[[Session], Accepted]:
+        """The debtor signs, the ingress verifies; what is left is the transaction itself."""
+        signed = self.callers[transfer.debtor_name].sign(
+            as_payload(transfer),
+            request_id=f"{transfer.end_to_end_id}/{request}",
+            policy=policy,
+        )
+        verified = self.authority.verify(signed)
+        return lambda session: accept(session, verified)
+
+    def chapter(self, title: str) -> None:
+        self.console.print()
+        self.console.rule(f"[bold]{title}[/]", align="left")
+
+    def say(self, line: str) -> None:
+        self.console.print(f"  {line}")
+
+    def show(self, shown: Table) -> None:
+        self.console.print(Padding(shown, (1, 0, 0, 2), expand=False))
+
+    def gap(self) -> None:
+        self.console.print()
+
+
+@contextmanager
+def stage(
+    console: Console, database: scratch.Database, transfers: Sequence[CreditTransfer]
+) -> Generator[Stage]:
+    """The four logins at this database; their connections are closed afterwards."""
+    engines = {role: create_engine(database.as_role(role)) for role in ROLES}
+    try:
+        yield Stage(console, transfers, engines)
+    finally:
+        for engine in engines.values():
+            engine.dispose()
+
+
+def table(*headings: str, right: Sequence[str] = ()) -> Table:
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in headings:
+        made.add_column(heading, justify="right" if heading in right else "left")
+    return made

@@ -1,0 +1,127 @@
+"""The demo as a person runs it, and its reconciliation where something is amiss."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from examples import pain001
+from examples.ingress import instruction_id
+from examples.reconciliation import conclude, reconcile
+from rich.console import Console
+from sqlalchemy.orm import Session
+from tools import scratch
+
+from orchestration.records import Completion, NewOutboxItem
+from orchestration.repo import OutboxRepository
+from orchestration.vocabulary import CompletionState
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SessionOf = Callable[[str], Session]
+
+
+@pytest.fixture(scope="module")
+def transfers() -> list[pain001.CreditTransfer]:
+    return pain001.read(ROOT / "examples" / "payments.pain.001.xml")
+
+
+def new_item(transfer: pain001.CreditTransfer) -> NewOutboxItem:
+    return NewOutboxItem(
+        instruction_id=instruction_id(transfer.message_id, transfer.end_to_end_id),
+        participant_id=transfer.debtor_name,
+        idempotency_key=transfer.end_to_end_id,
+        rail_type=transfer.rail,
+        payload=pain001.as_payload(transfer),
+    )
+
+
+def enqueue(session: SessionOf, transfers: Sequence[pain001.CreditTransfer]) -> None:
+    ingest = session("ingest")
+    OutboxRepository(ingest).enqueue_many([new_item(transfer) for transfer in transfers])
+    ingest.commit()
+
+
+def dispatch(session: SessionOf, *, at_most: int) -> None:
+    executor = session("executor")
+    outbox = OutboxRepository(executor)
+    claimed = outbox.claim("worker", batch_size=at_most, lease=timedelta(minutes=1))
+    done = Completion(state=CompletionState.DISPATCHED, rail_reference="R")
+    assert all(result.error is None for result in outbox.complete_many((i, done) for i in claimed))
+    executor.commit()
+
+
+def conclusion(session: SessionOf, transfers: Sequence[pain001.CreditTransfer]) -> tuple[int, str]:
+    """The exit code and the last line."""
+    console = Console(file=StringIO(), width=100)
+    code = conclude(console, reconcile(session("auditor"), transfers))
+    assert isinstance(console.file, StringIO)
+    return code, console.file.getvalue().splitlines()[-1]
+
+
+def test_the_demo_balances_and_leaves_nothing_behind(server: scratch.Server) -> None:
+    url = server.url.render_as_string(hide_password=False)
+    ran = subprocess.run(
+        [sys.executable, "-m", "examples.demo"],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stderr == ""
+    last = ran.stdout.splitlines()[-1]
+    assert last == "Balanced: 60 of 60 transactions ended exactly once."
+
+
+def test_every_transaction_ended_once_balances(
+    session: SessionOf, transfers: list[pain001.CreditTransfer]
+) -> None:
+    enqueue(session, transfers)
+    dispatch(session, at_most=60)
+    assert conclusion(session, transfers) == (
+        0,
+        "Balanced: 60 of 60 transactions ended exactly once.",
+    )
+
+
+def test_a_transaction_that_the_database_lacks_does_not_balance(
+    session: SessionOf, transfers: list[pain001.CreditTransfer]
+) -> None:
+    enqueue(session, transfers[1:])
+    dispatch(session, at_most=60)
+    assert conclusion(session, transfers) == (
+        1,
+        "Not balanced: 59 of 60 transactions ended exactly once, 1 amiss.",
+    )
+
+
+def test_a_pending_transaction_does_not_balance(
+    session: SessionOf, transfers: list[pain001.CreditTransfer]
+) -> None:
+    enqueue(session, transfers)
+    dispatch(session, at_most=59)
+    assert conclusion(session, transfers) == (
+        1,
+        "Not balanced: 59 of 60 transactions ended exactly once, 1 amiss.",
+    )
+
+
+def test_an_item_that_the_file_does_not_know_does_not_balance(
+    session: SessionOf, transfers: list[pain001.CreditTransfer]
+) -> None:
+    enqueue(session, transfers)
+    dispatch(session, at_most=60)
+    code, last = conclusion(session, transfers[1:])
+    assert code == 1
+    assert last == "Not balanced: 59 of 59 transactions ended exactly once, 1 amiss."
+
+
+def test_an_empty_file_and_an_empty_database_do_not_pass_for_balanced(session: SessionOf) -> None:
+    assert conclusion(session, [])[0] == 1

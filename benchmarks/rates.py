@@ -23,12 +23,12 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import URL
 from sqlalchemy.orm import Session, sessionmaker
+from tools import scratch
 
 from orchestration.database import create_engine
 from orchestration.records import Completion, NewAttestation, NewOutboxItem, NewPolicyVersion
 from orchestration.repo import AttestationRepository, OutboxRepository, PolicyVersionRepository
 from orchestration.vocabulary import CompletionState
-from tools import scratch
 
 SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
 ENQUEUE_BATCH = 1000

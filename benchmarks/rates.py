@@ -3,7 +3,7 @@
 usage: python -m benchmarks.rates [--items 20000] [--rounds 3]
 
 Both sides take turns, so that whatever else the machine does hits both; medians are shown, and the
-ratio is the figure to keep. One worker, one connection, payloads of about 200 bytes, 500 participants.
+ratio is the figure to keep. One worker, one connection, payloads of about 200 bytes.
 pgmq reads and archives in the same batches of 500.
 """
 

@@ -1,4 +1,4 @@
-"""The chapters of the demo, told on a migrated database by its four logins; `shift` tells the fourth."""
+"""The chapters of the demo, told on a migrated database by its four logins."""
 
 import hashlib
 import json

@@ -273,7 +273,7 @@ def test_one_key_by_many_participants_at_once_is_one_item(
             in_transaction(
                 connection,
                 "READ COMMITTED",
-                lambda c=connection, n=n: enqueue(
+                lambda c=connection, n=n, own=own: enqueue(
                     c, entry("k", f"p{n}"), entry("own", f"p{n}", own)
                 ),
             )

@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-SOURCES := src tests alembic examples benchmarks
+SOURCES := src tests alembic examples benchmarks tools
 DB_FOLDER ?= .db
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format lint types layers schema schema-check versions lock db db-stop benchmark clean
+.PHONY: help install demo test check format lint types layers schema schema-check docs docs-check versions lock db db-stop benchmark clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -26,7 +26,7 @@ demo: $(READY) ## Tell the whole story on a real server, with a reconciliation a
 test: $(READY) ## Run the tests on DATABASE_URL, else a container, else the embedded server
 	@$(BIN)/python -m pytest -q -n auto
 
-check: format lint types layers versions schema-check test ## All that must hold before a change lands
+check: format lint types layers versions docs-check schema-check test ## All that must hold before a change lands
 
 format: $(READY) ## Check the formatting (make fix mends it)
 	@$(BIN)/ruff format --check $(SOURCES)
@@ -54,6 +54,12 @@ schema-check: $(READY) ## Compare src/orchestration/schema/current with a freshl
 
 versions: $(READY) ## Compare alembic/versions with versions.lock (tools.versions write makes it anew)
 	@$(BIN)/python -m tools.versions check
+
+docs: $(READY) ## Write docs/invariants.md from the catalogue
+	@$(BIN)/python -m tools.docs write
+
+docs-check: $(READY) ## Compare docs/invariants.md with the catalogue
+	@$(BIN)/python -m tools.docs check
 
 lock: $(READY) ## Make requirements.lock anew from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command 'make lock' \

@@ -1,8 +1,7 @@
 """A server to work on and databases of our own there: for the tests, the demo and the benchmarks.
 
 The server is the one that DATABASE_URL names, else a container where Docker answers, else the
-embedded one. On a server that is not ours everything carries the prefix `orchestration_scratch_` and
-is dropped again.
+embedded one. Everything carries the prefix `orchestration_scratch_` there, and is dropped again.
 """
 
 import os

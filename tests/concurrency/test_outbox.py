@@ -139,11 +139,11 @@ def in_transaction(
     return work
 
 
-def persist(connection: Connect, isolation: str, act: Callable[[], T]) -> T:
+def persist(connection: Connect, isolation: str, act: Callable[[], T], *, keep: bool = True) -> T:
     """`act` in a transaction, again as long as the server asks for it; nothing else is forgiven."""
     while True:
         try:
-            with connection.transaction():
+            with connection.transaction(force_rollback=not keep):
                 connection.execute(
                     f"SET TRANSACTION ISOLATION LEVEL {isolation}"  # type: ignore[arg-type]
                 )
@@ -268,20 +268,15 @@ def test_one_key_by_two_participants_at_once_leaves_one_item_and_no_gap(
 def test_one_key_by_many_participants_at_once_is_one_item(
     owner: Connect, login: Callable[[str], Connect]
 ) -> None:
-    results = together(
-        [
-            in_transaction(
-                connection,
-                "READ COMMITTED",
-                lambda c=connection, n=n, own=own: enqueue(
-                    c, entry("k", f"p{n}"), entry("own", f"p{n}", own)
-                ),
-            )
-            for n, connection, own in (
-                (n, login("ingest"), str(new_instruction_id())) for n in range(8)
-            )
-        ]
-    )
+    def of(participant_id: str) -> Callable[[threading.Barrier], list[tuple[Any, ...]]]:
+        connection = login("ingest")
+        entries = (
+            entry("k", participant_id),
+            entry("own", participant_id, str(new_instruction_id())),
+        )
+        return in_transaction(connection, "READ COMMITTED", lambda: enqueue(connection, *entries))
+
+    results = together([of(f"p{n}") for n in range(8)])
     assert len(accepted(results)) == 1
     assert set(codes(results)) <= {"40001", "P7004"}
     stored = owner.execute("SELECT count(*) FROM orchestration.payment_outbox_items").fetchone()
@@ -373,12 +368,8 @@ def test_numbers_have_no_gap_though_some_enqueues_roll_back(
             for n in range(rounds):
                 keep = (n + name) % 3 > 0
 
-                def act(n: int = n, keep: bool = keep) -> None:
-                    enqueue(connection, entry(f"{name}-{n}"), entry(f"{name}-{n}+"))
-                    if not keep:
-                        raise psycopg.Rollback
-
-                persist(connection, isolation, act)
+                entries = entry(f"{name}-{n}"), entry(f"{name}-{n}+")
+                persist(connection, isolation, lambda e=entries: enqueue(connection, *e), keep=keep)
                 kept += keep
             return kept
 

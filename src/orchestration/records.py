@@ -20,7 +20,6 @@ from pydantic import (
     StringConstraints,
     model_validator,
 )
-from sqlalchemy import RowMapping
 
 from orchestration.errors import LeaseLost
 from orchestration.vocabulary import (
@@ -121,7 +120,32 @@ def _json_object(value: dict[str, Any]) -> dict[str, Any]:
 def _json_payload(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("payload is not a JSON object")
-    return _json_object(cast("dict[str, Any]", value))
+    payload = cast("dict[str, Any]", value)
+    return payload if _is_plainly_json(payload) else _json_object(payload)
+
+
+def _is_plainly_json(value: dict[str, Any]) -> bool:
+    """Whether a flat object of ordinary values is JSON beyond doubt; most payloads are.
+
+    What it doubts is walked by `_json_object`, which keeps the path of each value to name it.
+    """
+    for key, child in value.items():
+        if type(key) is not str or not _is_plain_text(key):
+            return False
+        if type(child) is str:
+            if not _is_plain_text(child):
+                return False
+        elif type(child) is not bool and child is not None and not _is_small_int(child):
+            return False
+    return True
+
+
+def _is_plain_text(value: str) -> bool:
+    return value.isascii() and "\x00" not in value
+
+
+def _is_small_int(value: object) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
 
 
 Payload = Annotated[dict[str, Any], PlainValidator(_json_payload)]
@@ -138,9 +162,9 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     @classmethod
-    def from_row(cls, row: RowMapping | Mapping[str, Any]) -> Self:
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
         """The record of a row; columns that the record does not show are left out."""
-        return cls.model_validate(dict(row))
+        return cls.model_validate(row)
 
 
 class NewPolicyVersion(Input):

@@ -1,12 +1,12 @@
 """What every repository stands on: the caller's Session, and the guard that types errors."""
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Executable, RowMapping
+from sqlalchemy import Executable
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -22,14 +22,17 @@ class Repository:
 
     def _rows(
         self, statement: Executable, parameters: Mapping[str, Any] | None = None
-    ) -> Sequence[RowMapping]:
+    ) -> list[dict[str, Any]]:
         """The rows of one statement, one round trip; every database error comes out typed."""
         with self._guard():
-            return self._session.execute(statement, parameters).mappings().all()
+            result = self._session.execute(statement, parameters)
+            # A dict made of a RowMapping would cost more than all else that is done to the row.
+            names = tuple(result.keys())
+            return [dict(zip(names, row, strict=True)) for row in result]
 
     def _row(
         self, statement: Executable, parameters: Mapping[str, Any] | None = None
-    ) -> RowMapping | None:
+    ) -> dict[str, Any] | None:
         rows = self._rows(statement, parameters)
         return rows[0] if rows else None
 
@@ -59,7 +62,7 @@ class Repository:
             ) from error.orig
 
 
-def one(row: RowMapping | None) -> RowMapping:
+def one(row: dict[str, Any] | None) -> dict[str, Any]:
     """The row that a function of the database always returns."""
     assert row is not None
     return row

@@ -1,11 +1,11 @@
 """The transactional outbox: enqueue with the business write, claim, complete (INV-OUT)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import RowMapping, select, text
+from sqlalchemy import select, text
 
 from orchestration.errors import LeaseLost
 from orchestration.models import PaymentOutboxAttempt
@@ -205,7 +205,7 @@ def _completion(item: ClaimedItem, completion: Completion) -> dict[str, Any]:
     }
 
 
-def _result(row: RowMapping) -> CompletionResult:
+def _result(row: Mapping[str, Any]) -> CompletionResult:
     error = None
     if row["error_sqlstate"] is not None:
         error = LeaseLost(

@@ -111,7 +111,8 @@ def maintenance(url: URL) -> Iterator[Connection]:
 
 
 def create_database(at: Server, name: str, template: str | None = None) -> URL:
-    clause = f' TEMPLATE "{template}"' if template else ""
+    # Copying the files of a small template takes half the time of logging its pages.
+    clause = f' TEMPLATE "{template}" STRATEGY file_copy' if template else ""
     with maintenance(at.url) as connection:
         connection.exec_driver_sql(f'CREATE DATABASE "{name}"{clause}')
     return at.url.set(database=name)

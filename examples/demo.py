@@ -56,9 +56,7 @@ def tell(console: Console) -> int:
         with scratch.database(server) as database:
             prepare_host(database)
             with stage.stage(console, database, transfers) as on:
-                console.print(
-                    f"  alembic upgrade head, with a table and logins of the host, {_since(began)}"
-                )
+                console.print(f"  alembic upgrade head in {database.name}, {_since(began)}")
                 story.logins(on)
                 story.activate_policy(on)
                 story.submissions(on)
@@ -92,8 +90,7 @@ def interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 def main() -> int:
     cast("TextIOWrapper", sys.stdout).reconfigure(errors="replace")
-    console = Console(highlight=False)
-    console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
+    console = Console(width=WIDTH, highlight=False)
     for one in INTERRUPTIONS:
         if signal.getsignal(one) is not signal.SIG_IGN:
             signal.signal(one, interrupt)

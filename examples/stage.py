@@ -62,7 +62,7 @@ class Stage:
             self.run(role, work)
         except wanted as error:
             self.refusals.append(Refusal(tried, error))
-            self.say(f"[red]refused[/] {tried}: {error.sqlstate} {type(error).__name__}")
+            self.say(f"[red]Refused:[/] {tried} ({error.sqlstate} {type(error).__name__}).")
         else:
             raise StoryFailed(f"not refused: {tried}")
 

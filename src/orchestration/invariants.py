@@ -264,7 +264,7 @@ REVOCATION = (
         tier=Tier.TRIGGER,
         sqlstates=("P7201",),
         exception=errors.InvalidRevocation,
-        enforced_by=REVOCATION_GUARD,
+        enforced_by=(*REVOCATION_GUARD, "functions/require_credential_not_revoked"),
         hint="Give the hash, never the credential.",
     ),
     _revocation(

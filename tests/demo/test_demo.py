@@ -1,6 +1,7 @@
 """The demo as a person runs it, and its reconciliation where something is amiss."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from examples import pain001
 from examples.ingress import instruction_id
 from examples.reconciliation import conclude, reconcile
 from rich.console import Console
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 from tools import scratch
 
@@ -78,6 +80,13 @@ def test_the_demo_balances_and_leaves_nothing_behind(server: scratch.Server) -> 
     assert ran.stderr == ""
     last = ran.stdout.splitlines()[-1]
     assert last == "Balanced: 60 of 60 transactions ended exactly once."
+    names = set(re.findall(rf"{scratch.PREFIX}\w+", ran.stdout))
+    assert len(names) == 5, "a database and four logins"
+    with scratch.maintenance(server.url) as connection:
+        left = connection.scalars(
+            text("SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles")
+        )
+        assert names.isdisjoint(left)
 
 
 def test_every_transaction_ended_once_balances(

@@ -171,9 +171,9 @@ def attacks_on(table: str) -> Iterator[Attack]:
 
     malformed = Attack("", "INV-REV-003", "P7201", table, (), {}, (guard,), column=key)
     for name, hash in MALFORMED.items():
-        yield from replace(malformed, name=f"{name} in {table}", detail={key: hash[:64]}).in_forms(
-            {"INSERT": inserts(table, every, row(hash=hash))["INSERT"]}
-        )
+        yield from replace(
+            malformed, name=f"{name} in {table}", detail={"column": key, "octets": len(hash)}
+        ).in_forms({"INSERT": inserts(table, every, row(hash=hash))["INSERT"]})
     yield from replace(
         malformed, name=f"a hash and a line feed in {table}", detail={key: "0" * 63 + "\n"}
     ).in_forms(

@@ -80,6 +80,7 @@ SINCE: Final = text(
 )
 
 HASH: Final[TypeAdapter[str]] = TypeAdapter(Sha256Hex)
+HASH_OR_NONE: Final[TypeAdapter[str | None]] = TypeAdapter(Sha256Hex | None)
 REASON: Final[TypeAdapter[CRLReason]] = TypeAdapter(CRLReason)
 WHO: Final[TypeAdapter[str]] = TypeAdapter(Key)
 WHEN: Final[TypeAdapter[datetime | None]] = TypeAdapter(AwareTime | None)
@@ -160,8 +161,10 @@ class RevocationRepository(Repository):
         self._rows(
             REQUIRE,
             {
-                "client_cert_fingerprint_sha256": client_cert_fingerprint_sha256,
-                "token_hash": token_hash,
+                "client_cert_fingerprint_sha256": HASH_OR_NONE.validate_python(
+                    client_cert_fingerprint_sha256
+                ),
+                "token_hash": HASH_OR_NONE.validate_python(token_hash),
             },
         )
 

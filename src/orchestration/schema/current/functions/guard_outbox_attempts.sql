@@ -56,7 +56,7 @@ BEGIN
         WHEN n.attempt_no > i.max_attempts THEN 'CEILING'
         WHEN (p.lease_token, p.claimed_by, p.attempt_count)
           IS DISTINCT FROM (n.lease_token, n.worker_id, n.attempt_no)
-          OR p.lease_expires_at <= v_now
+          OR p.lease_expires_at <= n.claimed_at
           OR n.claimed_at NOT BETWEEN v_since AND v_now
           THEN 'ORDER'
       END

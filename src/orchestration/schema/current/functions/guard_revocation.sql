@@ -19,7 +19,8 @@ BEGIN
   IF (octet_length(v_hash) = 64 AND v_hash ~ '^[0-9a-f]*$') IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
       'INV-REV-003', 'P7201', format('%s is not a SHA-256 in lowercase hex', TG_ARGV[0]),
-      TG_TABLE_NAME, jsonb_build_object(TG_ARGV[0], left(v_hash, 64)),
+      -- Never the value: it may be the credential itself.
+      TG_TABLE_NAME, jsonb_build_object('column', TG_ARGV[0], 'octets', octet_length(v_hash)),
       'Give the 64 lowercase hex digits of the SHA-256, never the credential itself.', TG_ARGV[0]
     );
   END IF;

@@ -7,6 +7,15 @@ AS $function$
 DECLARE
   v_now timestamptz;
 BEGIN
+  IF octet_length(p_client_cert_fingerprint_sha256) <> 64
+    OR p_client_cert_fingerprint_sha256 !~ '^[0-9a-f]*$'
+    OR octet_length(p_token_hash) <> 64
+    OR p_token_hash !~ '^[0-9a-f]*$' THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-REV-003', 'P7201', 'a hash is not a SHA-256 in lowercase hex', 'revoked_tokens', '{}',
+      'Give the 64 lowercase hex digits of the SHA-256, never the credential itself.'
+    );
+  END IF;
   PERFORM orchestration.share_revocation_gate();
   v_now := clock_timestamp();
   IF EXISTS (

@@ -172,14 +172,16 @@ def attacks_on(table: str) -> Iterator[Attack]:
     malformed = Attack("", "INV-REV-003", "P7201", table, (), {}, (guard,), column=key)
     for name, hash in MALFORMED.items():
         yield from replace(
-            malformed, name=f"{name} in {table}", detail={"column": key, "octets": len(hash)}
+            malformed,
+            name=f"{name} in {table}",
+            detail={"column": key, "octets": len(hash.encode())},
         ).in_forms({"INSERT": inserts(table, every, row(hash=hash))["INSERT"]})
     yield from replace(
-        malformed, name=f"a hash and a line feed in {table}", detail={key: "0" * 63 + "\n"}
+        malformed, name=f"a hash and a line feed in {table}", detail={"column": key, "octets": 64}
     ).in_forms(
         {"INSERT": inserts(table, every, row(hash="(repeat('0', 63) || chr(10))"))["INSERT"]}
     )
-    short = replace(malformed, name=f"half a hash in {table}", detail={key: "0" * 32})
+    short = replace(malformed, name=f"half a hash in {table}", detail={"column": key, "octets": 32})
     yield from short.in_forms(inserts(table, every, row(hash="0" * 32)))
     yield from short.in_forms(
         {

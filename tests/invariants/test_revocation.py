@@ -384,7 +384,10 @@ def test_a_missing_hash_is_refused_as_no_hash(owner: Connect, table: str) -> Non
         owner, f"INSERT INTO orchestration.{table} (reason_code) VALUES ('unspecified')"
     )
     assert_invariant(found, "INV-REV-003", "P7201", table)
-    assert (found.column, found.keys) == (KEYS[table], {KEYS[table]: None})
+    assert (found.column, found.keys) == (
+        KEYS[table],
+        {"column": KEYS[table], "octets": None},
+    )
 
 
 @pytest.mark.invariant("INV-REV-006")

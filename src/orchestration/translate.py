@@ -1,7 +1,7 @@
 """From the driver's error to the typed one: pure, and the only reader of psycopg's errors."""
 
 import json
-from typing import Final
+from typing import Final, cast
 
 import psycopg
 
@@ -111,5 +111,5 @@ def _detail(text: str | None) -> dict[str, object] | None:
             pass
         else:
             if isinstance(parsed, dict):
-                return {str(key): value for key, value in parsed.items()}  # pyright: ignore
+                return cast("dict[str, object]", parsed)
     return {"text": text}

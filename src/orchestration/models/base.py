@@ -2,9 +2,8 @@
 
 from datetime import datetime
 from typing import Annotated, Any, ClassVar
-from uuid import UUID
 
-from sqlalchemy import BigInteger, DateTime, FetchedValue, MetaData, Text, Uuid, text
+from sqlalchemy import BigInteger, DateTime, FetchedValue, MetaData, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 from sqlalchemy.types import TypeEngine
@@ -14,8 +13,6 @@ SCHEMA = "orchestration"
 # What the database fills in on INSERT (an id, a time, who did it) where a row leaves it out.
 assigned = FetchedValue()
 
-Key = Annotated[UUID, mapped_column(Uuid())]
-"""A version 7 UUID made by the database."""
 DbUser = Annotated[str, mapped_column(Text(), server_default=assigned)]
 """The login that wrote the row (session_user), never taken from the writer."""
 XactId = Annotated[int, mapped_column(BigInteger(), server_default=assigned)]

@@ -64,7 +64,7 @@ def refusal(
     """The refusal that this statement meets, at once or at COMMIT; fails where it meets none."""
     try:
         with connection.transaction():
-            connection.execute(statement, parameters or None)  # type: ignore[arg-type]
+            connection.execute(statement, parameters or None)
     except psycopg.Error as error:
         return Refusal.of(error)
     raise AssertionError(f"the server accepted: {statement}")
@@ -237,10 +237,10 @@ def attempt(connection: Connect, statements: Sequence[str]) -> Refusal | None:
             for statement in statements:
                 command, _, data = statement.partition("\n")
                 if command.startswith("COPY ") and data:
-                    with connection.cursor().copy(command) as stream:  # type: ignore[arg-type]
+                    with connection.cursor().copy(command) as stream:
                         stream.write(data)
                 else:
-                    connection.execute(statement)  # type: ignore[arg-type]
+                    connection.execute(statement)
     except psycopg.Error as error:
         return Refusal.of(error)
     return None
@@ -274,6 +274,6 @@ def scalar(
     connection: Connect, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
 ) -> Any:
     """The one value of a query."""
-    row = connection.execute(query, parameters or None).fetchone()  # type: ignore[arg-type]
+    row = connection.execute(query, parameters or None).fetchone()
     assert row is not None
     return row[0]

@@ -3,9 +3,8 @@ change of policy is between those judged before and those judged after."""
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +14,15 @@ from psycopg.rows import dict_row
 from tools import scratch
 
 from orchestration import embedded
-from tests.concurrency.support import PATIENCE_SECONDS, begin, take_snapshot, together
+from tests.concurrency.support import (
+    PATIENCE_SECONDS,
+    OverlappingWriters,
+    begin,
+    errors_of,
+    refused,
+    take_snapshot,
+    together,
+)
 from tests.support import (
     ISOLATION_LEVELS,
     Connect,
@@ -38,12 +45,6 @@ each_isolation = pytest.mark.parametrize("isolation", ISOLATION_LEVELS)
 each_snapshot = pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
 
 
-@pytest.fixture
-def background() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(CALLERS + 2) as threads:
-        yield threads
-
-
 def item(caller: str, key: str, policy: str = "v1") -> dict[str, str]:
     return {
         "caller_identity": caller,
@@ -57,16 +58,6 @@ def append(connection: Connect, *items: dict[str, str]) -> list[tuple[Any, ...]]
     return connection.execute(
         "SELECT * FROM orchestration.append_attestations(%s)", (json.dumps(items),)
     ).fetchall()
-
-
-def refused(act: Callable[[], object]) -> Refusal:
-    with pytest.raises(psycopg.Error) as raised:
-        act()
-    return Refusal.of(raised.value)
-
-
-def errors_of(results: Sequence[object]) -> list[str | None]:
-    return [one.sqlstate for one in results if isinstance(one, psycopg.Error)]
 
 
 def assert_whole(connection: Connect, caller: str) -> list[str]:
@@ -236,7 +227,7 @@ def test_where_the_head_is_not_locked_the_unique_constraint_decides_the_race(
             )
         begin(one, "READ COMMITTED")
         begin(other, "READ COMMITTED")
-        one.execute(statement.format(seqs[0]), ("one",))  # type: ignore[arg-type]
+        one.execute(statement.format(seqs[0]), ("one",))
         following = background.submit(
             refused,
             lambda other=other, seq=seqs[1]: other.execute(statement.format(seq), ("other",)),
@@ -471,53 +462,6 @@ def test_two_events_inserted_by_hand_at_once_are_left_to_the_primary_key(
 # Rotation against attesting callers.
 
 
-class Callers:
-    """Callers whose attestations under one policy version overlap without a pause, until the first
-    that is told that it is accepted no more."""
-
-    def __init__(self, connections: list[Connect], isolation: str) -> None:
-        self._connections = connections
-        self._isolation = isolation
-        self._under_way = threading.Barrier(len(connections) + 1, timeout=PATIENCE_SECONDS)
-        self._give_up = threading.Event()
-
-    @contextmanager
-    def at_work(self, threads: ThreadPoolExecutor) -> Iterator[list[Future[set[str]]]]:
-        try:
-            futures = [
-                threads.submit(self._attest, one, f"caller {number}")
-                for number, one in enumerate(self._connections)
-            ]
-            self._under_way.wait()
-            yield futures
-        finally:
-            self._give_up.set()
-
-    def _attest(self, connection: Connect, caller: str) -> set[str]:
-        """Attests until refused; the codes of the refusals."""
-        refusals: set[str] = set()
-        number = committed = 0
-        waited = False
-        while not self._give_up.is_set():
-            try:
-                begin(connection, self._isolation)
-                append(connection, item(caller, f"k{number}"))
-                connection.execute("SELECT pg_sleep(0.01)")
-                number += 1
-                if committed and not waited:
-                    # All hold the gate now: the rotation begins against every one of them.
-                    self._under_way.wait()
-                    waited = True
-                connection.execute("COMMIT")
-                committed += 1
-            except psycopg.Error as error:
-                connection.execute("ROLLBACK")
-                refusals.add(str(error.sqlstate))
-                if error.sqlstate != "40001":
-                    break
-        return refusals
-
-
 LATE = """
 SELECT count(*) FILTER (WHERE pg_xact_commit_timestamp(a.xact_id::text::xid)
                               > pg_xact_commit_timestamp(g.xmin)),
@@ -538,7 +482,11 @@ def test_a_retirement_gets_in_under_overlapping_callers_and_nothing_commits_afte
     activate_policy(superuser)
     control = login("control")
     control.execute("SET statement_timeout = '5s'")
-    callers = Callers([login("ingest") for _ in range(CALLERS)], isolation)
+    callers = OverlappingWriters(
+        [login("ingest") for _ in range(CALLERS)],
+        isolation,
+        lambda one, caller, number: append(one, item(f"caller {caller}", f"k{number}")),
+    )
     with callers.at_work(background) as futures:
         with control.transaction():
             activate_policy(control, "v2")

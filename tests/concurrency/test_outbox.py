@@ -31,12 +31,6 @@ Lease = dict[str, str]
 T = TypeVar("T")
 
 
-@pytest.fixture
-def background() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(4) as threads:
-        yield threads
-
-
 @pytest.fixture(autouse=True)
 def nothing_is_amiss_afterwards(owner: Connect) -> Iterator[None]:
     yield
@@ -131,7 +125,7 @@ def in_transaction(
 
     def work(barrier: threading.Barrier) -> T:
         with connection.transaction():
-            connection.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}")  # type: ignore[arg-type]
+            connection.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
             take_snapshot(connection)
             barrier.wait()
             return act()
@@ -144,9 +138,7 @@ def persist(connection: Connect, isolation: str, act: Callable[[], T], *, keep: 
     while True:
         try:
             with connection.transaction(force_rollback=not keep):
-                connection.execute(
-                    f"SET TRANSACTION ISOLATION LEVEL {isolation}"  # type: ignore[arg-type]
-                )
+                connection.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
                 return act()
         except psycopg.errors.SerializationFailure:
             continue
@@ -549,7 +541,7 @@ def test_a_worker_who_waits_for_the_claim_of_its_expired_item_has_lost_it(
     begin(other, isolation)
     (taken,) = claim(other, "w2")
     waiting = background.submit(
-        (lambda: renew(stale, lease)) if act == "renew" else (lambda: complete(stale, [lease]))  # type: ignore[arg-type,return-value]
+        (lambda: renew(stale, lease)) if act == "renew" else (lambda: complete(stale, [lease]))
     )
     if isolation == "READ COMMITTED":
         await_blocked(owner, backend(stale))

@@ -2,16 +2,22 @@
 state commits after the change."""
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 from sqlalchemy import URL
 from tools import scratch
 
-from tests.concurrency.support import PATIENCE_SECONDS, begin, take_snapshot, together
+from tests.concurrency.support import (
+    PATIENCE_SECONDS,
+    OverlappingWriters,
+    begin,
+    refused,
+    take_snapshot,
+    together,
+)
 from tests.support import (
     ISOLATION_LEVELS,
     Connect,
@@ -28,12 +34,6 @@ WRITERS = 8
 
 each_isolation = pytest.mark.parametrize("isolation", ISOLATION_LEVELS)
 each_snapshot = pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
-
-
-@pytest.fixture
-def background() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(WRITERS + 2) as threads:
-        yield threads
 
 
 def rotate(connection: Connect, id: str, *, expected_active: str | None = None) -> None:
@@ -56,12 +56,6 @@ def statuses(connection: Connect) -> dict[str, str]:
     return dict(
         connection.execute("SELECT id, status FROM orchestration.policy_versions").fetchall()
     )
-
-
-def refused(act: Callable[[], object]) -> Refusal:
-    with pytest.raises(psycopg.Error) as raised:
-        act()
-    return Refusal.of(raised.value)
 
 
 # Change against change.
@@ -228,47 +222,9 @@ def test_of_two_retirements_one_wins(owner: Connect, login: Callable[[str], Conn
 # Change against writers.
 
 
-class Writers:
-    """Callers whose transactions hold the gate and overlap without a pause, until the first that
-    is told that the version is accepted no more."""
-
-    def __init__(self, connections: list[Connect], isolation: str, version: str) -> None:
-        self._isolation = isolation
-        self._version = version
-        self._connections = connections
-        self._under_way = threading.Barrier(len(connections) + 1, timeout=PATIENCE_SECONDS)
-        self._give_up = threading.Event()
-
-    @contextmanager
-    def at_work(self, threads: ThreadPoolExecutor) -> Iterator[list[Future[set[str]]]]:
-        try:
-            futures = [threads.submit(self._write, one) for one in self._connections]
-            self._under_way.wait()
-            yield futures
-        finally:
-            self._give_up.set()
-
-    def _write(self, connection: Connect) -> set[str]:
-        """Writes until refused; the codes of the refusals."""
-        refusals: set[str] = set()
-        first = True
-        while not self._give_up.wait(0):
-            try:
-                begin(connection, self._isolation)
-                require(connection, self._version)
-                connection.execute("INSERT INTO public.judged DEFAULT VALUES")
-                connection.execute("SELECT pg_sleep(0.01)")
-                if first:
-                    # All hold the gate now: the change begins against every one of them.
-                    self._under_way.wait()
-                    first = False
-                connection.execute("COMMIT")
-            except psycopg.Error as error:
-                connection.execute("ROLLBACK")
-                refusals.add(str(error.sqlstate))
-                if error.sqlstate != "40001":
-                    break
-        return refusals
+def judge(connection: Connect, _writer: int, _number: int) -> None:
+    require(connection, "v1")
+    connection.execute("INSERT INTO public.judged DEFAULT VALUES")
 
 
 @pytest.fixture
@@ -299,7 +255,7 @@ def test_a_change_gets_in_under_overlapping_writers_and_none_commits_after_it(
     activate_policy(owner, "v1")
     control = login("control")
     control.execute("SET statement_timeout = '5s'")
-    writers = Writers([login("ingest") for _ in range(WRITERS)], isolation, "v1")
+    writers = OverlappingWriters([login("ingest") for _ in range(WRITERS)], isolation, judge)
     with writers.at_work(background) as futures:
         with control.transaction():
             rotate(control, "v2", expected_active="v1")

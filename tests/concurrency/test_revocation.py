@@ -3,19 +3,24 @@ after its revocation."""
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 
-from tests.concurrency.support import PATIENCE_SECONDS, begin, take_snapshot, together
+from tests.concurrency.support import (
+    PATIENCE_SECONDS,
+    OverlappingWriters,
+    begin,
+    refused,
+    take_snapshot,
+    together,
+)
 from tests.support import (
     ISOLATION_LEVELS,
     Connect,
-    Refusal,
     activate_policy,
     assert_invariant,
     await_blocked,
@@ -35,15 +40,9 @@ each_snapshot = pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIAL
 each_table = pytest.mark.parametrize("table", list(FUNCTIONS))
 
 
-@pytest.fixture
-def background() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(CALLERS + 2) as threads:
-        yield threads
-
-
 def revoke(connection: Connect, table: str, by: str = "ops") -> tuple[Any, ...]:
     row = connection.execute(
-        f"SELECT * FROM orchestration.{FUNCTIONS[table]}(%s, 'keyCompromise', %s)",  # type: ignore[arg-type]
+        f"SELECT * FROM orchestration.{FUNCTIONS[table]}(%s, 'keyCompromise', %s)",
         (HASH, by),
     ).fetchone()
     assert row is not None
@@ -63,12 +62,6 @@ def attest(connection: Connect, caller: str, key: str, **fields: str) -> None:
 
 def using(table: str) -> dict[str, str]:
     return {FIELDS[table]: HASH}
-
-
-def refused(act: Callable[[], object]) -> Refusal:
-    with pytest.raises(psycopg.Error) as raised:
-        act()
-    return Refusal.of(raised.value)
 
 
 def count(connection: Connect, table: str) -> int:
@@ -99,7 +92,7 @@ def test_sixteen_revocations_at_once_keep_one_record(
         return work
 
     results = together([revocation(number) for number in range(16)])
-    stored = owner.execute(f"SELECT * FROM orchestration.{table}").fetchall()  # type: ignore[arg-type]
+    stored = owner.execute(f"SELECT * FROM orchestration.{table}").fetchall()
     kept = [one for one in results if not isinstance(one, psycopg.Error)]
     lost = [one.sqlstate for one in results if isinstance(one, psycopg.Error)]
     assert len(stored) == 1
@@ -112,54 +105,6 @@ def test_sixteen_revocations_at_once_keep_one_record(
 
 
 # Revocation against those who use the credential.
-
-
-class Callers:
-    """Callers whose attestations use the credential and overlap without a pause, until the first
-    that is told that it is revoked."""
-
-    def __init__(self, connections: list[Connect], isolation: str, table: str) -> None:
-        self._connections = connections
-        self._isolation = isolation
-        self._table = table
-        self._under_way = threading.Barrier(len(connections) + 1, timeout=PATIENCE_SECONDS)
-        self._give_up = threading.Event()
-
-    @contextmanager
-    def at_work(self, threads: ThreadPoolExecutor) -> Iterator[list[Future[set[str]]]]:
-        try:
-            futures = [
-                threads.submit(self._attest, one, f"caller {number}")
-                for number, one in enumerate(self._connections)
-            ]
-            self._under_way.wait()
-            yield futures
-        finally:
-            self._give_up.set()
-
-    def _attest(self, connection: Connect, caller: str) -> set[str]:
-        """Attests until refused; the codes of the refusals."""
-        refusals: set[str] = set()
-        number = committed = 0
-        waited = False
-        while not self._give_up.is_set():
-            try:
-                begin(connection, self._isolation)
-                attest(connection, caller, f"k{number}", **using(self._table))
-                connection.execute("SELECT pg_sleep(0.01)")
-                number += 1
-                if committed and not waited:
-                    # All hold the gate now: the revocation begins against every one of them.
-                    self._under_way.wait()
-                    waited = True
-                connection.execute("COMMIT")
-                committed += 1
-            except psycopg.Error as error:
-                connection.execute("ROLLBACK")
-                refusals.add(str(error.sqlstate))
-                if error.sqlstate != "40001":
-                    break
-        return refusals
 
 
 LATE = """
@@ -184,12 +129,16 @@ def test_a_revocation_gets_in_under_overlapping_callers_and_nothing_commits_afte
     activate_policy(superuser)
     control = login("control")
     control.execute("SET statement_timeout = '5s'")
-    callers = Callers([login("ingest") for _ in range(CALLERS)], isolation, table)
+    callers = OverlappingWriters(
+        [login("ingest") for _ in range(CALLERS)],
+        isolation,
+        lambda one, caller, number: attest(one, f"caller {caller}", f"k{number}", **using(table)),
+    )
     with callers.at_work(background) as futures:
         revoke(control, table)
         refusals = [future.result(PATIENCE_SECONDS) for future in futures]
 
-    late, attested = superuser.execute(LATE.format(table)).fetchone() or (None, None)  # type: ignore[arg-type]
+    late, attested = superuser.execute(LATE.format(table)).fetchone() or (None, None)
     assert late == 0
     assert attested >= CALLERS
     # Every caller was told in the end, and the older snapshots were told apart.
@@ -211,13 +160,13 @@ def test_without_its_gate_a_revocation_overtakes_a_caller_in_flight(
     superuser: Connect, login: Callable[[str], Connect], table: str
 ) -> None:
     activate_policy(superuser)
-    superuser.execute(f"DROP TRIGGER gate ON orchestration.{table}")  # type: ignore[arg-type]
+    superuser.execute(f"DROP TRIGGER gate ON orchestration.{table}")
     ingest = login("ingest")
     begin(ingest, "READ COMMITTED")
     attest(ingest, "alice", "k1", **using(table))
     revoke(login("control"), table)
     ingest.execute("COMMIT")
-    assert superuser.execute(LATE.format(table)).fetchone() == (1, 1)  # type: ignore[arg-type]
+    assert superuser.execute(LATE.format(table)).fetchone() == (1, 1)
 
 
 @pytest.mark.invariant("INV-ATT-009")

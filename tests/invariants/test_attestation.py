@@ -587,7 +587,7 @@ def history(connection: Connect) -> None:
         (ALICE_2, "alice", "k2", digest("k2"), False, False, None),
         (BOB_1, "bob", "k1", digest("k1"), True, True, "SUCCESS"),
     ):
-        connection.execute(insert, values)  # type: ignore[arg-type]
+        connection.execute(insert, values)
     record_event(connection, ALICE_1, "EXECUTION_STARTED")
 
 
@@ -601,7 +601,7 @@ def record_event(connection: Connect, id: UUID, kind: str, status: str | None = 
 
 def picture(connection: Connect) -> list[Any]:
     return [
-        connection.execute(f"SELECT * FROM orchestration.{table} ORDER BY 1, 2").fetchall()  # type: ignore[arg-type]
+        connection.execute(f"SELECT * FROM orchestration.{table} ORDER BY 1, 2").fetchall()
         for table in (ROWS, EVENTS, HEADS)
     ]
 
@@ -609,7 +609,7 @@ def picture(connection: Connect) -> list[Any]:
 def chain(connection: Connect, caller: str) -> list[dict[str, Any]]:
     with connection.cursor(row_factory=dict_row) as cursor:
         cursor.execute(
-            f"SELECT * FROM orchestration.{ROWS} WHERE caller_identity = %s ORDER BY chain_seq",  # type: ignore[arg-type]
+            f"SELECT * FROM orchestration.{ROWS} WHERE caller_identity = %s ORDER BY chain_seq",
             (caller,),
         )
         return cursor.fetchall()
@@ -617,7 +617,7 @@ def chain(connection: Connect, caller: str) -> list[dict[str, Any]]:
 
 def head(connection: Connect, caller: str) -> tuple[Any, ...] | None:
     return connection.execute(
-        f"SELECT chain_seq, record_hash FROM orchestration.{HEADS} WHERE caller_identity = %s",  # type: ignore[arg-type]
+        f"SELECT chain_seq, record_hash FROM orchestration.{HEADS} WHERE caller_identity = %s",
         (caller,),
     ).fetchone()
 
@@ -787,9 +787,9 @@ def test_what_an_insert_leaves_out_is_filled_in(owner: Connect) -> None:
     activate_policy(owner)
     with owner.transaction():
         for key in ("k1", "k2"):
-            owner.execute(BY_HAND, {"caller": "alice", "key": key})  # type: ignore[arg-type]
+            owner.execute(BY_HAND, {"caller": "alice", "key": key})
         found = owner.execute(
-            "SELECT db_user = session_user, xact_id = pg_current_xact_id()::text::bigint,"  # type: ignore[arg-type]
+            "SELECT db_user = session_user, xact_id = pg_current_xact_id()::text::bigint,"
             " attested_at BETWEEN now() AND clock_timestamp(), execution_started,"
             " execution_completed, terminal_status, substr(id::text, 15, 1)"
             f" FROM orchestration.{ROWS}"
@@ -848,7 +848,7 @@ def test_who_attested_and_in_which_transaction_is_taken_from_nobody(
     assert attempt(stray, [of_events(event())[form]]) is None
     for table, key in ((ROWS, "id"), (EVENTS, "attestation_id")):
         found = owner.execute(
-            f"SELECT db_user, xact_id = xmin::text::bigint FROM orchestration.{table}"  # type: ignore[arg-type]
+            f"SELECT db_user, xact_id = xmin::text::bigint FROM orchestration.{table}"
             f" WHERE {key} = %s",
             (NEXT if table == ROWS else ALICE_2,),
         ).fetchone()
@@ -1063,7 +1063,7 @@ def test_ingress_that_already_ran_is_imported_with_its_flags(
 def test_the_rows_of_one_insert_continue_their_callers_chains(owner: Connect) -> None:
     activate_policy(owner)
     owner.execute(
-        f"INSERT INTO orchestration.{ROWS}"  # type: ignore[arg-type]
+        f"INSERT INTO orchestration.{ROWS}"
         " (caller_identity, idempotency_key, payload_hash, policy_version_id)"
         " SELECT CASE n % 3 WHEN 0 THEN 'alice' WHEN 1 THEN 'bob' ELSE 'carol' END, n::text,"
         " repeat('1', 64), 'v1' FROM generate_series(0, 29) AS n"
@@ -1079,7 +1079,7 @@ def test_the_rows_of_one_insert_continue_their_callers_chains(owner: Connect) ->
 def test_the_rows_of_one_copy_continue_their_callers_chains(owner: Connect) -> None:
     activate_policy(owner)
     with owner.cursor().copy(
-        f"COPY orchestration.{ROWS}"  # type: ignore[arg-type]
+        f"COPY orchestration.{ROWS}"
         " (caller_identity, idempotency_key, payload_hash, policy_version_id) FROM STDIN"
     ) as stream:
         for number in range(40):
@@ -1092,7 +1092,7 @@ def test_the_rows_of_one_copy_continue_their_callers_chains(owner: Connect) -> N
 def test_do_nothing_in_the_middle_of_a_multi_row_insert_leaves_no_gap(owner: Connect) -> None:
     history(owner)
     owner.execute(
-        f"INSERT INTO orchestration.{ROWS}"  # type: ignore[arg-type]
+        f"INSERT INTO orchestration.{ROWS}"
         " (caller_identity, idempotency_key, payload_hash, policy_version_id)"
         " SELECT 'alice', key, repeat('1', 64), 'v1'"
         " FROM unnest(ARRAY['k1', 'k3', 'k3', 'k2', 'k4', 'k1']) AS key ON CONFLICT DO NOTHING"
@@ -1110,12 +1110,12 @@ def test_an_insert_that_stored_nothing_leaves_no_gap(owner: Connect, target: str
     before = picture(owner)
     with owner.transaction():
         done = owner.execute(
-            f"{BY_HAND} ON CONFLICT {target} DO NOTHING",  # type: ignore[arg-type]
+            f"{BY_HAND} ON CONFLICT {target} DO NOTHING",
             {"caller": "alice", "key": "k1"},
         )
         assert done.rowcount == 0
         assert picture(owner) == before
-        owner.execute(BY_HAND, {"caller": "alice", "key": "k3"})  # type: ignore[arg-type]
+        owner.execute(BY_HAND, {"caller": "alice", "key": "k3"})
     assert_whole(owner, "alice", 3)
 
 
@@ -1152,9 +1152,9 @@ def test_a_chain_whose_tail_was_removed_is_not_continued(
     owner: Connect, login: Callable[[str], Connect]
 ) -> None:
     history(owner)
-    owner.execute(f"ALTER TABLE orchestration.{ROWS} DISABLE TRIGGER append_only")  # type: ignore[arg-type]
-    owner.execute(f"DELETE FROM orchestration.{ROWS} WHERE id = %s", (ALICE_2,))  # type: ignore[arg-type]
-    owner.execute(f"ALTER TABLE orchestration.{ROWS} ENABLE ALWAYS TRIGGER append_only")  # type: ignore[arg-type]
+    owner.execute(f"ALTER TABLE orchestration.{ROWS} DISABLE TRIGGER append_only")
+    owner.execute(f"DELETE FROM orchestration.{ROWS} WHERE id = %s", (ALICE_2,))
+    owner.execute(f"ALTER TABLE orchestration.{ROWS} ENABLE ALWAYS TRIGGER append_only")
     for connection, statement in (
         (owner, of_rows(row(chain_seq="2::bigint", prev_hash=FIRST_OF_ALICE))["INSERT"]),
         (
@@ -1180,11 +1180,11 @@ def test_a_chain_whose_tail_was_removed_is_not_continued(
 @pytest.mark.invariant("INV-ATT-005")
 def test_a_chain_that_vanished_as_a_whole_is_not_begun_anew(superuser: Connect) -> None:
     history(superuser)
-    superuser.execute(f"ALTER TABLE orchestration.{ROWS} DISABLE TRIGGER append_only")  # type: ignore[arg-type]
+    superuser.execute(f"ALTER TABLE orchestration.{ROWS} DISABLE TRIGGER append_only")
     superuser.execute("SET session_replication_role = replica")
-    superuser.execute(f"DELETE FROM orchestration.{ROWS} WHERE caller_identity = 'alice'")  # type: ignore[arg-type]
+    superuser.execute(f"DELETE FROM orchestration.{ROWS} WHERE caller_identity = 'alice'")
     superuser.execute("SET session_replication_role = origin")
-    superuser.execute(f"ALTER TABLE orchestration.{ROWS} ENABLE ALWAYS TRIGGER append_only")  # type: ignore[arg-type]
+    superuser.execute(f"ALTER TABLE orchestration.{ROWS} ENABLE ALWAYS TRIGGER append_only")
     found = refusal(superuser, of_rows(row(chain_seq="1::bigint", prev_hash="''"))["INSERT"])
     assert_invariant(found, "INV-ATT-005", "P7302", ROWS)
     assert found.keys["chain_seq"] == 0
@@ -1194,14 +1194,14 @@ def test_a_chain_that_vanished_as_a_whole_is_not_begun_anew(superuser: Connect) 
 @pytest.mark.invariant("INV-ATT-005")
 def test_a_missing_head_is_read_again_from_the_chain(superuser: Connect) -> None:
     history(superuser)
-    superuser.execute(f"ALTER TABLE orchestration.{HEADS} DISABLE TRIGGER no_delete")  # type: ignore[arg-type]
+    superuser.execute(f"ALTER TABLE orchestration.{HEADS} DISABLE TRIGGER no_delete")
     superuser.execute("SET session_replication_role = replica")
-    superuser.execute(f"DELETE FROM orchestration.{HEADS}")  # type: ignore[arg-type]
+    superuser.execute(f"DELETE FROM orchestration.{HEADS}")
     superuser.execute("SET session_replication_role = origin")
-    superuser.execute(f"ALTER TABLE orchestration.{HEADS} ENABLE ALWAYS TRIGGER no_delete")  # type: ignore[arg-type]
+    superuser.execute(f"ALTER TABLE orchestration.{HEADS} ENABLE ALWAYS TRIGGER no_delete")
     attest(superuser, "alice", "k3", "k4")
     assert_whole(superuser, "alice", 4)
-    superuser.execute(BY_HAND, {"caller": "bob", "key": "k2"})  # type: ignore[arg-type]
+    superuser.execute(BY_HAND, {"caller": "bob", "key": "k2"})
     assert_whole(superuser, "bob", 2)
 
 
@@ -1210,7 +1210,7 @@ def test_a_missing_head_is_read_again_from_the_chain(superuser: Connect) -> None
 def test_a_head_that_is_behind_is_read_again_from_the_chain(owner: Connect, seq: int) -> None:
     history(owner)
     owner.execute(
-        f"UPDATE orchestration.{HEADS} SET chain_seq = %s, record_hash = ''"  # type: ignore[arg-type]
+        f"UPDATE orchestration.{HEADS} SET chain_seq = %s, record_hash = ''"
         " WHERE caller_identity = 'alice'",
         (seq,),
     )
@@ -1272,7 +1272,7 @@ def test_the_owner_may_import_what_was_attested_under_a_retired_policy(owner: Co
     history(owner)
     for id in ("v2", "v3"):
         activate_policy(owner, id)
-    owner.execute(BY_HAND, {"caller": "alice", "key": "k3"})  # type: ignore[arg-type]
+    owner.execute(BY_HAND, {"caller": "alice", "key": "k3"})
     assert_whole(owner, "alice", 3)
 
 
@@ -1296,7 +1296,7 @@ def test_a_revoked_credential_attests_nothing_more(
     earlier = attest(ingest, "alice", "k3", **{field: revoked})
     function = "revoke_client_cert" if table == "revoked_client_certs" else "revoke_token"
     login("control").execute(
-        f"SELECT FROM orchestration.{function}(%s, 'keyCompromise')",  # type: ignore[arg-type]
+        f"SELECT FROM orchestration.{function}(%s, 'keyCompromise')",
         (revoked,),
     )
     statement = "SELECT orchestration.append_attestations(%s)"
@@ -1332,7 +1332,7 @@ def test_an_event_is_recorded_once_and_a_repetition_is_answered_with_it(
     assert record_event(executor, ALICE_2, "EXECUTION_COMPLETED", "REPAIRED") == completed
     assert record_event(executor, ALICE_2, "EXECUTION_STARTED") == started
     stored = owner.execute(
-        f"SELECT * FROM orchestration.{EVENTS} WHERE attestation_id = %s ORDER BY event DESC",  # type: ignore[arg-type]
+        f"SELECT * FROM orchestration.{EVENTS} WHERE attestation_id = %s ORDER BY event DESC",
         (ALICE_2,),
     ).fetchall()
     assert stored == [started, completed]
@@ -1535,10 +1535,10 @@ def test_what_the_database_wrote_under_any_setting_is_hashed_by_the_format(
 def tamper(owner: Connect, *statements: str) -> None:
     """What an owner can do who takes the guards away for a moment."""
     with owner.transaction():
-        owner.execute(f"ALTER TABLE orchestration.{ROWS} DISABLE TRIGGER append_only")  # type: ignore[arg-type]
+        owner.execute(f"ALTER TABLE orchestration.{ROWS} DISABLE TRIGGER append_only")
         for statement in statements:
-            owner.execute(statement)  # type: ignore[arg-type]
-        owner.execute(f"ALTER TABLE orchestration.{ROWS} ENABLE ALWAYS TRIGGER append_only")  # type: ignore[arg-type]
+            owner.execute(statement)
+        owner.execute(f"ALTER TABLE orchestration.{ROWS} ENABLE ALWAYS TRIGGER append_only")
 
 
 def of(key: str) -> str:
@@ -1650,7 +1650,7 @@ def test_in_replica_mode_events_arrive_as_they_are(superuser: Connect) -> None:
     superuser.execute("SET session_replication_role = replica")
     assert attempt(superuser, [of_events(event())["INSERT"]]) is None
     found = superuser.execute(
-        f"SELECT db_user, xact_id FROM orchestration.{EVENTS} WHERE attestation_id = %s",  # type: ignore[arg-type]
+        f"SELECT db_user, xact_id FROM orchestration.{EVENTS} WHERE attestation_id = %s",
         (ALICE_2,),
     ).fetchone()
     assert found == ("forger", 1)

@@ -130,7 +130,7 @@ def enters(
 
 def enqueue(outbox_id: str = NEW, sequence_id: int = 11, **changed: str) -> str:
     whole = {"outbox_id": outbox_id, "sequence_id": str(sequence_id)} | changed
-    register = insert(ITEMS, ITEM_COLUMNS, item(**whole))  # type: ignore[arg-type]
+    register = insert(ITEMS, ITEM_COLUMNS, item(**whole))
     return f"WITH i AS ({register} RETURNING *)" + insert(
         PENDING,
         PENDING_COLUMNS[:5],
@@ -242,7 +242,7 @@ def make_world(connection: Connect) -> None:
     """One item in each state an item may be in, and SPENT, in a state that none may be in."""
     connection.execute(f"INSERT INTO orchestration.{SEQUENCES} VALUES ('p')")
     for statement in WORLD:
-        connection.execute(statement)  # type: ignore[arg-type]
+        connection.execute(statement)
 
 
 def updates(
@@ -683,7 +683,7 @@ def redrives() -> Iterator[Attack]:
             "INV-OUT-006",
             "P7005",
             ITEMS,
-            (enqueue(**columns),),  # type: ignore[arg-type]
+            (enqueue(**columns),),
             {"outbox_id": NEW, "redrive_no": no},
             (ITEMS_GUARD,),
             column="redrive_of",
@@ -716,7 +716,7 @@ def redrives() -> Iterator[Attack]:
             "INV-OUT-006",
             "23514",
             ITEMS,
-            (enqueue(**columns),),  # type: ignore[arg-type]
+            (enqueue(**columns),),
             None,
             (f"constraints/{name}", ITEMS_GUARD),
             constraint=name,
@@ -734,7 +734,7 @@ def sequences() -> Iterator[Attack]:
         None,
         (f"constraints/{name}",),
         constraint=name,
-    ).in_forms(enters({"sequence_id": "5"}, {"sequence_id": "5"}))  # type: ignore[arg-type]
+    ).in_forms(enters({"sequence_id": "5"}, {"sequence_id": "5"}))
     gone = Attack(
         "removal of a counter",
         "INV-OUT-007",
@@ -938,7 +938,7 @@ def picture(connection: Connect) -> list[Any]:
         row
         for table in TABLES
         for row in connection.execute(
-            f"SELECT * FROM orchestration.{table} ORDER BY 1, 2, 3"  # type: ignore[arg-type]
+            f"SELECT * FROM orchestration.{table} ORDER BY 1, 2, 3"
             if table != SEQUENCES
             else f"SELECT * FROM orchestration.{table} ORDER BY 1"
         ).fetchall()
@@ -1191,7 +1191,7 @@ def enter(
 ) -> int | None:
     """An owner's INSERT that leaves out whatever has a default: the number, or None."""
     row = connection.execute(
-        MINIMAL.format(on_conflict),  # type: ignore[arg-type]
+        MINIMAL.format(on_conflict),
         {
             "instruction_id": INSTRUCTION,
             "participant_id": participant_id,
@@ -1304,7 +1304,7 @@ def test_the_payload_hash_has_a_published_vector(owner: Connect) -> None:
 
 def numbers(connection: Connect, participant_id: str = "p") -> list[int]:
     rows = connection.execute(
-        f"SELECT sequence_id FROM orchestration.{ITEMS} WHERE participant_id = %s ORDER BY 1",  # type: ignore[arg-type]
+        f"SELECT sequence_id FROM orchestration.{ITEMS} WHERE participant_id = %s ORDER BY 1",
         (participant_id,),
     ).fetchall()
     return [row[0] for row in rows]
@@ -1494,7 +1494,7 @@ def test_verify_outbox_finds_what_only_a_superuser_can_do(
 ) -> None:
     make_world(owner)
     for table in TABLES:
-        owner.execute(f"ALTER TABLE orchestration.{table} DISABLE TRIGGER USER")  # type: ignore[arg-type]
+        owner.execute(f"ALTER TABLE orchestration.{table} DISABLE TRIGGER USER")
     assert attempt(owner, statements) is None
     assert findings(login("auditor")) == expected
 
@@ -1643,15 +1643,15 @@ def test_an_item_without_a_needed_value_is_refused_by_its_column(
 @pytest.mark.invariant("INV-OUT-008")
 def test_a_claim_takes_what_is_due_and_no_more_than_asked(owner: Connect) -> None:
     make_world(owner)
-    owner.execute(enqueue(next_ := id_of(98), 11))  # type: ignore[arg-type]
+    owner.execute(enqueue(next_ := id_of(98), 11))
     owner.execute(
-        f"UPDATE orchestration.{PENDING} SET next_attempt_at = now() + interval '1 minute'"  # type: ignore[arg-type]
+        f"UPDATE orchestration.{PENDING} SET next_attempt_at = now() + interval '1 minute'"
         f" WHERE outbox_id IN ('{next_}', '{SPENT}')"
     )
     asked = call("claim_outbox_batch", worker_id="'w2'", batch_size="2", lease="'1 minute'")
-    first = owner.execute(asked).fetchall()  # type: ignore[arg-type]
-    second = owner.execute(asked).fetchall()  # type: ignore[arg-type]
-    third = owner.execute(asked).fetchall()  # type: ignore[arg-type]
+    first = owner.execute(asked).fetchall()
+    second = owner.execute(asked).fetchall()
+    third = owner.execute(asked).fetchall()
     assert [str(row[0]) for row in first] == [FREE, EXPIRED]
     # LAST_EXPIRED was picked, and ended at its ceiling instead of being handed out.
     assert [str(row[0]) for row in second] == [RETRIED]

@@ -13,7 +13,16 @@ import psycopg
 import pytest
 
 from orchestration import invariants
-from tests.support import Connect, Refusal, activate_policy, assert_invariant, digest, refusal
+from tests.support import (
+    Connect,
+    Refusal,
+    activate_policy,
+    assert_invariant,
+    attempt,
+    digest,
+    drop,
+    refusal,
+)
 
 VERSIONS = "orchestration.policy_versions"
 GATE = "orchestration.policy_gate"
@@ -434,38 +443,9 @@ def live_through(history: str, connection: Connect) -> None:
             connection.execute("SELECT FROM orchestration.retire_policy_version(%s)", (step[1:],))
 
 
-def execute(connection: Connect, statement: str) -> None:
-    command, _, data = statement.partition("\n")
-    if data:
-        with connection.cursor().copy(command) as stream:  # type: ignore[arg-type]
-            stream.write(data)
-    else:
-        connection.execute(command)  # type: ignore[arg-type]
-
-
-def attempt(connection: Connect, statements: Sequence[str]) -> Refusal | None:
-    """One transaction of these statements: how it is refused, or None where it is committed."""
-    try:
-        with connection.transaction():
-            for statement in statements:
-                execute(connection, statement)
-    except psycopg.Error as error:
-        return Refusal.of(error)
-    return None
-
-
-def drop(connection: Connect, path: str) -> None:
-    kind, _, name = path.partition("/")
-    if kind == "triggers":
-        table, _, trigger = name.partition("__")
-        connection.execute(f"DROP TRIGGER {trigger} ON orchestration.{table}")  # type: ignore[arg-type]
-    else:
-        connection.execute(f"DROP INDEX orchestration.{name}")  # type: ignore[arg-type]
-
-
 def picture(connection: Connect) -> list[Any]:
-    rows = connection.execute(f"SELECT * FROM {VERSIONS} ORDER BY activated_at").fetchall()  # type: ignore[arg-type]
-    return [*rows, *connection.execute(f"SELECT * FROM {GATE}").fetchall()]  # type: ignore[arg-type]
+    rows = connection.execute(f"SELECT * FROM {VERSIONS} ORDER BY activated_at").fetchall()
+    return [*rows, *connection.execute(f"SELECT * FROM {GATE}").fetchall()]
 
 
 def statuses(connection: Connect) -> dict[str, str]:
@@ -720,7 +700,7 @@ def test_a_missing_value_is_refused_by_its_column(owner: Connect, column: str) -
 @pytest.mark.invariant("INV-POL-001", "INV-POL-009")
 def test_the_database_says_who_wrote_a_version_and_in_which_transaction(owner: Connect) -> None:
     with owner.transaction():
-        owner.execute(insert(id="v1"))  # type: ignore[arg-type]
+        owner.execute(insert(id="v1"))
         row = owner.execute(
             "SELECT db_user = session_user, xact_id = pg_current_xact_id()::text::bigint,"
             " created_by FROM orchestration.policy_versions"
@@ -746,7 +726,7 @@ def test_what_an_insert_leaves_out_is_filled_in(owner: Connect) -> None:
 
 @pytest.mark.invariant("INV-POL-001")
 def test_a_version_that_is_imported_keeps_the_time_at_which_it_was_created(owner: Connect) -> None:
-    owner.execute(insert(id="v1", created_at="'2020-01-01Z'"))  # type: ignore[arg-type]
+    owner.execute(insert(id="v1", created_at="'2020-01-01Z'"))
     row = owner.execute("SELECT created_at = '2020-01-01Z' FROM orchestration.policy_versions")
     assert row.fetchone() == (True,)
 
@@ -783,7 +763,7 @@ def test_a_retired_at_before_retirement_is_not_stored(owner: Connect, id: str) -
 @pytest.mark.invariant("INV-POL-001")
 def test_in_replica_mode_values_arrive_as_they_are(superuser: Connect) -> None:
     superuser.execute("SET session_replication_role = replica")
-    superuser.execute(insert(id="v1", created_at="'2020-01-01Z'"))  # type: ignore[arg-type]
+    superuser.execute(insert(id="v1", created_at="'2020-01-01Z'"))
     row = superuser.execute("SELECT db_user, xact_id FROM orchestration.policy_versions").fetchone()
     gate = superuser.execute("SELECT changes FROM orchestration.policy_gate").fetchone()
     assert row == ("forger", 1)
@@ -804,7 +784,7 @@ def test_the_last_active_version_may_go_and_come_within_a_transaction(owner: Con
 def test_the_last_active_version_is_missed_at_commit_and_not_before(owner: Connect) -> None:
     activate_policy(owner)
     owner.execute("BEGIN")
-    owner.execute(demote("v1"))  # type: ignore[arg-type]
+    owner.execute(demote("v1"))
     owner.execute("SELECT 1")
     with pytest.raises(psycopg.Error) as raised:
         owner.execute("COMMIT")
@@ -821,7 +801,7 @@ def test_the_last_active_version_is_missed_at_once_where_constraints_are_immedia
     owner.execute("BEGIN")
     owner.execute("SET CONSTRAINTS ALL IMMEDIATE")
     with pytest.raises(psycopg.Error) as raised:
-        owner.execute(demote("v1"))  # type: ignore[arg-type]
+        owner.execute(demote("v1"))
     owner.execute("ROLLBACK")
     assert_invariant(Refusal.of(raised.value), "INV-POL-007", "P7103", "policy_versions")
 
@@ -830,7 +810,7 @@ def test_the_last_active_version_is_missed_at_once_where_constraints_are_immedia
 def test_set_constraints_immediate_judges_what_went_before(owner: Connect) -> None:
     activate_policy(owner)
     owner.execute("BEGIN")
-    owner.execute(demote("v1"))  # type: ignore[arg-type]
+    owner.execute(demote("v1"))
     with pytest.raises(psycopg.Error) as raised:
         owner.execute("SET CONSTRAINTS ALL IMMEDIATE")
     owner.execute("ROLLBACK")
@@ -861,7 +841,7 @@ def test_two_rotations_in_one_transaction_keep_their_order(login: Callable[[str]
 def set_the_clock_back(owner: Connect) -> None:
     """A v1 of an hour ahead: what a clock leaves behind that was then set back by an hour."""
     owner.execute("ALTER TABLE orchestration.policy_versions DISABLE TRIGGER guard")
-    owner.execute(insert(id="v1", activated_at="clock_timestamp() + interval '1 hour'"))  # type: ignore[arg-type]
+    owner.execute(insert(id="v1", activated_at="clock_timestamp() + interval '1 hour'"))
     owner.execute("ALTER TABLE orchestration.policy_versions ENABLE ALWAYS TRIGGER guard")
 
 
@@ -937,7 +917,7 @@ def test_an_emergency_is_a_grace_of_zero_and_retirement_in_one_transaction(
 def test_a_grace_of_zero_ends_acceptance_at_once(login: Callable[[str], Connect]) -> None:
     control = login("control")
     activate_policy(control)
-    control.execute(rotate(grace="interval '0'"))  # type: ignore[arg-type]
+    control.execute(rotate(grace="interval '0'"))
     assert statuses(control) == {"v1": "GRACE", "v2": "ACTIVE"}
     found = refusal(control, "SELECT orchestration.require_policy_accepted('v1')")
     assert_invariant(found, "INV-ATT-008", "P7105", "policy_versions")
@@ -978,7 +958,7 @@ def test_rotation_from_another_version_than_expected_changes_nothing(
 def test_rotation_from_the_expected_version_takes_place(login: Callable[[str], Connect]) -> None:
     control = login("control")
     activate_policy(control)
-    control.execute(rotate(expected_active="'v1'"))  # type: ignore[arg-type]
+    control.execute(rotate(expected_active="'v1'"))
     assert statuses(control) == {"v1": "GRACE", "v2": "ACTIVE"}
 
 
@@ -1092,8 +1072,6 @@ def test_a_gate_without_its_row_stops_the_writers_that_read_it(
     drop(owner, "triggers/policy_gate__no_delete")
     owner.execute("DELETE FROM orchestration.policy_gate")
     ingest = login("ingest")
-    ingest.execute(
-        f"SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL {isolation}"  # type: ignore[arg-type]
-    )
+    ingest.execute(f"SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL {isolation}")
     found = refusal(ingest, "SELECT orchestration.require_policy_accepted('v1')")
     assert_invariant(found, "INV-API-002", "P0002", "policy_gate")

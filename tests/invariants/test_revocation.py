@@ -296,7 +296,7 @@ def history(connection: Connect) -> None:
     """One credential of each kind is revoked already."""
     for table in TABLES:
         connection.execute(
-            f"INSERT INTO orchestration.{table} ({KEYS[table]}, reason_code)"  # type: ignore[arg-type]
+            f"INSERT INTO orchestration.{table} ({KEYS[table]}, reason_code)"
             " VALUES (%s, 'keyCompromise')",
             (OLD,),
         )
@@ -304,7 +304,7 @@ def history(connection: Connect) -> None:
 
 def picture(connection: Connect) -> list[Any]:
     return [
-        connection.execute(f"SELECT * FROM orchestration.{table} ORDER BY 1").fetchall()  # type: ignore[arg-type]
+        connection.execute(f"SELECT * FROM orchestration.{table} ORDER BY 1").fetchall()
         for table in (*TABLES, "revocation_gate")
     ]
 
@@ -473,12 +473,12 @@ def test_a_missing_value_is_refused_by_its_column(
 def test_what_an_insert_leaves_out_is_filled_in(owner: Connect, table: str) -> None:
     with owner.transaction():
         owner.execute(
-            f"INSERT INTO orchestration.{table} ({KEYS[table]}, reason_code)"  # type: ignore[arg-type]
+            f"INSERT INTO orchestration.{table} ({KEYS[table]}, reason_code)"
             " VALUES (%s, 'unspecified')",
             (NEW,),
         )
         found = owner.execute(
-            "SELECT revoked_at BETWEEN now() AND clock_timestamp(), recorded_at = revoked_at,"  # type: ignore[arg-type]
+            "SELECT revoked_at BETWEEN now() AND clock_timestamp(), recorded_at = revoked_at,"
             " expires_at, revoked_by = session_user, db_user = session_user,"
             f" xact_id = pg_current_xact_id()::text::bigint FROM orchestration.{table}"
         ).fetchone()
@@ -510,7 +510,7 @@ def test_who_recorded_a_revocation_when_and_in_which_transaction_is_taken_from_n
     before = scalar(owner, "SELECT clock_timestamp()")
     assert attempt(stray, [FORGED[form](table)]) is None
     found = owner.execute(
-        f"SELECT db_user, xact_id = xmin::text::bigint, recorded_at >= %s, revoked_by,"  # type: ignore[arg-type]
+        f"SELECT db_user, xact_id = xmin::text::bigint, recorded_at >= %s, revoked_by,"
         f" revoked_at = '2020-01-01Z' FROM orchestration.{table}",
         (before,),
     ).fetchone()
@@ -526,7 +526,7 @@ def test_in_replica_mode_values_arrive_as_they_are(superuser: Connect, table: st
     insert = inserts(table, columns(table), row())["INSERT"]
     assert attempt(superuser, [insert]) is None
     found = superuser.execute(
-        f"SELECT db_user, xact_id, recorded_at = '2020-01-01Z' FROM orchestration.{table}"  # type: ignore[arg-type]
+        f"SELECT db_user, xact_id, recorded_at = '2020-01-01Z' FROM orchestration.{table}"
     ).fetchone()
     assert found == ("forger", 1, True)
     assert scalar(superuser, "SELECT changes FROM orchestration.revocation_gate") == 0
@@ -568,9 +568,9 @@ def test_a_revocation_takes_effect_at_the_clock_or_at_a_past_time(
 ) -> None:
     control = login("control")
     with control.transaction():
-        control.execute(revoke(table, revoked_at=moment))  # type: ignore[arg-type]
+        control.execute(revoke(table, revoked_at=moment))
         found = control.execute(
-            f"SELECT {expected}, recorded_at BETWEEN now() AND clock_timestamp(),"  # type: ignore[arg-type]
+            f"SELECT {expected}, recorded_at BETWEEN now() AND clock_timestamp(),"
             f" db_user = session_user FROM orchestration.{table}"
         ).fetchone()
     assert found == (True, True, True)
@@ -610,7 +610,7 @@ def test_revoking_twice_keeps_and_returns_the_first_record(
 ) -> None:
     control = login("control")
     first = control.execute(
-        revoke(table, reason_code="'keyCompromise'", expires_at="'2100-01-01Z'")  # type: ignore[arg-type]
+        revoke(table, reason_code="'keyCompromise'", expires_at="'2100-01-01Z'")
     ).fetchall()
     for again in (
         revoke(table),
@@ -618,8 +618,8 @@ def test_revoking_twice_keeps_and_returns_the_first_record(
         revoke(table, revoked_by="'somebody else'"),
         revoke(table, revoked_at="'2020-01-01Z'"),
     ):
-        assert control.execute(again).fetchall() == first  # type: ignore[arg-type]
-    assert control.execute(f"SELECT * FROM orchestration.{table}").fetchall() == first  # type: ignore[arg-type]
+        assert control.execute(again).fetchall() == first
+    assert control.execute(f"SELECT * FROM orchestration.{table}").fetchall() == first
     assert len(first) == 1
 
 
@@ -630,8 +630,8 @@ def test_revoking_twice_in_one_transaction_keeps_the_first_record(
 ) -> None:
     control = login("control")
     with control.transaction():
-        first = control.execute(revoke(table)).fetchall()  # type: ignore[arg-type]
-        assert control.execute(revoke(table, revoked_by="'else'")).fetchall() == first  # type: ignore[arg-type]
+        first = control.execute(revoke(table)).fetchall()
+        assert control.execute(revoke(table, revoked_by="'else'")).fetchall() == first
 
 
 def test_who_revoked_is_the_login_where_nobody_is_named(login: Callable[[str], Connect]) -> None:
@@ -694,7 +694,7 @@ def test_what_is_not_revoked_passes(owner: Connect, login: Callable[[str], Conne
 def test_a_certificate_is_not_judged_by_the_revoked_tokens(
     login: Callable[[str], Connect],
 ) -> None:
-    login("control").execute(revoke("revoked_tokens"))  # type: ignore[arg-type]
+    login("control").execute(revoke("revoked_tokens"))
     assert attempt(login("ingest"), [require(cert=NEW)]) is None
 
 
@@ -713,7 +713,7 @@ def test_a_certificate_is_not_judged_by_the_revoked_tokens(
 def test_a_revocation_counts_until_it_expires(
     login: Callable[[str], Connect], table: str, expires_at: str, refused: bool
 ) -> None:
-    login("control").execute(revoke(table, revoked_at="'2020-01-01Z'", expires_at=expires_at))  # type: ignore[arg-type]
+    login("control").execute(revoke(table, revoked_at="'2020-01-01Z'", expires_at=expires_at))
     statement = require(cert=NEW) if table == "revoked_client_certs" else require(token=NEW)
     found = attempt(login("ingest"), [statement])
     assert (found is not None) is refused
@@ -730,7 +730,7 @@ def test_every_revocation_leaves_its_mark_on_the_gate(owner: Connect, table: str
     changes = "SELECT changes FROM orchestration.revocation_gate"
     counted = [scalar(owner, changes)]
     for number in range(3):
-        owner.execute(revoke(table, digest(number)))  # type: ignore[arg-type]
+        owner.execute(revoke(table, digest(number)))
         counted.append(scalar(owner, changes))
     assert counted == sorted(set(counted))
     assert scalar(
@@ -771,9 +771,7 @@ def test_a_gate_without_its_row_stops_the_writers_that_read_it(
 ) -> None:
     lose_the_gate(owner)
     ingest = login("ingest")
-    ingest.execute(
-        f"SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL {isolation}"  # type: ignore[arg-type]
-    )
+    ingest.execute(f"SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL {isolation}")
     found = refusal(ingest, require(token=NEW))
     assert_invariant(found, "INV-API-002", "P0002", "revocation_gate")
 
@@ -786,14 +784,14 @@ def test_the_owners_own_revocation_is_gated_by_the_trigger_and_by_nothing_else(
     insert = inserts(table, columns(table), row())["INSERT"]
     ingest = login("ingest")
     ingest.execute("BEGIN")
-    ingest.execute(require(cert=NEW, token=NEW))  # type: ignore[arg-type]
+    ingest.execute(require(cert=NEW, token=NEW))
     owner.execute("SET lock_timeout = '50ms'")
     assert refusal(owner, insert).sqlstate == "55P03"
     ingest.execute("COMMIT")
 
     drop(owner, f"triggers/{table}__gate")
     ingest.execute("BEGIN")
-    ingest.execute(require(cert=NEW, token=NEW))  # type: ignore[arg-type]
+    ingest.execute(require(cert=NEW, token=NEW))
     assert attempt(owner, [insert]) is None
     # Judged before the revocation, committed after it: what the gate is there to exclude.
     ingest.execute("COMMIT")
@@ -808,7 +806,7 @@ def test_in_replica_mode_a_revocation_waits_for_writers_too(
 ) -> None:
     ingest = login("ingest")
     ingest.execute("BEGIN")
-    ingest.execute(require(cert=NEW, token=NEW))  # type: ignore[arg-type]
+    ingest.execute(require(cert=NEW, token=NEW))
     superuser.execute("SET session_replication_role = replica")
     superuser.execute("SET lock_timeout = '50ms'")
     found = refusal(superuser, inserts(table, columns(table), row())["INSERT"])
@@ -823,13 +821,13 @@ def test_the_requirement_holds_the_gate_until_commit_and_not_longer(
     owner.execute("SET lock_timeout = '50ms'")
     lock = "LOCK TABLE orchestration.revocation_gate IN EXCLUSIVE MODE"
     with ingest.transaction():
-        ingest.execute(require())  # type: ignore[arg-type]
+        ingest.execute(require())
         assert refusal(owner, lock).sqlstate == "55P03"
     assert attempt(owner, [lock]) is None
 
 
 def test_a_refused_revocation_leaves_the_gate_as_it_was(owner: Connect) -> None:
     with pytest.raises(psycopg.Error) as raised:
-        owner.execute(revoke("revoked_tokens", "short"))  # type: ignore[arg-type]
+        owner.execute(revoke("revoked_tokens", "short"))
     assert Refusal.of(raised.value).sqlstate == "P7201"
     assert scalar(owner, "SELECT changes FROM orchestration.revocation_gate") == 0

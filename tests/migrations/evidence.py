@@ -36,7 +36,7 @@ def enter_policies(by: Writers) -> None:
 def revoke_credentials(by: Writers) -> None:
     for function in ("revoke_client_cert", "revoke_token"):
         by.control.execute(
-            f"SELECT FROM orchestration.{function}(%s, p_reason_code => 'keyCompromise')",  # type: ignore[arg-type]
+            f"SELECT FROM orchestration.{function}(%s, p_reason_code => 'keyCompromise')",
             (digest(function),),
         )
 

@@ -87,7 +87,7 @@ def script(url: URL, revision: str, *, down: bool = False) -> str:
 
 def run(url: URL, statements: str) -> None:
     with connect(url) as connection:
-        connection.execute(statements)  # type: ignore[call-overload]
+        connection.execute(statements)
 
 
 def test_the_sql_script_makes_what_an_upgrade_makes(empty: URL) -> None:

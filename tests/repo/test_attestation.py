@@ -250,7 +250,7 @@ def test_a_revoked_credential_undoes_the_batch(
 ) -> None:
     function, table, column = CREDENTIALS[field]
     revoked = digest("revoked")
-    owner.execute(f"SELECT orchestration.{function}(%s, 'superseded')", (revoked,))  # type: ignore[arg-type]
+    owner.execute(f"SELECT orchestration.{function}(%s, 'superseded')", (revoked,))
     with session("ingest") as one:
         with pytest.raises(errors.CredentialRevoked) as raised:
             AttestationRepository(one).append_many([new("k1"), new("k2", **{field: revoked})])
@@ -278,7 +278,7 @@ def test_a_replay_is_answered_after_its_policy_was_retired_and_its_credentials_r
         for id in ("v2", "v3"):
             activate_policy(owner, id)
         for field, (function, _, _) in CREDENTIALS.items():
-            owner.execute(f"SELECT orchestration.{function}(%s, 'superseded')", (digest(field),))  # type: ignore[arg-type]
+            owner.execute(f"SELECT orchestration.{function}(%s, 'superseded')", (digest(field),))
         assert repository.append(request) == first
         # Beside new ones in a batch, too.
         records = repository.append_many([request, new("k2", policy_version_id="v3")])
@@ -376,7 +376,7 @@ def test_what_the_database_sets_is_not_taken(field: str) -> None:
 def test_an_input_does_not_change() -> None:
     request = new("k1")
     with pytest.raises(ValidationError):
-        request.idempotency_key = "k2"  # type: ignore[misc]
+        request.idempotency_key = "k2"
 
 
 @pytest.mark.invariant("INV-ATT-003")

@@ -391,7 +391,7 @@ def test_a_schema_that_comes_after_the_first_use_is_found(
 def test_a_schema_older_than_the_code_is_told_on_the_engines_first_use(
     owner: Connect, database: scratch.Database, engine_at: Callable[..., Engine], change: str
 ) -> None:
-    owner.execute(change)  # type: ignore[arg-type]
+    owner.execute(change)
     engine = engine_at(database.as_role("ingest"))
     with pytest.raises(errors.SchemaNotReady, match="alembic upgrade head"), engine.connect():
         pass
@@ -444,7 +444,7 @@ def test_an_object_that_vanished_after_the_first_use_is_told_inside_a_call(
     with Session(engine_at(database.as_role("ingest"))) as session:
         PolicyVersionRepository(session).active()
         session.commit()
-        superuser.execute(change)  # type: ignore[arg-type]
+        superuser.execute(change)
         with raises(errors.SchemaNotReady, Retry.NEVER) as raised:
             PolicyVersionRepository(session).active()
         assert raised.value.sqlstate == sqlstate

@@ -1087,7 +1087,7 @@ def test_a_pending_row_whose_item_has_ended_is_removed_and_does_not_fail_the_res
         )
     for trigger in ("guard_insert", "guard_update", "guard_delete", "no_truncate"):
         owner.execute(
-            f"ALTER TABLE orchestration.payment_outbox_pending ENABLE ALWAYS TRIGGER {trigger}"  # type: ignore[arg-type]
+            f"ALTER TABLE orchestration.payment_outbox_pending ENABLE ALWAYS TRIGGER {trigger}"
         )
     if lease == "leased":
         # Until its lease is over nobody touches it.
@@ -1314,7 +1314,7 @@ def test_records_are_frozen(worker: Worker) -> None:
     for one in records:
         assert one is not None
         with pytest.raises(ValidationError, match="frozen"):
-            one.outbox_id = made.outbox_id  # type: ignore[union-attr,misc]
+            one.outbox_id = made.outbox_id
 
 
 def test_results_outlive_their_session(engine: Callable[[str], Engine]) -> None:

@@ -369,7 +369,7 @@ def test_a_record_outlives_its_session_and_does_not_change(session: Sessions) ->
         one.expire_all()
     assert (made.id, made.description, made.checksum) == ("v1", "policy v1", digest("v1"))
     with pytest.raises(ValidationError):
-        made.description = "other"  # type: ignore[misc]
+        made.description = "other"
 
 
 def test_what_a_repository_returns_is_no_orm_object(

@@ -393,9 +393,9 @@ def test_a_record_outlives_its_session_and_does_not_change(session: Sessions) ->
     assert type(page) is RevocationsSince
     assert page.revocations == (made,)
     with pytest.raises(ValidationError):
-        made.hash = "other"  # type: ignore[misc]
+        made.hash = "other"
     with pytest.raises(ValidationError):
-        page.watermark = "other"  # type: ignore[misc]
+        page.watermark = "other"
 
 
 @pytest.mark.invariant("INV-REV-005")

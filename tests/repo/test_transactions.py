@@ -194,7 +194,7 @@ DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.at_commit()
 def test_a_serialization_failure_at_commit_is_run_again_on_a_hosts_engine_too(
     host: Factory, superuser: Connect
 ) -> None:
-    superuser.execute(COMMIT_RAISES.format(code="40001"))  # type: ignore[arg-type]
+    superuser.execute(COMMIT_RAISES.format(code="40001"))
     run_in_transaction(
         host, lambda session: session.execute(text("INSERT INTO public.hosts VALUES (1)"))
     )
@@ -205,7 +205,7 @@ def test_a_serialization_failure_at_commit_is_run_again_on_a_hosts_engine_too(
 def test_an_unknown_outcome_at_commit_is_not_run_again_on_a_hosts_engine_either(
     host: Factory, superuser: Connect
 ) -> None:
-    superuser.execute(COMMIT_RAISES.format(code="57P01"))  # type: ignore[arg-type]
+    superuser.execute(COMMIT_RAISES.format(code="57P01"))
     with pytest.raises(errors.CommitOutcomeUnknown):
         run_in_transaction(
             host, lambda session: session.execute(text("INSERT INTO public.hosts VALUES (1)"))
@@ -214,7 +214,7 @@ def test_an_unknown_outcome_at_commit_is_not_run_again_on_a_hosts_engine_either(
 
 
 def test_a_hosts_own_refusal_at_commit_passes_unchanged(host: Factory, superuser: Connect) -> None:
-    superuser.execute(COMMIT_RAISES.format(code="P0001"))  # type: ignore[arg-type]
+    superuser.execute(COMMIT_RAISES.format(code="P0001"))
     with pytest.raises(DBAPIError, match="the hosts own"):
         run_in_transaction(
             host, lambda session: session.execute(text("INSERT INTO public.hosts VALUES (1)"))

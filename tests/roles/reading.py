@@ -6,7 +6,7 @@ from tests.support import Connect
 
 
 def rows(catalogue: Connect, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
-    return catalogue.execute(query, parameters or None).fetchall()  # type: ignore[call-overload, no-any-return]
+    return catalogue.execute(query, parameters or None).fetchall()
 
 
 def names(catalogue: Connect, query: str, *parameters: Any) -> set[str]:

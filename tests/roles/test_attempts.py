@@ -60,7 +60,7 @@ ELSEWHERE = {
 
 def attempt(connection: Connect, statement: sql.Composable | str) -> psycopg.Error | None:
     """The server's refusal, if any; what was accepted is undone."""
-    query = sql.SQL(statement) if isinstance(statement, str) else statement  # type: ignore[arg-type]
+    query = sql.SQL(statement) if isinstance(statement, str) else statement
     try:
         with connection.transaction(force_rollback=True), connection.cursor() as cursor:
             if query.as_string(connection).startswith("COPY"):

@@ -27,7 +27,7 @@ SELECT p.proname FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'orchestration
 
 
 def names(catalogue: Connect, query: str) -> set[str]:
-    return {name for (name,) in catalogue.execute(query)}  # type: ignore[call-overload]
+    return {name for (name,) in catalogue.execute(query)}
 
 
 def relation_verbs(catalogue: Connect) -> list[str]:

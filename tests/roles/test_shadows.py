@@ -38,9 +38,9 @@ def shadowed(
     """Logs in as a role that has a schema full of false friends before all others, and temporary
     tables and views under every name of ours."""
     superuser.execute("CREATE SCHEMA shadow")
-    superuser.execute(SHADOWS)  # type: ignore[arg-type]
+    superuser.execute(SHADOWS)
     for role in RUNTIME_ROLES:
-        superuser.execute(f'GRANT USAGE ON SCHEMA shadow TO "{database.logins[role].username}"')  # type: ignore[arg-type]
+        superuser.execute(f'GRANT USAGE ON SCHEMA shadow TO "{database.logins[role].username}"')
     relations = [
         name
         for (name,) in superuser.execute(
@@ -52,7 +52,7 @@ def shadowed(
     def log_in(role: str) -> Connect:
         connection = login(role)
         for name in relations:
-            connection.execute(f'CREATE TEMP TABLE "{name}" (id text, status text, stray text)')  # type: ignore[arg-type]
+            connection.execute(f'CREATE TEMP TABLE "{name}" (id text, status text, stray text)')
         connection.execute("SET search_path = shadow, pg_temp, orchestration, pg_catalog")
         return connection
 
@@ -93,10 +93,10 @@ def test_what_the_roles_write_lands_in_the_real_tables(superuser: Connect, shado
     evidence.fill(superuser, schema.REVISION, **writers)
     for table in EVIDENCE:
         for writer in writers.values():
-            strays = writer.execute(f"SELECT count(*) FROM pg_temp.{table}").fetchone()  # type: ignore[arg-type]
+            strays = writer.execute(f"SELECT count(*) FROM pg_temp.{table}").fetchone()
             assert strays == (0,), table
         landed = superuser.execute(
-            f"SELECT count(*) > 0, bool_and(db_user <> '') FROM orchestration.{table}"  # type: ignore[arg-type]
+            f"SELECT count(*) > 0, bool_and(db_user <> '') FROM orchestration.{table}"
         ).fetchone()
         assert landed == (True, True), table
     times = superuser.execute(
@@ -121,13 +121,10 @@ def test_a_row_says_which_login_wrote_it(
     writers = {role: login(role) for role in ("control", "ingest", "executor")}
     if as_group:
         for role, connection in writers.items():
-            connection.execute(f"SET ROLE symphony_{role}")  # type: ignore[arg-type]
+            connection.execute(f"SET ROLE symphony_{role}")
     evidence.fill(superuser, schema.REVISION, **writers)
     said = {
-        table: {
-            name
-            for (name,) in superuser.execute(f"SELECT db_user FROM orchestration.{table}")  # type: ignore[arg-type]
-        }
+        table: {name for (name,) in superuser.execute(f"SELECT db_user FROM orchestration.{table}")}
         for table in EVIDENCE
     }
     assert said == {table: {writers[evidence.WRITER[table]].info.user} for table in EVIDENCE}

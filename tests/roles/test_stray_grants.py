@@ -75,7 +75,7 @@ def test_a_stray_write_meets_the_guard(
 
 
 def test_every_table_of_evidence_is_attacked() -> None:
-    attacked = {(case.values[0], case.values[1]) for case in GUARDED}  # type: ignore[attr-defined]
+    attacked = {(case.values[0], case.values[1]) for case in GUARDED}
     assert {(table, verb) for table in EVIDENCE for verb in WRITES} <= attacked
 
 

@@ -195,7 +195,7 @@ def test_remittance_is_text_or_a_creditor_reference_or_nothing(
 
 def test_a_transfer_cannot_be_changed_once_read(transfers: list[CreditTransfer]) -> None:
     with pytest.raises(FrozenInstanceError):
-        transfers[0].amount_minor = 0  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+        transfers[0].amount_minor = 0  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_a_payload_is_json_of_strings_and_integers_only(

@@ -1,0 +1,14 @@
+"""The threads that tests of races share."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+THREADS = 40
+
+
+@pytest.fixture
+def background() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(THREADS) as threads:
+        yield threads

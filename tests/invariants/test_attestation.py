@@ -918,8 +918,11 @@ def test_on_conflict_do_nothing_leaves_an_existing_record_as_it_is(
     [
         {},
         {"chain_seq": "7::bigint"},
-        {"attested_at": "'infinity'::timestamptz"},
-        {"execution_completed": "true"},
+        {"prev_hash": "NULL::text"},
+        {"chain_seq": "NULL::bigint", "record_hash": "NULL::text"},
+        {"chain_seq": "1::bigint", "prev_hash": "NULL::text"},
+        {"chain_seq": "NULL::bigint", "prev_hash": "''"},
+        {"attested_at": f"CAST({LATER} AS timestamptz)"},
         {"policy_version_id": "'v9'"},
         {"caller_identity": "'carol'"},
     ],
@@ -931,6 +934,37 @@ def test_an_insert_whose_id_exists_is_left_to_the_primary_key(
     history(owner)
     found = refusal(owner, of_rows(row(id=f"'{ALICE_1}'::uuid", **changed))["INSERT"])
     assert (found.sqlstate, found.constraint, found.table) == ("23505", f"pk_{ROWS}", ROWS)
+
+
+@pytest.mark.invariant("INV-ATT-007")
+@pytest.mark.parametrize("key", ["k2", "k9"], ids=["a used key", "a new key"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "(caller_identity, idempotency_key)",
+        "(caller_identity, chain_seq)",
+        "(caller_identity, prev_hash)",
+    ],
+)
+@pytest.mark.parametrize("caller", ["alice", "bob", "carol"])
+def test_a_record_under_an_existing_id_is_passed_over_for_its_own_values_only(
+    owner: Connect, caller: str, target: str, key: str
+) -> None:
+    history(owner)
+    before = picture(owner)
+    insert = (
+        f"INSERT INTO orchestration.{ROWS}"
+        " (id, caller_identity, idempotency_key, payload_hash, policy_version_id)"
+        f" VALUES ('{ALICE_1}', '{caller}', '{key}', repeat('1', 64), 'v1')"
+        f" ON CONFLICT {target} DO NOTHING"
+    )
+    found = attempt(owner, [insert])
+    if (caller, key) == ("alice", "k2") and "idempotency_key" in target:
+        assert found is None
+    else:
+        assert found is not None
+        assert (found.sqlstate, found.constraint) == ("23505", f"pk_{ROWS}")
+    assert picture(owner) == before
 
 
 @pytest.mark.invariant("INV-ATT-007")

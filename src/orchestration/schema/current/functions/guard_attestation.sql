@@ -15,8 +15,18 @@ DECLARE
 BEGIN
   IF NEW.id IS NOT NULL THEN
     IF EXISTS (SELECT FROM orchestration.ingress_attestations a WHERE a.id = NEW.id) THEN
-      -- The primary key refuses it; what is missing must not be refused before.
-      SELECT a.* INTO NEW FROM orchestration.ingress_attestations a WHERE a.id = NEW.id;
+      -- The primary key refuses it; what is missing must not be refused before, nor be taken for
+      -- another record's by ON CONFLICT: it is filled with what no chain holds.
+      IF NOT v_replica THEN
+        NEW.chain_seq := coalesce(
+          NEW.chain_seq, CASE WHEN NEW.prev_hash = '' THEN 1 ELSE 9223372036854775807 END);
+        NEW.prev_hash := coalesce(
+          NEW.prev_hash, CASE WHEN NEW.chain_seq = 1 THEN '' ELSE NEW.id::text END);
+        NEW.attested_at := coalesce(NEW.attested_at, clock_timestamp());
+        NEW.record_hash := coalesce(NEW.record_hash, repeat('0', 64));
+        NEW.db_user := SESSION_USER;
+        NEW.xact_id := pg_current_xact_id()::text::bigint;
+      END IF;
       RETURN NEW;
     END IF;
   ELSIF NOT v_replica THEN

@@ -6,6 +6,7 @@ import psycopg
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, make_url
 from sqlalchemy import create_engine as _create_engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from orchestration.errors import OrchestrationError, ReadOnlyServer, SchemaNotReady
@@ -25,9 +26,20 @@ _COMMITTING: Final = "orchestration.committing"
 
 
 def normalize_url(url: str | URL) -> URL:
-    """`postgresql://` means `postgresql+psycopg://`."""
-    made = make_url(url)
-    return made.set(drivername="postgresql+psycopg") if made.drivername == "postgresql" else made
+    """`postgresql://` and `postgres://` mean `postgresql+psycopg://`.
+
+    Raises ArgumentError for everything else, in one sentence that shows nothing of a password.
+    """
+    form = "postgresql+psycopg://user:password@host:port/database"
+    try:
+        made = make_url(url)
+    except (ArgumentError, ValueError):  # the port that is no number
+        raise ArgumentError(f"A database URL has the form {form}, and this one has not") from None
+    if made.drivername in ("postgresql", "postgres"):
+        return made.set(drivername="postgresql+psycopg")
+    if made.drivername != "postgresql+psycopg":
+        raise ArgumentError(f"A database URL has the form {form}, not {made.drivername}://")
+    return made
 
 
 def create_engine(url: str | URL, *, pooler: bool = False, **kw: Any) -> Engine:

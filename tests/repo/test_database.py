@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from sqlalchemy import URL, Engine, Table, event, insert, pool, text
 from sqlalchemy import create_engine as plain_engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 from tools import scratch
 
@@ -859,13 +859,28 @@ def test_what_the_url_says_is_kept(
     assert setting(engine, "lock_timeout") == "7s"
 
 
-@pytest.mark.parametrize("name", ["postgresql", "postgresql+psycopg"])
-def test_both_names_of_the_dialect_mean_the_same_driver(name: str) -> None:
+@pytest.mark.parametrize("name", ["postgresql", "postgres", "postgresql+psycopg"])
+def test_every_name_of_the_dialect_means_the_same_driver(name: str) -> None:
     assert normalize_url(f"{name}://u@h/d").render_as_string() == "postgresql+psycopg://u@h/d"
 
 
-def test_an_engine_of_another_kind_of_url_is_not_bent() -> None:
-    assert normalize_url("postgresql+asyncpg://u@h/d").drivername == "postgresql+asyncpg"
+@pytest.mark.parametrize(
+    "url",
+    [
+        "secret",
+        "",
+        "mysql://u:secret@h/d",
+        "sqlite:///secret.db",
+        "postgresql+asyncpg://u:secret@h/d",
+        "postgresql://u:secret@h:port/d",
+    ],
+)
+def test_another_kind_of_url_is_refused_by_the_form_of_ours(url: str) -> None:
+    with pytest.raises(ArgumentError) as refused:
+        normalize_url(url)
+    assert "postgresql+psycopg://user:password@host:port/database" in str(refused.value)
+    assert "secret" not in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
 
 
 def test_the_engine_of_a_plain_url_works(

@@ -325,8 +325,9 @@ DECLARE
   v_active text;
   v_expires_at timestamptz;
 BEGIN
-  -- From 17 on an interval can be infinite; before, an overflow is an error of its own.
-  IF p_grace IS NULL OR p_grace < interval '0' OR p_grace > interval '100 years' THEN
+  -- Judged and added in seconds: a month is 30 days where intervals are compared, and what the
+  -- calendar says where they are added. From 17 on an interval can be infinite.
+  IF (extract(epoch FROM p_grace) BETWEEN 0 AND 36525 * 86400.0) IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'grace is between zero and a hundred years', 'policy_versions',
       jsonb_build_object('id', p_id, 'grace', p_grace::text),
@@ -352,7 +353,7 @@ BEGIN
     RETURN;
   END IF;
   UPDATE orchestration.policy_versions p SET status = 'RETIRED' WHERE p.status = 'GRACE';
-  v_expires_at := clock_timestamp() + p_grace;
+  v_expires_at := clock_timestamp() + make_interval(secs => extract(epoch FROM p_grace)::float8);
   -- One statement, so that an ACTIVE version exists at its end under SET CONSTRAINTS IMMEDIATE too.
   RETURN QUERY
   WITH demoted AS (

@@ -1115,12 +1115,15 @@ AS $$
 #variable_conflict use_column
 DECLARE
   v_now timestamptz := clock_timestamp();
+  v_lease interval;
   v_picked uuid[];
   v_stale uuid[];
 BEGIN
+  -- Judged and added in seconds: a month is 30 days where intervals are compared, and what the
+  -- calendar says where they are added; a day may have 23 hours.
   IF coalesce(p_worker_id, '') = ''
     OR (p_batch_size BETWEEN 1 AND 10000) IS NOT TRUE
-    OR (p_lease BETWEEN interval '1 second' AND interval '1 day') IS NOT TRUE THEN
+    OR (extract(epoch FROM p_lease) BETWEEN 1 AND 86400) IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023',
       'a named worker claims 1 to 10,000 items for 1 second to 1 day',
@@ -1130,6 +1133,7 @@ BEGIN
       'Claim within these bounds.'
     );
   END IF;
+  v_lease := make_interval(secs => extract(epoch FROM p_lease)::float8);
   -- In key order and with no index on the lease: the update below stays on its page.
   WITH picked AS MATERIALIZED (
     SELECT p.outbox_id,
@@ -1158,7 +1162,7 @@ BEGIN
     SET attempt_count = p.attempt_count + 1,
         claimed_by = p_worker_id,
         lease_token = gen_random_uuid(),
-        lease_expires_at = v_now + p_lease
+        lease_expires_at = v_now + v_lease
     WHERE p.outbox_id = ANY (v_picked)
       AND p.lease_token IS NULL
     RETURNING p.outbox_id, p.attempt_count, p.lease_token, p.lease_expires_at
@@ -1199,7 +1203,8 @@ DECLARE
   v_now timestamptz;
   v_expires_at timestamptz;
 BEGIN
-  IF (p_lease BETWEEN interval '1 second' AND interval '1 day') IS NOT TRUE THEN
+  -- In seconds, as in claim_outbox_batch.
+  IF (extract(epoch FROM p_lease) BETWEEN 1 AND 86400) IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'a lease is 1 second to 1 day', 'payment_outbox_pending',
       jsonb_build_object('outbox_id', p_outbox_id, 'lease', p_lease::text),
@@ -1220,7 +1225,7 @@ BEGIN
   FOR UPDATE;
   v_now := clock_timestamp();
   UPDATE orchestration.payment_outbox_pending p
-  SET lease_expires_at = v_now + p_lease
+  SET lease_expires_at = v_now + make_interval(secs => extract(epoch FROM p_lease)::float8)
   WHERE p.outbox_id = p_outbox_id
     AND p.lease_token = p_lease_token
     AND p.claimed_by = p_worker_id
@@ -1272,9 +1277,10 @@ BEGIN
       'payment_outbox_attempts', '{}', 'Send a batch in parts.'
     );
   END IF;
+  -- In seconds, as in claim_outbox_batch.
   SELECT r.outbox_id, r.retry_in INTO v_bad
   FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid, retry_in interval)
-  WHERE r.retry_in NOT BETWEEN interval '0' AND interval '100 years'
+  WHERE extract(epoch FROM r.retry_in) NOT BETWEEN 0 AND 36525 * 86400.0
   LIMIT 1;
   IF FOUND THEN
     PERFORM orchestration.raise_invariant(
@@ -1360,7 +1366,8 @@ BEGIN
   FROM closed c;
   DELETE FROM orchestration.payment_outbox_pending p WHERE p.outbox_id = ANY (v_ended);
   IF v_retried IS NOT NULL THEN
-    SELECT jsonb_object_agg(f.outbox_id, coalesce(f.retry_in, interval '0')) INTO v_delays
+    SELECT jsonb_object_agg(f.outbox_id, coalesce(extract(epoch FROM f.retry_in), 0))
+    INTO v_delays
     FROM (
       SELECT DISTINCT ON (r.outbox_id) r.outbox_id, r.retry_in
       FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (outbox_id uuid, retry_in interval))
@@ -1368,7 +1375,8 @@ BEGIN
       ORDER BY r.outbox_id, r.ord
     ) f;
     UPDATE orchestration.payment_outbox_pending p
-    SET next_attempt_at = v_now + (v_delays ->> p.outbox_id::text)::interval,
+    SET next_attempt_at = v_now
+          + make_interval(secs => (v_delays ->> p.outbox_id::text)::float8),
         claimed_by = NULL,
         lease_token = NULL,
         lease_expires_at = NULL

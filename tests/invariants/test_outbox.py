@@ -1564,6 +1564,8 @@ TOO_MANY = "(SELECT jsonb_agg(jsonb_build_object('outbox_id', n)) FROM generate_
                 {"lease": "'0.999999 seconds'"},
                 {"lease": "'-1 hour'"},
                 {"lease": "'1 day 0.000001 seconds'"},
+                {"lease": "'-100 years 36525 days'"},
+                {"lease": "'100 years -36523 days'"},
             )
         ),
         *(
@@ -1574,7 +1576,22 @@ TOO_MANY = "(SELECT jsonb_agg(jsonb_build_object('outbox_id', n)) FROM generate_
                 worker_id="'w'",
                 lease=bad,
             )
-            for bad in ("NULL", "'0.999999 seconds'", "'1 day 0.000001 seconds'")
+            for bad in (
+                *("NULL", "'0.999999 seconds'", "'1 day 0.000001 seconds'"),
+                *("'-100 years 36525 days'", "'100 years -36523 days'"),
+            )
+        ),
+        *(
+            call(
+                "complete_outbox_attempt",
+                completions=f"jsonb_build_array(jsonb_build_object('outbox_id', '{LEASED}',"
+                f" 'lease_token', '{TOKEN}', 'worker_id', 'w', 'state', 'RETRYABLE',"
+                f" 'retry_in', '{bad}'))",
+            )
+            for bad in (
+                *("-1 microsecond", "100 years 0.000001 seconds"),
+                *("-100 years 36524 days", "100 years 1 day"),
+            )
         ),
         *(call("repair_expired_leases", limit=bad) for bad in ("NULL", "-1", "10001")),
     ],
@@ -1588,6 +1605,75 @@ def test_an_argument_out_of_bounds_is_refused(owner: Connect, statement: str) ->
     assert isinstance(found.keys, dict)
     assert found.hint
     assert picture(owner) == before
+
+
+def lasting(function: str, interval: str) -> str:
+    """The call that claims, renews or retries for so long."""
+    return {
+        "claim": call(
+            "claim_outbox_batch",
+            **{"worker_id": "'w'", "batch_size": "1", "lease": f"'{interval}'"},
+        ),
+        "renew": call(
+            "renew_outbox_lease",
+            outbox_id=f"'{LEASED}'",
+            lease_token=f"'{TOKEN}'",
+            worker_id="'w'",
+            lease=f"'{interval}'",
+        ),
+        "retry": call(
+            "complete_outbox_attempt",
+            completions=f"jsonb_build_array(jsonb_build_object('outbox_id', '{LEASED}',"
+            f" 'lease_token', '{TOKEN}', 'worker_id', 'w', 'state', 'RETRYABLE',"
+            f" 'retry_in', '{interval}'))",
+        ),
+    }[function]
+
+
+@pytest.mark.invariant("INV-API-001")
+@pytest.mark.parametrize("function", ["claim", "renew", "retry"])
+@pytest.mark.parametrize("interval", ["infinity", "-infinity"])
+def test_an_infinite_time_is_refused(owner: Connect, function: str, interval: str) -> None:
+    if owner.info.server_version < 170000:
+        pytest.skip("not run: before 17 no interval is infinite")
+    make_world(owner)
+    found = refusal(owner, lasting(function, interval))
+    assert (found.sqlstate, found.constraint) == ("22023", "INV-API-001")
+
+
+@pytest.mark.invariant("INV-API-001")
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
+@pytest.mark.parametrize(
+    ("function", "id", "interval", "seconds"),
+    [
+        # By the calendar, this lasts 525 days and the next lies in the past.
+        ("claim", FREE, "100 years -36524 days", 86_400),
+        ("claim", FREE, "-100 years 36526 days", 86_400),
+        ("claim", FREE, "-1 month 30 days 1 second", 1),
+        ("claim", FREE, "1 day", 86_400),
+        ("renew", LEASED, "100 years -36524 days", 86_400),
+        ("renew", LEASED, "-100 years 36526 days", 86_400),
+        ("retry", LEASED, "-100 years 36526 days", 86_400),
+        ("retry", LEASED, "1 month", 30 * 86_400),
+        ("retry", LEASED, "1 year", 365.25 * 86_400),
+        ("retry", LEASED, "100 years", 36_525 * 86_400),
+        ("retry", LEASED, "0.000001 seconds", 0.000001),
+    ],
+)
+def test_a_time_lasts_the_seconds_it_was_judged_by(
+    owner: Connect, function: str, id: str, interval: str, seconds: float, zone: str
+) -> None:
+    make_world(owner)
+    owner.execute(f"SET TimeZone = '{zone}'")
+    owner.execute(lasting(function, interval))
+    until = "next_attempt_at" if function == "retry" else "lease_expires_at"
+    assert scalar(
+        owner,
+        f"SELECT extract(epoch FROM {until}) - extract(epoch FROM clock_timestamp())"
+        f" BETWEEN %s::numeric - 60 AND %s::numeric"
+        f" FROM orchestration.{PENDING} WHERE {is_(id)}",
+        (seconds, seconds),
+    )
 
 
 @pytest.mark.invariant("INV-API-002")

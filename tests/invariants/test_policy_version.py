@@ -22,6 +22,7 @@ from tests.support import (
     digest,
     drop,
     refusal,
+    scalar,
 )
 
 VERSIONS = "orchestration.policy_versions"
@@ -925,7 +926,17 @@ def test_a_grace_of_zero_ends_acceptance_at_once(login: Callable[[str], Connect]
 
 @pytest.mark.invariant("INV-API-001")
 @pytest.mark.parametrize(
-    "grace", ["interval '-1 microsecond'", "NULL", "interval '101 years'", "interval '-1 month'"]
+    "grace",
+    [
+        "interval '-1 microsecond'",
+        "NULL",
+        "interval '101 years'",
+        "interval '-1 month'",
+        "interval '100 years 0.000001 seconds'",
+        # By the calendar these two begin in the past and end after a century.
+        "interval '-100 years 36524 days'",
+        "interval '100 years 1 day'",
+    ],
 )
 def test_a_grace_out_of_bounds_is_refused(login: Callable[[str], Connect], grace: str) -> None:
     control = login("control")
@@ -935,6 +946,49 @@ def test_a_grace_out_of_bounds_is_refused(login: Callable[[str], Connect], grace
     assert found.column == "grace_expires_at"
     assert found.keys == {"id": "v2", "grace": ANY}
     assert statuses(control) == {"v1": "ACTIVE"}
+
+
+@pytest.mark.invariant("INV-API-001")
+def test_an_infinite_grace_is_refused(login: Callable[[str], Connect]) -> None:
+    control = login("control")
+    if control.info.server_version < 170000:
+        pytest.skip("not run: before 17 no interval is infinite")
+    activate_policy(control)
+    for grace in ("interval 'infinity'", "interval '-infinity'"):
+        found = refusal(control, rotate(grace=grace))
+        assert_invariant(found, "INV-API-001", "22023", "policy_versions")
+    assert statuses(control) == {"v1": "ACTIVE"}
+
+
+@pytest.mark.invariant("INV-API-001")
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
+@pytest.mark.parametrize(
+    ("grace", "seconds"),
+    [
+        ("100 years -36525 days", 0),
+        ("-100 years 36526 days", 86_400),
+        ("100 years -36518 days", 7 * 86_400),
+        ("1 year", 365.25 * 86_400),
+        ("100 years", 36_525 * 86_400),
+        ("0.000001 seconds", 0.000001),
+    ],
+)
+def test_a_grace_lasts_the_seconds_it_was_judged_by(
+    login: Callable[[str], Connect], grace: str, seconds: float, zone: str
+) -> None:
+    control = login("control")
+    control.execute(f"SET TimeZone = '{zone}'")
+    activate_policy(control)
+    control.execute(rotate(grace=f"interval '{grace}'"))
+    # Both are read from the clock within the one rotation.
+    assert scalar(
+        control,
+        "SELECT extract(epoch FROM o.grace_expires_at) - extract(epoch FROM n.activated_at)"
+        " BETWEEN %s::numeric - 60 AND %s::numeric"
+        " FROM orchestration.policy_versions o, orchestration.policy_versions n"
+        " WHERE o.id = 'v1' AND n.id = 'v2'",
+        (seconds, seconds),
+    )
 
 
 @pytest.mark.invariant("INV-POL-005")

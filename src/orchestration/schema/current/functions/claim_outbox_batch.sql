@@ -8,12 +8,15 @@ AS $function$
 #variable_conflict use_column
 DECLARE
   v_now timestamptz := clock_timestamp();
+  v_lease interval;
   v_picked uuid[];
   v_stale uuid[];
 BEGIN
+  -- Judged and added in seconds: a month is 30 days where intervals are compared, and what the
+  -- calendar says where they are added; a day may have 23 hours.
   IF coalesce(p_worker_id, '') = ''
     OR (p_batch_size BETWEEN 1 AND 10000) IS NOT TRUE
-    OR (p_lease BETWEEN interval '1 second' AND interval '1 day') IS NOT TRUE THEN
+    OR (extract(epoch FROM p_lease) BETWEEN 1 AND 86400) IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023',
       'a named worker claims 1 to 10,000 items for 1 second to 1 day',
@@ -23,6 +26,7 @@ BEGIN
       'Claim within these bounds.'
     );
   END IF;
+  v_lease := make_interval(secs => extract(epoch FROM p_lease)::float8);
   -- In key order and with no index on the lease: the update below stays on its page.
   WITH picked AS MATERIALIZED (
     SELECT p.outbox_id,
@@ -51,7 +55,7 @@ BEGIN
     SET attempt_count = p.attempt_count + 1,
         claimed_by = p_worker_id,
         lease_token = gen_random_uuid(),
-        lease_expires_at = v_now + p_lease
+        lease_expires_at = v_now + v_lease
     WHERE p.outbox_id = ANY (v_picked)
       AND p.lease_token IS NULL
     RETURNING p.outbox_id, p.attempt_count, p.lease_token, p.lease_expires_at

@@ -21,9 +21,10 @@ BEGIN
       'payment_outbox_attempts', '{}', 'Send a batch in parts.'
     );
   END IF;
+  -- In seconds, as in claim_outbox_batch.
   SELECT r.outbox_id, r.retry_in INTO v_bad
   FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid, retry_in interval)
-  WHERE r.retry_in NOT BETWEEN interval '0' AND interval '100 years'
+  WHERE extract(epoch FROM r.retry_in) NOT BETWEEN 0 AND 36525 * 86400.0
   LIMIT 1;
   IF FOUND THEN
     PERFORM orchestration.raise_invariant(
@@ -109,7 +110,8 @@ BEGIN
   FROM closed c;
   DELETE FROM orchestration.payment_outbox_pending p WHERE p.outbox_id = ANY (v_ended);
   IF v_retried IS NOT NULL THEN
-    SELECT jsonb_object_agg(f.outbox_id, coalesce(f.retry_in, interval '0')) INTO v_delays
+    SELECT jsonb_object_agg(f.outbox_id, coalesce(extract(epoch FROM f.retry_in), 0))
+    INTO v_delays
     FROM (
       SELECT DISTINCT ON (r.outbox_id) r.outbox_id, r.retry_in
       FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (outbox_id uuid, retry_in interval))
@@ -117,7 +119,8 @@ BEGIN
       ORDER BY r.outbox_id, r.ord
     ) f;
     UPDATE orchestration.payment_outbox_pending p
-    SET next_attempt_at = v_now + (v_delays ->> p.outbox_id::text)::interval,
+    SET next_attempt_at = v_now
+          + make_interval(secs => (v_delays ->> p.outbox_id::text)::float8),
         claimed_by = NULL,
         lease_token = NULL,
         lease_expires_at = NULL

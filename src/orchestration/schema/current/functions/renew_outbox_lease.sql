@@ -8,7 +8,8 @@ DECLARE
   v_now timestamptz;
   v_expires_at timestamptz;
 BEGIN
-  IF (p_lease BETWEEN interval '1 second' AND interval '1 day') IS NOT TRUE THEN
+  -- In seconds, as in claim_outbox_batch.
+  IF (extract(epoch FROM p_lease) BETWEEN 1 AND 86400) IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'a lease is 1 second to 1 day', 'payment_outbox_pending',
       jsonb_build_object('outbox_id', p_outbox_id, 'lease', p_lease::text),
@@ -29,7 +30,7 @@ BEGIN
   FOR UPDATE;
   v_now := clock_timestamp();
   UPDATE orchestration.payment_outbox_pending p
-  SET lease_expires_at = v_now + p_lease
+  SET lease_expires_at = v_now + make_interval(secs => extract(epoch FROM p_lease)::float8)
   WHERE p.outbox_id = p_outbox_id
     AND p.lease_token = p_lease_token
     AND p.claimed_by = p_worker_id

@@ -85,8 +85,14 @@ def create_tables() -> None:
             name=op.f("ck_payment_outbox_items_redrive"),
         ),
         sa.CheckConstraint("rail_type <> ''", name=op.f("ck_payment_outbox_items_rail_type")),
+        # What a JSON reader would choke on, 500 levels or 1234 digits, is kept out of the queue: a
+        # worker could never get past it. Built-in functions only: who inserts needs no other right.
         sa.CheckConstraint(
-            "jsonb_typeof(payload) = 'object'", name=op.f("ck_payment_outbox_items_payload")
+            "jsonb_typeof(payload) = 'object' AND (octet_length(payload::text) <= 1000"
+            " OR NOT jsonb_path_exists(payload, 'strict $.**{501}')"
+            " AND NOT jsonb_path_exists(payload, 'strict $.** ? (@ >= $n || @ <= -$n)',"
+            " ('{\"n\": 1' || repeat('0', 1234) || '}')::jsonb))",
+            name=op.f("ck_payment_outbox_items_payload"),
         ),
         sa.CheckConstraint(
             "octet_length(payload_salt) = 16", name=op.f("ck_payment_outbox_items_payload_salt")

@@ -1291,6 +1291,78 @@ def test_the_payload_hash_is_what_anybody_computes(owner: Connect, payload: str)
     assert {len(salt) for salt, _, _ in rows} == {16}
 
 
+def nested(levels: int) -> str:
+    """A payload whose innermost value lies that many levels deep, in lists but for the first."""
+    return '{"a": ' + "[" * (levels - 1) + "1" + "]" * (levels - 1) + "}"
+
+
+READABLE = {
+    "nested to 500 levels": nested(500),
+    "objects nested to 500 levels": '{"a":' * 500 + "1" + "}" * 500,
+    "an integer of 1234 digits": '{"a": [{"b": ' + "9" * 1234 + "}]}",
+    "a negative integer of 1234 digits": '{"a": -' + "9" * 1234 + "}",
+    "a long fraction": '{"a": 0.' + "1" * 5000 + "}",
+    "a small fraction": '{"a": 1e-5000, "b": "' + "x" * 1000 + '"}',
+    "a string of digits": '{"a": "' + "9" * 5000 + '"}',
+    "many members": json.dumps({str(n): [n, str(n), {"n": None}] for n in range(20_000)}),
+}
+UNREADABLE = {
+    "nested to 501 levels": nested(501),
+    "objects nested to 501 levels": '{"a":' * 501 + "1" + "}" * 501,
+    "nested to 3000 levels": nested(3000),
+    "many members and a deep one": json.dumps(
+        {str(n): [n, str(n)] for n in range(20_000)} | {"deep": json.loads(nested(501))}
+    ),
+    "an integer of 1235 digits": '{"a": [{"b": 1' + "0" * 1234 + "}]}",
+    "a negative integer of 1235 digits": '{"a": -1' + "0" * 1234 + "}",
+    "an integer with an exponent": '{"a": 1e100000}',
+    "an integer in a list after others": '{"a": [0, null, "x", true, {}, [], 1e5000]}',
+}
+
+
+@pytest.mark.parametrize("by", ["by hand", "by the function"])
+@pytest.mark.parametrize(
+    ("payload", "readable"),
+    [
+        pytest.param(payload, readable, id=name)
+        for payloads, readable in ((READABLE, True), (UNREADABLE, False))
+        for name, payload in payloads.items()
+    ],
+)
+def test_a_payload_that_no_reader_gets_past_is_kept_out_of_the_queue(
+    owner: Connect, login: Callable[[str], Connect], payload: str, readable: bool, by: str
+) -> None:
+    if by == "by hand":
+        found = attempt(owner, [enqueue(sequence_id=1, **hashed(payload))])
+    else:
+        item = (
+            f'{{"instruction_id": "{INSTRUCTION}", "participant_id": "p", "rail_type": "SEPA",'
+            f' "idempotency_key": "k", "payload": {payload}}}'
+        )
+        found = attempt(
+            login("ingest"),
+            [f"SELECT FROM orchestration.enqueue_payment_outbox('[{item}]')"],
+        )
+    if readable:
+        assert found is None
+        stored = scalar(owner, f"SELECT payload::text FROM orchestration.{ITEMS}")
+        assert isinstance(json.loads(stored), dict)
+    else:
+        assert found is not None
+        assert (found.sqlstate, found.constraint) == ("23514", "ck_payment_outbox_items_payload")
+
+
+def hashed(payload: str) -> dict[str, str]:
+    """An item's columns for that payload, with the hash that the database takes of it."""
+    return {
+        "payload": f"CAST('{payload}' AS jsonb)",
+        "payload_hash": (
+            "encode(sha256('orchestration.payload.v1'::bytea || decode(repeat('00', 16), 'hex')"
+            f" || convert_to(CAST(CAST('{payload}' AS jsonb) AS text), 'UTF8')), 'hex')"
+        ),
+    }
+
+
 def test_the_payload_hash_has_a_published_vector(owner: Connect) -> None:
     assert attempt(owner, [enqueue()]) is None
     found = scalar(owner, f"SELECT payload_hash FROM orchestration.{ITEMS}")

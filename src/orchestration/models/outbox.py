@@ -45,7 +45,13 @@ class PaymentOutboxItem(Base):
             "redrive_no >= 0 AND (redrive_no = 0) = (redrive_of IS NULL)", name="redrive"
         ),
         CheckConstraint("rail_type <> ''", name="rail_type"),
-        CheckConstraint("jsonb_typeof(payload) = 'object'", name="payload"),
+        CheckConstraint(
+            "jsonb_typeof(payload) = 'object' AND (octet_length(payload::text) <= 1000"
+            " OR NOT jsonb_path_exists(payload, 'strict $.**{501}')"
+            " AND NOT jsonb_path_exists(payload, 'strict $.** ? (@ >= $n || @ <= -$n)',"
+            " ('{\"n\": 1' || repeat('0', 1234) || '}')::jsonb))",
+            name="payload",
+        ),
         CheckConstraint("octet_length(payload_salt) = 16", name="payload_salt"),
         CheckConstraint(
             "payload_hash = encode(sha256('orchestration.payload.v1'::bytea || payload_salt"

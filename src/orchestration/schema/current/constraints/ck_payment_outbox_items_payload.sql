@@ -1,1 +1,1 @@
-ALTER TABLE orchestration.payment_outbox_items ADD CONSTRAINT ck_payment_outbox_items_payload CHECK ((jsonb_typeof(payload) = 'object'::text));
+ALTER TABLE orchestration.payment_outbox_items ADD CONSTRAINT ck_payment_outbox_items_payload CHECK (((jsonb_typeof(payload) = 'object'::text) AND ((octet_length((payload)::text) <= 1000) OR ((NOT jsonb_path_exists(payload, 'strict $.**{501}'::jsonpath)) AND (NOT jsonb_path_exists(payload, 'strict $.**?(@ >= $"n" || @ <= -$"n")'::jsonpath, ((('{"n": 1'::text || repeat('0'::text, 1234)) || '}'::text))::jsonb))))));

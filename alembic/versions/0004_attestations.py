@@ -533,6 +533,40 @@ BEGIN
       'ingress_attestations', '{}', 'Send a batch in parts.'
     );
   END IF;
+  -- A CHECK would show the row, and what is no hash may be the credential itself.
+  SELECT h.ord, h.malformed
+  INTO v_bad
+  FROM (
+    SELECT r.ord,
+           CASE
+             WHEN octet_length(r.payload_hash) <> 64 OR r.payload_hash !~ '^[0-9a-f]*$'
+               THEN 'payload_hash'
+             WHEN octet_length(r.signature_hash) <> 64 OR r.signature_hash !~ '^[0-9a-f]*$'
+               THEN 'signature_hash'
+             WHEN octet_length(r.client_cert_fingerprint_sha256) <> 64
+               OR r.client_cert_fingerprint_sha256 !~ '^[0-9a-f]*$'
+               THEN 'client_cert_fingerprint_sha256'
+             WHEN octet_length(r.token_hash) <> 64 OR r.token_hash !~ '^[0-9a-f]*$'
+               THEN 'token_hash'
+           END AS malformed
+    FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
+      payload_hash text, signature_hash text, client_cert_fingerprint_sha256 text, token_hash text
+    )) WITH ORDINALITY AS r (
+      payload_hash, signature_hash, client_cert_fingerprint_sha256, token_hash, ord
+    )
+  ) h
+  WHERE h.malformed IS NOT NULL
+  ORDER BY h.ord
+  LIMIT 1;
+  IF FOUND THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', format('%s is not a SHA-256 in lowercase hex', v_bad.malformed),
+      'ingress_attestations',
+      jsonb_build_object('ordinal', v_bad.ord, 'column', v_bad.malformed),
+      'Give the 64 lowercase hex digits of the SHA-256, never the credential itself.',
+      v_bad.malformed
+    );
+  END IF;
   PERFORM orchestration.share_policy_gate();
   PERFORM orchestration.share_revocation_gate();
   INSERT INTO orchestration.ingress_attestation_heads AS h (caller_identity)

@@ -592,7 +592,7 @@ OUTBOX = (
 INTERFACE = (
     Invariant(
         id="INV-API-001",
-        sentence="A size, lease or grace out of bounds is refused.",
+        sentence="A size, lease or grace out of bounds is refused, and a hash that is none.",
         tables=("policy_versions", "ingress_attestations", "payment_outbox_items"),
         tier=Tier.FUNCTION,
         sqlstates=("22023",),
@@ -606,7 +606,8 @@ INTERFACE = (
             "functions/complete_outbox_attempt",
             "functions/repair_expired_leases",
         ),
-        hint="Claim 1 to 10,000 items, send 0 to 10,000, lease 1 s to 1 day, grace from zero.",
+        hint="Claim 1 to 10,000 items, send 0 to 10,000, lease 1 s to 1 day, grace from zero; a hash"
+        " is 64 lowercase hex digits.",
     ),
     Invariant(
         id="INV-API-002",

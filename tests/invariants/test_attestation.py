@@ -1354,6 +1354,58 @@ def test_what_is_no_batch_is_refused(login: Callable[[str], Connect], batch: str
 # Events.
 
 
+@pytest.mark.invariant("INV-API-001")
+@pytest.mark.parametrize(
+    "column", ["payload_hash", "signature_hash", "client_cert_fingerprint_sha256", "token_hash"]
+)
+@pytest.mark.parametrize(
+    "value",
+    ["Bearer secret", "", "secret" + "a" * 57, "secret" + "a" * 58, "A" * 64, "a" * 63 + "\n"],
+    ids=["a credential", "nothing", "63 characters", "no hex", "upper case", "a line's end"],
+)
+@pytest.mark.parametrize("key", ["k1", "new"], ids=["a replay", "a new record"])
+def test_a_malformed_hash_is_refused_and_never_shown(
+    owner: Connect, login: Callable[[str], Connect], column: str, value: str, key: str
+) -> None:
+    history(owner)
+    before = picture(owner)
+    whole = json.loads(batch("alice", "k1", "k2", "k3"))
+    whole[2] |= {"idempotency_key": key, column: value}
+    found = refusal(
+        login("ingest"), "SELECT orchestration.append_attestations(%s)", (json.dumps(whole),)
+    )
+    assert_invariant(found, "INV-API-001", "22023", ROWS)
+    assert (found.column, found.keys) == (column, {"ordinal": 3, "column": column})
+    assert not value or value not in repr(found)
+    assert "secret" not in repr(found)
+    assert picture(owner) == before
+
+
+def test_of_malformed_hashes_the_first_is_named(
+    owner: Connect, login: Callable[[str], Connect]
+) -> None:
+    history(owner)
+    whole = json.loads(batch("alice", *(f"n{n}" for n in range(20)), token_hash=ZEROS))
+    whole[11] |= {"token_hash": "x", "payload_hash": None}
+    whole[7] |= {"token_hash": "x", "signature_hash": "y"}
+    found = refusal(
+        login("ingest"), "SELECT orchestration.append_attestations(%s)", (json.dumps(whole),)
+    )
+    assert found.keys == {"ordinal": 8, "column": "signature_hash"}
+
+
+def test_a_missing_payload_hash_is_left_to_the_column(
+    owner: Connect, login: Callable[[str], Connect]
+) -> None:
+    history(owner)
+    found = refusal(
+        login("ingest"),
+        "SELECT orchestration.append_attestations(%s)",
+        (json.dumps([json.loads(batch("alice", "k3"))[0] | {"payload_hash": None}]),),
+    )
+    assert (found.sqlstate, found.table, found.column) == ("23502", ROWS, "payload_hash")
+
+
 @pytest.mark.invariant("INV-ATT-002", "INV-ATT-010")
 def test_an_event_is_recorded_once_and_a_repetition_is_answered_with_it(
     owner: Connect, login: Callable[[str], Connect]

@@ -2,7 +2,8 @@
 
 In a host's environment the host's own env.py runs instead: nothing here may be needed for the
 revisions to be right, only for their safety (one upgrade at a time, bounded waits) and for a
-version table that lives in our schema.
+version table that lives in our schema. Commands that only look (current, check, history) write
+nothing and wait for nobody.
 """
 
 import os
@@ -13,9 +14,10 @@ from pathlib import Path
 from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, make_url, pool, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from orchestration import embedded, models
+from orchestration.database import normalize_url
 
 config = context.config
 if config.config_file_name is not None and config.attributes.get("configure_logger", True):
@@ -57,6 +59,10 @@ END
 $$
 """
 EPILOGUE = "ALTER TABLE IF EXISTS orchestration.alembic_version OWNER TO symphony_owner"
+UNREADABLE = (
+    "This login may not read orchestration.alembic_version: use one that is a member of "
+    "symphony_owner, or read orchestration.schema_revision, as every runtime role may"
+)
 
 
 def server_url() -> str:
@@ -71,6 +77,15 @@ def server_url() -> str:
         "No database: set DATABASE_URL (postgresql+psycopg://...), or start the development server "
         "with `make db`"
     )
+
+
+def changes_the_database() -> bool:
+    """Only upgrade, downgrade and stamp have a destination; the other commands look."""
+    try:
+        context.get_revision_argument()
+    except KeyError:
+        return False
+    return True
 
 
 def only_ours(name: str | None, type_: str, parent_names: object) -> bool:
@@ -113,43 +128,65 @@ def take_upgrade_lock(connection: Connection) -> None:
         time.sleep(0.1)
 
 
-def run_online() -> None:
-    url = make_url(server_url())
-    if url.drivername == "postgresql":
-        url = url.set(drivername="postgresql+psycopg")
-    engine = create_engine(url, poolclass=pool.NullPool)
+def connect() -> Connection:
     try:
-        connection = engine.connect()
-    except OperationalError as error:
+        url = normalize_url(server_url())
+    except ArgumentError as error:
+        raise CommandError(str(error)) from error
+    try:
+        connection = create_engine(url, poolclass=pool.NullPool).connect()
+    except DBAPIError as error:
         raise CommandError(f"The server cannot be reached: {error.orig}") from error
-    with connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT")
-        version = connection.scalar(text("SELECT current_setting('server_version_num')::integer"))
-        if version < OLDEST_SERVER:
-            raise CommandError(
-                f"PostgreSQL 15 or later is needed, and this server is {version // 10000}"
-            )
-        take_upgrade_lock(connection)
-        connection.execute(text("SET lock_timeout = '5s'"))
-        connection.execute(text("SET statement_timeout = '10min'"))
-        connection.execute(text(PROLOGUE))
-        connection.commit()
-        connection.execution_options(isolation_level="READ COMMITTED")
-        configure(connection=connection)
-        with context.begin_transaction():
-            context.run_migrations()
-        connection.commit()
-        connection.execute(text(EPILOGUE))
-        connection.commit()
+    version = connection.scalar(text("SELECT current_setting('server_version_num')::integer"))
+    connection.rollback()
+    if version < OLDEST_SERVER:
+        connection.close()
+        raise CommandError(
+            f"PostgreSQL 15 or later is needed, and this server is {version // 10000}"
+        )
+    return connection
+
+
+def look(connection: Connection) -> None:
+    connection.execute(text("SET default_transaction_read_only = on"))
+    connection.commit()
+    configure(connection=connection, dont_mutate=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def change(connection: Connection) -> None:
+    connection.execution_options(isolation_level="AUTOCOMMIT")
+    take_upgrade_lock(connection)
+    connection.execute(text("SET lock_timeout = '5s'"))
+    connection.execute(text("SET statement_timeout = '10min'"))
+    connection.execute(text(PROLOGUE))
+    connection.commit()
+    connection.execution_options(isolation_level="READ COMMITTED")
+    configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+    connection.commit()
+    connection.execute(text(EPILOGUE))
+    connection.commit()
+
+
+def run_online() -> None:
+    changing = changes_the_database()
+    work = change if changing else look
+    with connect() as connection:
+        try:
+            work(connection)
+        except DBAPIError as error:
+            # The revision's own words, without the statement and where it stood.
+            diagnosis = getattr(error.orig, "diag", None)
+            words = diagnosis.message_primary if diagnosis is not None else None
+            if not changing and getattr(error.orig, "sqlstate", None) == "42501":
+                words = UNREADABLE
+            raise CommandError(words or str(error.orig)) from error
 
 
 if context.is_offline_mode():
     run_offline()
 else:
-    try:
-        run_online()
-    except DBAPIError as error:
-        # The revision's own words, without the statement and where it stood.
-        diagnosis = getattr(error.orig, "diag", None)
-        words = diagnosis.message_primary if diagnosis is not None else None
-        raise CommandError(words or str(error.orig)) from error
+    run_online()

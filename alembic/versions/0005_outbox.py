@@ -1542,6 +1542,12 @@ BEGIN
   WHERE i.instruction_id = v_item.instruction_id AND i.idempotency_key = v_item.idempotency_key
   ORDER BY i.redrive_no DESC
   LIMIT 1;
+  -- An older snapshot would judge a finished item as live: its pending row, gone since, answers
+  -- 40001.
+  PERFORM 1
+  FROM orchestration.payment_outbox_pending p
+  WHERE p.outbox_id = v_newest.outbox_id
+  FOR UPDATE;
   SELECT t.state, t.outcome INTO v_state, v_outcome
   FROM orchestration.payment_outbox_attempts t
   WHERE t.outbox_id = v_newest.outbox_id AND t.state IN ('DISPATCHED', 'FAILED');

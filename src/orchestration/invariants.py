@@ -620,6 +620,8 @@ INTERFACE = (
             "functions/share_policy_gate",
             "functions/share_revocation_gate",
             "functions/change_gate",
+            "functions/rotate_policy_version",
+            "functions/retire_policy_version",
             "functions/record_attestation_event",
             "functions/renew_outbox_lease",
             "functions/complete_outbox_attempt",

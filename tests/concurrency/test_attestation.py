@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -435,6 +436,57 @@ def test_an_execution_that_ends_in_two_ways_at_once_ends_in_one(
         scalar(owner, "SELECT terminal_status FROM orchestration.ingress_attestation_status")
         == kept[3]
     )
+
+
+@pytest.mark.invariant("INV-ATT-002")
+@pytest.mark.parametrize("by", ["the function", "the owner's INSERT"])
+@each_snapshot
+def test_a_completion_that_does_not_see_the_start_is_told_so_and_not_judged_falsely(
+    owner: Connect, login: Callable[[str], Connect], attested: UUID, isolation: str, by: str
+) -> None:
+    if by == "the function":
+        executor = login("executor")
+        complete = partial(record_event, executor, attested, "EXECUTION_COMPLETED", "SUCCESS")
+    else:
+        executor = login("auditor")
+        owner.execute(
+            "GRANT INSERT ON orchestration.ingress_attestation_events TO symphony_auditor"
+        )
+        complete = partial(
+            executor.execute,
+            "INSERT INTO orchestration.ingress_attestation_events"
+            " (attestation_id, event, terminal_status)"
+            " VALUES (%s, 'EXECUTION_COMPLETED', 'SUCCESS')",
+            (attested,),
+        )
+    begin(executor, isolation)
+    take_snapshot(executor)
+    record_event(owner, attested, "EXECUTION_STARTED", None)
+    assert refused(complete).sqlstate == "40001"
+    executor.execute("ROLLBACK")
+
+    begin(executor, isolation)
+    complete()
+    executor.execute("COMMIT")
+    kinds = owner.execute(
+        "SELECT event FROM orchestration.ingress_attestation_events ORDER BY 1"
+    ).fetchall()
+    assert kinds == [("EXECUTION_COMPLETED",), ("EXECUTION_STARTED",)]
+
+
+@pytest.mark.invariant("INV-ATT-002")
+@each_isolation
+def test_a_completion_without_a_start_is_refused_and_leaves_none(
+    owner: Connect, login: Callable[[str], Connect], attested: UUID, isolation: str
+) -> None:
+    executor = login("executor")
+    begin(executor, isolation)
+    executor.execute("SAVEPOINT before")
+    found = refused(lambda: record_event(executor, attested, "EXECUTION_COMPLETED", "SUCCESS"))
+    assert_invariant(found, "INV-ATT-002", "P7301", "ingress_attestation_events")
+    executor.execute("ROLLBACK TO before")
+    executor.execute("COMMIT")
+    assert owner.execute("SELECT FROM orchestration.ingress_attestation_events").rowcount == 0
 
 
 @pytest.mark.invariant("INV-ATT-010")

@@ -709,6 +709,51 @@ def test_of_many_redrives_at_once_there_is_one_successor(
     assert len(successors) == 1
 
 
+@pytest.mark.invariant("INV-OUT-006")
+@each_snapshot
+@pytest.mark.parametrize("newest", ["the item itself", "its successor"])
+@pytest.mark.parametrize("outcome", ["REJECTED", "UNKNOWN"])
+def test_a_redrive_that_does_not_see_the_end_is_told_so_and_not_judged_falsely(
+    owner: Connect, login: Callable[[str], Connect], isolation: str, newest: str, outcome: str
+) -> None:
+    worker, control = login("executor"), login("control")
+    ((outbox_id, *_),) = enqueue(owner, entry("k"))
+    if newest == "its successor":
+        complete(worker, claim(worker, "w"), "FAILED", outcome="REJECTED")
+        redrive(control, outbox_id)
+    lease = claim(worker, "w")
+    begin(control, isolation)
+    take_snapshot(control)
+    complete(worker, lease, "FAILED", outcome=outcome)
+    with pytest.raises(psycopg.errors.SerializationFailure):
+        redrive(control, outbox_id)
+    control.execute("ROLLBACK")
+
+    begin(control, isolation)
+    if (newest, outcome) == ("the item itself", "REJECTED"):
+        assert redrive(control, outbox_id) != outbox_id
+    else:
+        with pytest.raises(psycopg.Error) as raised:
+            redrive(control, outbox_id)
+        assert_invariant(Refusal.of(raised.value), "INV-OUT-006", "P7005", "payment_outbox_items")
+    control.execute("ROLLBACK")
+
+
+@pytest.mark.invariant("INV-OUT-006")
+def test_a_redrive_waits_for_the_completion_in_flight(
+    owner: Connect, login: Callable[[str], Connect], background: ThreadPoolExecutor
+) -> None:
+    worker, control = login("executor"), login("control")
+    ((outbox_id, *_),) = enqueue(owner, entry("k"))
+    lease = claim(worker, "w")
+    with worker.transaction():
+        complete(worker, lease, "FAILED", outcome="REJECTED")
+        successor = background.submit(redrive, control, outbox_id)
+        assert await_blocked(owner, backend(control)) == [backend(worker)]
+    assert successor.result() != outbox_id
+    assert numbers(owner) == [1, 2]
+
+
 @pytest.mark.invariant("INV-OUT-004", "INV-OUT-006")
 @each_isolation
 def test_a_redrive_against_a_replay_of_its_key_leaves_one_successor(

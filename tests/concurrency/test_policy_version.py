@@ -198,6 +198,47 @@ def test_where_the_guard_and_the_gate_are_gone_the_index_decides_the_race(
     assert list(statuses(owner).values()) == ["ACTIVE"]
 
 
+@pytest.mark.invariant("INV-POL-002", "INV-POL-005", "INV-POL-007", "INV-ATT-008")
+@each_snapshot
+@pytest.mark.parametrize(
+    ("act", "code"),
+    [
+        (lambda control: rotate(control, "v4", expected_active="v2"), "P7104"),
+        (lambda control: rotate(control, "v4", expected_active="v3"), None),
+        (lambda control: retire(control, "v3"), "P7103"),
+        (lambda control: retire(control, "v2"), None),
+        (lambda control: retire(control, "v1"), "P7101"),
+        (lambda control: retire(control, "v9"), "P7105"),
+    ],
+    ids=[
+        *("from what was ACTIVE", "from what is ACTIVE", "retire the ACTIVE", "retire the GRACE"),
+        *("retire the RETIRED", "retire the unknown"),
+    ],
+)
+def test_a_change_from_an_older_snapshot_is_told_so_and_not_judged_falsely(
+    owner: Connect,
+    login: Callable[[str], Connect],
+    isolation: str,
+    act: Callable[[Connect], None],
+    code: str | None,
+) -> None:
+    for id in ("v1", "v2"):
+        activate_policy(owner, id)
+    control = login("control")
+    begin(control, isolation)
+    take_snapshot(control)
+    # v1 is RETIRED since, v2 in GRACE and v3 ACTIVE.
+    activate_policy(owner, "v3")
+    assert refused(lambda: act(control)).sqlstate == "40001"
+    control.execute("ROLLBACK")
+
+    begin(control, isolation)
+    if code is None:
+        act(control)
+    else:
+        assert refused(lambda: act(control)).sqlstate == code
+
+
 @pytest.mark.invariant("INV-POL-002")
 def test_of_two_retirements_one_wins(owner: Connect, login: Callable[[str], Connect]) -> None:
     for id in ("v1", "v2"):

@@ -1108,11 +1108,19 @@ def test_the_gate_has_one_row(owner: Connect) -> None:
 
 
 @pytest.mark.invariant("INV-API-002")
-def test_a_gate_without_its_row_stops_every_change(owner: Connect) -> None:
+@pytest.mark.parametrize(
+    "statement",
+    [
+        rotate(),
+        rotate(expected_active="'v9'"),
+        "SELECT FROM orchestration.retire_policy_version('v1')",
+    ],
+)
+def test_a_gate_without_its_row_stops_every_change(owner: Connect, statement: str) -> None:
     activate_policy(owner)
     drop(owner, "triggers/policy_gate__no_delete")
     owner.execute("DELETE FROM orchestration.policy_gate")
-    found = refusal(owner, rotate())
+    found = refusal(owner, statement)
     assert_invariant(found, "INV-API-002", "P0002", "policy_gate")
     assert statuses(owner) == {"v1": "ACTIVE"}
 

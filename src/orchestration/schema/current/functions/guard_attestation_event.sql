@@ -18,6 +18,13 @@ BEGIN
     NEW.db_user := SESSION_USER;
     NEW.xact_id := pg_current_xact_id()::text::bigint;
   END IF;
+  IF (NEW.event = 'EXECUTION_COMPLETED') <> (NEW.terminal_status IS NOT NULL) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-ATT-003', 'P7301', 'terminal_status is there if and only if completed',
+      'ingress_attestation_events', v_detail,
+      'Give terminal_status with EXECUTION_COMPLETED, and only with it.', 'terminal_status'
+    );
+  END IF;
   IF v_attestation.id IS NULL OR EXISTS (
     SELECT FROM orchestration.ingress_attestation_events e
     WHERE e.attestation_id = NEW.attestation_id AND e.event = NEW.event
@@ -32,13 +39,6 @@ BEGIN
       'Leave caller_identity out: the database sets it.', 'caller_identity'
     );
   END IF;
-  IF (NEW.event = 'EXECUTION_COMPLETED') <> (NEW.terminal_status IS NOT NULL) THEN
-    PERFORM orchestration.raise_invariant(
-      'INV-ATT-003', 'P7301', 'terminal_status is there if and only if completed',
-      'ingress_attestation_events', v_detail,
-      'Give terminal_status with EXECUTION_COMPLETED, and only with it.', 'terminal_status'
-    );
-  END IF;
   IF NEW.event = 'EXECUTION_STARTED' AND v_attestation.execution_started
     OR NEW.event = 'EXECUTION_COMPLETED' AND v_attestation.execution_completed THEN
     PERFORM orchestration.raise_invariant(
@@ -51,6 +51,15 @@ BEGIN
     SELECT FROM orchestration.ingress_attestation_events e
     WHERE e.attestation_id = NEW.attestation_id AND e.event = 'EXECUTION_STARTED'
   ) THEN
+    IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+      -- Only the primary key knows of a start that is newer than the snapshot: storing another
+      -- one meets it and answers 40001. Where there is none, the refusal below undoes this.
+      INSERT INTO orchestration.ingress_attestation_events
+        (attestation_id, event, caller_identity, occurred_at, db_user, xact_id)
+      VALUES (NEW.attestation_id, 'EXECUTION_STARTED', v_attestation.caller_identity,
+        clock_timestamp(), SESSION_USER, pg_current_xact_id()::text::bigint)
+      ON CONFLICT DO NOTHING;
+    END IF;
     PERFORM orchestration.raise_invariant(
       'INV-ATT-002', 'P7301', 'completed implies started', 'ingress_attestation_events',
       v_detail, 'Record EXECUTION_STARTED first.', 'event'

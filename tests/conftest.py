@@ -7,11 +7,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from alembic.util import CommandError
 from sqlalchemy import URL, Engine, make_url, pool
 from sqlalchemy.orm import Session, sessionmaker
 from tools import scratch
 
 from orchestration import database as engines
+from orchestration.embedded import EmbeddedServerError
 from tests.support import Connect, connect
 
 SERVER_SETTINGS = {
@@ -42,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
         resources.callback(scratch.drop_database, at, template)
         scratch.upgrade(url)
         logins = resources.enter_context(scratch.logins(at))
-    except scratch.ScratchRefused as error:
+    except (scratch.ScratchRefused, EmbeddedServerError, CommandError) as error:
         resources.close()
         raise pytest.UsageError(str(error)) from error
     except BaseException:

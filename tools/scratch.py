@@ -11,19 +11,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import URL, Connection, create_engine, make_url, pool, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from orchestration import embedded
+from orchestration.database import normalize_url
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "orchestration_scratch_"
 RUNTIME_ROLES = ("ingest", "executor", "control", "readonly", "auditor")
+FOREIGN_ROLES = """
+SELECT rolname
+FROM pg_roles
+WHERE rolname IN ('symphony_owner', 'symphony_ingest', 'symphony_executor', 'symphony_control',
+    'symphony_readonly', 'symphony_auditor')
+  AND NOT pg_has_role(oid, 'MEMBER WITH ADMIN OPTION')
+ORDER BY oid
+"""
 
 
 class ScratchRefused(RuntimeError):
-    """The server gives us no right to make databases and logins of our own."""
+    """There is no server to work on, or it gives us no right to make databases and logins."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +65,11 @@ class Database:
 def server(settings: dict[str, str] | None = None) -> Iterator[Server]:
     """The server to work on. `settings` reach the embedded one only.
 
-    Raises ScratchRefused, in one sentence, where DATABASE_URL's login may not make databases and
-    roles.
+    Raises ScratchRefused, in one sentence, where DATABASE_URL is no URL of ours, leads to no server
+    or to a login that may not make databases and roles.
     """
     if named := os.environ.get("DATABASE_URL"):
-        yield describe(make_url(named), "DATABASE_URL")
+        yield named_server(named)
     elif docker_answers():
         from testcontainers.community.postgres import PostgresContainer
 
@@ -84,20 +95,37 @@ def docker_answers() -> bool:
     return True
 
 
+def named_server(named: str) -> Server:
+    try:
+        return describe(normalize_url(named), "DATABASE_URL")
+    except ArgumentError as error:
+        raise ScratchRefused(f"DATABASE_URL: {error}") from error
+    except OperationalError as error:
+        words = " ".join(str(error.orig).split())
+        raise ScratchRefused(f"DATABASE_URL's server cannot be reached: {words}") from error
+
+
 def describe(url: URL, kind: str) -> Server:
-    if url.drivername == "postgresql":
-        url = url.set(drivername="postgresql+psycopg")
     with maintenance(url) as connection:
         row = connection.execute(
             text(
-                "SELECT current_setting('server_version') AS version, rolsuper, rolcreatedb,"
-                " rolcreaterole FROM pg_roles WHERE rolname = current_user"
+                "SELECT current_setting('server_version') AS version,"
+                " current_setting('server_version_num')::integer AS number,"
+                " rolsuper, rolcreatedb, rolcreaterole, quote_ident(rolname) AS login"
+                " FROM pg_roles WHERE rolname = current_user"
             )
         ).one()
-    if not (row.rolsuper or (row.rolcreatedb and row.rolcreaterole)):
+        if not (row.rolsuper or (row.rolcreatedb and row.rolcreaterole)):
+            raise ScratchRefused(
+                f"DATABASE_URL's login {row.login} may not make databases and roles here: give it "
+                "CREATEDB and CREATEROLE, or unset DATABASE_URL to use the embedded server"
+            )
+        # From 16 on CREATEROLE alone grants no role that somebody else has made.
+        foreign = connection.scalars(text(FOREIGN_ROLES)).all() if row.number >= 160000 else []
+    if foreign:
         raise ScratchRefused(
-            f"DATABASE_URL's login {url.username} may not make databases and roles here: give it "
-            "CREATEDB and CREATEROLE, or unset DATABASE_URL to use the embedded server"
+            f"The roles {', '.join(foreign)} of this server were made by another login: let it run "
+            f"GRANT {', '.join(foreign)} TO {row.login} WITH ADMIN OPTION"
         )
     return Server(url, kind, row.version, row.rolsuper)
 
@@ -133,15 +161,28 @@ def logins(at: Server) -> Iterator[dict[str, URL]]:
     try:
         with maintenance(at.url) as connection:
             for role, login in names.items():
-                connection.exec_driver_sql(
-                    f"CREATE ROLE \"{login}\" LOGIN PASSWORD '{password}' IN ROLE symphony_{role}"
-                )
+                create_login(connection, login, password, f"symphony_{role}")
                 made.append(login)
         yield {role: at.url.set(username=name, password=password) for role, name in names.items()}
     finally:
         with maintenance(at.url) as connection:
             for login in made:
                 connection.exec_driver_sql(f'DROP ROLE "{login}"')
+
+
+def create_login(connection: Connection, login: str, password: str, role: str) -> None:
+    """A login that is a member of this role; only the verifier of its password is sent."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    verifier = driver.pgconn.encrypt_password(
+        password.encode(), login.encode(), b"scram-sha-256"
+    ).decode()
+    try:
+        connection.exec_driver_sql(
+            f"CREATE ROLE \"{login}\" LOGIN PASSWORD '{verifier}' IN ROLE {role}"
+        )
+    except DBAPIError as error:
+        raise ScratchRefused(f"No login can be made as a member of {role}: {error.orig}") from None
 
 
 @contextmanager

@@ -65,7 +65,20 @@ def conclusion(session: SessionOf, transfers: Sequence[pain001.CreditTransfer]) 
     return code, console.file.getvalue().splitlines()[-1]
 
 
-def test_the_demo_balances_and_leaves_nothing_behind(server: scratch.Server) -> None:
+def without_trailing_blanks(output: str) -> str:
+    return "\n".join(line.rstrip() for line in output.splitlines())
+
+
+def readme_excerpt() -> str:
+    """The end of the demo's output, as the README shows it."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    [excerpt] = re.findall(r"^```\n(  what was tried.*?)\n```$", readme, re.DOTALL | re.MULTILINE)
+    return str(excerpt)
+
+
+def test_the_demo_ends_as_the_readme_shows_and_leaves_nothing_behind(
+    server: scratch.Server,
+) -> None:
     url = server.url.render_as_string(hide_password=False)
     ran = subprocess.run(
         [sys.executable, "-m", "examples.demo"],
@@ -80,6 +93,9 @@ def test_the_demo_balances_and_leaves_nothing_behind(server: scratch.Server) -> 
     assert ran.stderr == ""
     last = ran.stdout.splitlines()[-1]
     assert last == "Balanced: 60 of 60 transactions ended exactly once."
+    assert readme_excerpt() in without_trailing_blanks(ran.stdout), (
+        "the README shows another output"
+    )
     names = set(re.findall(rf"{scratch.PREFIX}\w+", ran.stdout))
     assert len(names) == 5, "a database and four logins"
     with scratch.maintenance(server.url) as connection:

@@ -1,0 +1,85 @@
+"""What the README shows is what happens: its SQL and its Python run as they stand there."""
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from uuid import UUID
+
+import pytest
+from sqlalchemy import URL, Uuid, make_url, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from tools import scratch
+
+from orchestration import embedded
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+
+pytestmark = pytest.mark.own_cluster
+
+
+class HostBase(DeclarativeBase):
+    pass
+
+
+class Payment(HostBase):
+    __tablename__ = "payments"
+    __table_args__ = ({"schema": "public"},)
+
+    id: Mapped[UUID] = mapped_column(
+        Uuid(), primary_key=True, server_default=text("gen_random_uuid()")
+    )
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def database() -> Iterator[URL]:
+    """A migrated database on a server of its own: the README's logins have fixed names."""
+    with embedded.serve(settings={"fsync": "off"}) as running:
+        at = scratch.describe(make_url(running.url), "embedded")
+        url = scratch.create_database(at, scratch.PREFIX + "readme")
+        scratch.upgrade(url)
+        yield url
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_examples_run_for_the_logins_that_the_readme_makes(database: URL) -> None:
+    [logins] = blocks("sql")
+    with scratch.maintenance(database) as connection:
+        HostBase.metadata.create_all(connection)
+        connection.exec_driver_sql(logins)
+
+    def login(name: str) -> URL:
+        return database.set(username=name, password="...")
+
+    sent: list[str] = []
+
+    def send(payload: object, *, key: str) -> str:
+        sent.append(key)
+        return "R-1"
+
+    names = {
+        "ingest_url": login("payments_ingest"),
+        "executor_url": login("payments_worker"),
+        "control_url": login("payments_policy"),
+        "payment": Payment(),
+        "rail": SimpleNamespace(send=send),
+        "log": logging.getLogger(__name__),
+        "policy_document": b"policy",
+        "request_body": b"request",
+    }
+    example, attesting = blocks("python")
+    exec(example, names)
+    exec(attesting, names)
+
+    assert sent == ["PO-20481"]
+    with scratch.maintenance(database) as connection:
+        ended = connection.execute(text("SELECT state FROM orchestration.payment_outbox_status"))
+        assert ended.scalars().all() == ["DISPATCHED"]
+        chain = connection.execute(text("SELECT chain_seq FROM orchestration.ingress_attestations"))
+        assert chain.scalars().all() == [1]
+        assert connection.scalar(text("SELECT count(*) FROM public.payments")) == 1

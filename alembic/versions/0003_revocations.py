@@ -46,6 +46,12 @@ def upgrade() -> None:
             name=op.f("ck_revoked_client_certs_reason_code"),
         ),
         sa.CheckConstraint("revoked_by <> ''", name=op.f("ck_revoked_client_certs_revoked_by")),
+        sa.CheckConstraint(
+            "extract(year FROM revoked_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998"
+            " AND extract(year FROM recorded_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998"
+            " AND extract(year FROM expires_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998",
+            name=op.f("ck_revoked_client_certs_years"),
+        ),
         sa.PrimaryKeyConstraint("cert_fingerprint_sha256", name=op.f("pk_revoked_client_certs")),
         schema="orchestration",
     )
@@ -70,6 +76,12 @@ def upgrade() -> None:
             name=op.f("ck_revoked_tokens_reason_code"),
         ),
         sa.CheckConstraint("revoked_by <> ''", name=op.f("ck_revoked_tokens_revoked_by")),
+        sa.CheckConstraint(
+            "extract(year FROM revoked_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998"
+            " AND extract(year FROM recorded_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998"
+            " AND extract(year FROM expires_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998",
+            name=op.f("ck_revoked_tokens_years"),
+        ),
         sa.PrimaryKeyConstraint("token_hash", name=op.f("pk_revoked_tokens")),
         schema="orchestration",
     )

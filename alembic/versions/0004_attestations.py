@@ -92,6 +92,10 @@ def upgrade() -> None:
             " AND terminal_status IN ('SUCCESS', 'FAILED', 'REPAIRED')",
             name=op.f("ck_ingress_attestations_terminal_status"),
         ),
+        sa.CheckConstraint(
+            "extract(year FROM attested_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998",
+            name=op.f("ck_ingress_attestations_years"),
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_ingress_attestations")),
         sa.UniqueConstraint(
             "caller_identity",
@@ -138,6 +142,10 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint(
             "recorded_by <> ''", name=op.f("ck_ingress_attestation_events_recorded_by")
+        ),
+        sa.CheckConstraint(
+            "extract(year FROM occurred_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998",
+            name=op.f("ck_ingress_attestation_events_years"),
         ),
         sa.ForeignKeyConstraint(
             ["attestation_id"],

@@ -105,6 +105,10 @@ def create_tables() -> None:
         sa.CheckConstraint(
             "max_attempts BETWEEN 1 AND 1000", name=op.f("ck_payment_outbox_items_max_attempts")
         ),
+        sa.CheckConstraint(
+            "extract(year FROM created_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998",
+            name=op.f("ck_payment_outbox_items_years"),
+        ),
         sa.PrimaryKeyConstraint("outbox_id", name=op.f("pk_payment_outbox_items")),
         sa.UniqueConstraint(
             "instruction_id",
@@ -147,7 +151,8 @@ def create_tables() -> None:
             "attempt_count >= 0", name=op.f("ck_payment_outbox_pending_attempt_count")
         ),
         sa.CheckConstraint(
-            "isfinite(next_attempt_at)", name=op.f("ck_payment_outbox_pending_next_attempt_at")
+            "extract(year FROM next_attempt_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998",
+            name=op.f("ck_payment_outbox_pending_next_attempt_at"),
         ),
         sa.CheckConstraint(
             "num_nulls(claimed_by, lease_token, lease_expires_at) IN (0, 3)"
@@ -392,8 +397,7 @@ DECLARE
   v_bad record;
 BEGIN
   SELECT n.outbox_id, n.instruction_id, n.idempotency_key, n.redrive_no,
-         n.db_user <> SESSION_USER OR n.xact_id <> v_xact_id
-           OR n.created_at > v_now OR NOT isfinite(n.created_at) AS forged,
+         n.db_user <> SESSION_USER OR n.xact_id <> v_xact_id OR n.created_at > v_now AS forged,
          NOT EXISTS (
            SELECT FROM orchestration.payment_outbox_pending p
            WHERE p.outbox_id = n.outbox_id
@@ -404,7 +408,6 @@ BEGIN
   WHERE n.db_user <> SESSION_USER
     OR n.xact_id <> v_xact_id
     OR n.created_at > v_now
-    OR NOT isfinite(n.created_at)
     OR NOT EXISTS (
       SELECT FROM orchestration.payment_outbox_pending p
       WHERE p.outbox_id = n.outbox_id

@@ -441,8 +441,13 @@ ATTESTATION = (
     ),
     _attestation(
         "011",
-        "attested_at and occurred_at are finite and not in the future.",
-        enforced_by=EITHER_GUARD,
+        "attested_at and occurred_at are in years that every calendar has and not in the future.",
+        sqlstates=("P7301", "23514"),
+        enforced_by=(
+            *EITHER_GUARD,
+            "constraints/ck_ingress_attestations_years",
+            "constraints/ck_ingress_attestation_events_years",
+        ),
         hint="Leave the time out: the database sets it.",
     ),
 )

@@ -386,6 +386,7 @@ def state_attacks() -> Iterator[Attack]:
     ).in_forms(of_events(event(caller_identity="'bob'")))
 
     for moment in (LATER, "'infinity'", "'-infinity'"):
+        years = () if moment == LATER else ("years",)
         yield from Attack(
             f"attested at {moment}",
             "INV-ATT-011",
@@ -393,7 +394,7 @@ def state_attacks() -> Iterator[Attack]:
             ROWS,
             (),
             of_carol | {"attested_at": ANY},
-            (GUARD,),
+            (GUARD, *(f"constraints/ck_{ROWS}_{rule}" for rule in years)),
             column="attested_at",
         ).in_forms(of_rows(first_of_carol(attested_at=f"CAST({moment} AS timestamptz)")))
         yield from Attack(
@@ -403,7 +404,7 @@ def state_attacks() -> Iterator[Attack]:
             EVENTS,
             (),
             {"attestation_id": str(ALICE_2), "event": "EXECUTION_STARTED", "occurred_at": ANY},
-            (EVENT_GUARD,),
+            (EVENT_GUARD, *(f"constraints/ck_{EVENTS}_{rule}" for rule in years)),
             column="occurred_at",
         ).in_forms(of_events(event(occurred_at=f"CAST({moment} AS timestamptz)")))
     yield from Attack(
@@ -413,7 +414,7 @@ def state_attacks() -> Iterator[Attack]:
         ROWS,
         (),
         {"caller_identity": "carol", "idempotency_key": "k1", "attested_at": "infinity"},
-        (GUARD,),
+        (GUARD, f"constraints/ck_{ROWS}_years"),
         column="attested_at",
     ).in_forms({"COPY": copied(attested_at="infinity")})
 
@@ -1052,7 +1053,7 @@ def test_a_terminal_status_that_does_not_exist_is_refused(owner: Connect) -> Non
 
 
 @pytest.mark.invariant("INV-ATT-011")
-@pytest.mark.parametrize("moment", ["2020-01-01 12:00:00.000001Z", "0044-03-15 00:00:00Z BC"])
+@pytest.mark.parametrize("moment", ["2020-01-01 12:00:00.000001Z", "0001-01-01 00:00:00Z"])
 def test_a_past_attested_at_is_kept_to_the_microsecond(owner: Connect, moment: str) -> None:
     history(owner)
     select = row(attested_at=f"'{moment}'::timestamptz", record_hash="NULL::text")
@@ -1063,6 +1064,24 @@ def test_a_past_attested_at_is_kept_to_the_microsecond(owner: Connect, moment: s
         (moment, NEXT),
     )
     assert verify(owner, "alice") == (True, 3, None, None, None)
+
+
+@pytest.mark.invariant("INV-ATT-011")
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Pacific/Kiritimati"])
+@pytest.mark.parametrize(
+    "moment", ["4000-01-01 00:00:00Z BC", "0001-12-31 23:59:59Z BC", "0001-01-01 00:00:00+01"]
+)
+def test_a_time_that_not_every_calendar_has_is_refused(
+    owner: Connect, moment: str, zone: str
+) -> None:
+    history(owner)
+    owner.execute(f"SET TimeZone = '{zone}'")
+    for table, statement in (
+        (ROWS, of_rows(row(attested_at=f"'{moment}'::timestamptz", record_hash="NULL::text"))),
+        (EVENTS, of_events(event(occurred_at=f"'{moment}'::timestamptz"))),
+    ):
+        found = refusal(owner, statement["INSERT"])
+        assert (found.sqlstate, found.constraint) == ("23514", f"ck_{table}_years")
 
 
 @pytest.mark.invariant("INV-ATT-002", "INV-ATT-003")

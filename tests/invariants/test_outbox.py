@@ -365,8 +365,6 @@ def forged() -> Iterator[Attack]:
     for what, column, value in (
         ("a forged db_user", "db_user", "'forger'"),
         ("a created_at to come", "created_at", LATER),
-        ("an infinite created_at", "created_at", "'infinity'"),
-        ("a created_at before all time", "created_at", "'-infinity'"),
     ):
         yield from replace(forged_item, name=f"an item with {what}").in_forms(
             enters({column: value})
@@ -1054,7 +1052,19 @@ def test_a_runtime_role_has_no_write_at_all(
         (ITEMS, "max_attempts", "0", "ck_payment_outbox_items_max_attempts"),
         (ITEMS, "max_attempts", "1001", "ck_payment_outbox_items_max_attempts"),
         (PENDING, "attempt_count", "-1", "ck_payment_outbox_pending_attempt_count"),
-        (PENDING, "next_attempt_at", "'infinity'", "ck_payment_outbox_pending_next_attempt_at"),
+        *(
+            (
+                ITEMS,
+                "created_at",
+                f"CAST('{moment}' AS timestamptz)",
+                "ck_payment_outbox_items_years",
+            )
+            for moment in ("infinity", "-infinity", "4000-01-01 BC", "9999-01-01Z")
+        ),
+        *(
+            (PENDING, "next_attempt_at", f"'{moment}'", "ck_payment_outbox_pending_next_attempt_at")
+            for moment in ("infinity", "-infinity", "4000-01-01 BC", "9999-01-01Z")
+        ),
         (PENDING, "claimed_by", "'w'", "ck_payment_outbox_pending_lease"),
         (PENDING, "lease_token", f"'{TOKEN}'", "ck_payment_outbox_pending_lease"),
         (PENDING, "lease_expires_at", LATER, "ck_payment_outbox_pending_lease"),
@@ -1105,6 +1115,44 @@ def test_a_lease_never_lasts_for_ever(owner: Connect) -> None:
         f"UPDATE orchestration.{PENDING} SET lease_expires_at = 'infinity' WHERE {is_(LEASED)}",
     )
     assert (found.sqlstate, found.constraint) == ("23514", "ck_payment_outbox_pending_lease")
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Pacific/Kiritimati"])
+@pytest.mark.parametrize(
+    ("moment", "accepted"),
+    [
+        ("9998-12-31 23:59:59.999999Z", True),
+        ("0001-01-01 00:00:00Z", True),
+        ("9999-01-01 00:00:00Z", False),
+        ("20000-01-01 00:00:00Z", False),
+        ("0001-12-31 23:59:59Z BC", False),
+        ("infinity", False),
+    ],
+)
+def test_an_item_is_due_in_a_year_that_every_calendar_has(
+    owner: Connect, login: Callable[[str], Connect], moment: str, accepted: bool, zone: str
+) -> None:
+    item = {
+        "instruction_id": INSTRUCTION,
+        "participant_id": "p",
+        "idempotency_key": "k",
+        "rail_type": "SEPA",
+        "payload": {},
+        "due_at": moment,
+    }
+    ingest = login("ingest")
+    ingest.execute(f"SET TimeZone = '{zone}'")
+    statement = f"SELECT FROM orchestration.enqueue_payment_outbox('[{json.dumps(item)}]')"
+    found = attempt(ingest, [statement])
+    if accepted:
+        assert found is None
+    else:
+        assert found is not None
+        assert (found.sqlstate, found.constraint) == (
+            "23514",
+            "ck_payment_outbox_pending_next_attempt_at",
+        )
+    assert findings(owner) == []
 
 
 @pytest.mark.parametrize("latency", ["-1"])

@@ -32,6 +32,7 @@ COLUMNS = (
     " created_by, db_user, xact_id"
 )
 GUARD = "triggers/policy_versions__guard"
+YEARS = "constraints/ck_policy_versions_years"
 
 
 def row(
@@ -378,12 +379,14 @@ ATTACKS = (
         NEWER,
         name="an infinite activated_at",
         statements=(demote("v1"), insert(id="v2", activated_at="'infinity'")),
+        without=(*NEWER.without, YEARS),
     ),
     replace(
         NEWER,
         name="a first version at minus infinity",
         history="",
         statements=(insert(id="v2", activated_at="'-infinity'"),),
+        without=(*NEWER.without, YEARS),
     ),
     *in_all_forms(
         inserts(id="v2", status="GRACE", grace_expires_at="clock_timestamp()"),
@@ -407,7 +410,11 @@ ATTACKS = (
     *in_all_forms(
         updates("v1", f"grace_expires_at = {LATER}"), GRACE_SHRINKS, what="a longer grace"
     ),
-    _single("an endless grace", "grace_expires_at = 'infinity'", GRACE_SHRINKS),
+    _single(
+        "an endless grace",
+        "grace_expires_at = 'infinity'",
+        replace(GRACE_SHRINKS, without=(*GRACE_SHRINKS.without, YEARS)),
+    ),
     _single(
         "a longer grace on the way to RETIRED",
         f"status = 'RETIRED', retired_at = clock_timestamp(), grace_expires_at = {LATER}",
@@ -416,7 +423,12 @@ ATTACKS = (
     _single(
         "an endless grace from the start",
         "status = 'GRACE', grace_expires_at = 'infinity'",
-        replace(GRACE_SHRINKS, detail=_change("ACTIVE", "GRACE"), history="+v1"),
+        replace(
+            GRACE_SHRINKS,
+            detail=_change("ACTIVE", "GRACE"),
+            history="+v1",
+            without=(*GRACE_SHRINKS.without, YEARS),
+        ),
         insert(id="v2"),
     ),
     *in_all_forms(deletes(GATE, "singleton"), GATE_STAYS, what="removal of the gate"),
@@ -589,7 +601,7 @@ def test_an_entry_is_judged_before_its_conflict_with_the_active_one(
             "retired_at": "clock_timestamp()",
         },
         {"activated_at": "'2020-01-01'"},
-        {"created_at": "'infinity'"},
+        {"created_at": LATER},
     ],
     ids=["the same", "as RETIRED", "older", "to come"],
 )
@@ -638,6 +650,8 @@ def test_on_conflict_do_nothing_leaves_an_existing_version_as_it_is(
         ("checksum", "repeat('0', 64) || E'\\n'", "ck_policy_versions_checksum"),
         ("retired_at", "clock_timestamp()", "ck_policy_versions_times"),
         ("grace_expires_at", "clock_timestamp()", "ck_policy_versions_times"),
+        ("created_at", "'4000-01-01 BC'", "ck_policy_versions_years"),
+        ("activated_at", "'0001-12-31 23:59:59Z BC'", "ck_policy_versions_years"),
     ],
 )
 def test_a_value_that_no_version_may_hold_is_refused(
@@ -648,6 +662,19 @@ def test_a_value_that_no_version_may_hold_is_refused(
         owner, f"INSERT INTO {VERSIONS} ({', '.join(values)}) VALUES ({', '.join(values.values())})"
     )
     assert (found.sqlstate, found.constraint) == ("23514", constraint)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "status = 'GRACE', grace_expires_at = '4000-01-01 BC'",
+        "status = 'GRACE', grace_expires_at = '9999-01-01Z'",
+    ],
+)
+def test_a_grace_ends_in_a_year_that_every_calendar_has(owner: Connect, change: str) -> None:
+    activate_policy(owner)
+    found = refusal(owner, f"UPDATE {VERSIONS} SET {change}")
+    assert (found.sqlstate, found.constraint) == ("23514", "ck_policy_versions_years")
 
 
 def test_a_status_that_does_not_exist_is_refused(owner: Connect) -> None:

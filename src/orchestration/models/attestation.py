@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from orchestration.models.base import Base, DbUser, XactId, assigned, hex64
+from orchestration.models.base import Base, DbUser, XactId, assigned, hex64, in_years
 
 TERMINAL_STATUS = "terminal_status IN ('SUCCESS', 'FAILED', 'REPAIRED')"
 
@@ -35,6 +35,7 @@ class IngressAttestation(Base):
             f"execution_completed = (terminal_status IS NOT NULL) AND {TERMINAL_STATUS}",
             name="terminal_status",
         ),
+        CheckConstraint(in_years("attested_at"), name="years"),
         UniqueConstraint("caller_identity", "chain_seq"),
         UniqueConstraint("caller_identity", "prev_hash"),
         UniqueConstraint("caller_identity", "idempotency_key"),
@@ -72,6 +73,7 @@ class IngressAttestationEvent(Base):
             name="terminal_status",
         ),
         CheckConstraint("recorded_by <> ''", name="recorded_by"),
+        CheckConstraint(in_years("occurred_at"), name="years"),
         Index("ix_ingress_attestation_events_xact_id", "xact_id", postgresql_using="brin"),
     )
 

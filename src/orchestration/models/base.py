@@ -42,6 +42,13 @@ class Base(DeclarativeBase):
     }
 
 
+def in_years(*columns: str) -> str:
+    """The CHECK of times that every reader's calendar has: years 1 to 9998, in UTC."""
+    return " AND ".join(
+        f"extract(year FROM {column} AT TIME ZONE 'UTC') BETWEEN 1 AND 9998" for column in columns
+    )
+
+
 def hex64(column: str) -> str:
     """The CHECK of a SHA-256 in lowercase hex; cheaper than one regular expression with a count."""
     return f"octet_length({column}) = 64 AND {column} ~ '^[0-9a-f]*$'"

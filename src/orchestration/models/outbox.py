@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, Index, Integer, LargeBinary, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from orchestration.models.base import Base, assigned
+from orchestration.models.base import Base, assigned, in_years
 
 CLOCK = text("clock_timestamp()")
 LOGIN = text("SESSION_USER")
@@ -59,6 +59,7 @@ class PaymentOutboxItem(Base):
             name="payload_hash",
         ),
         CheckConstraint("max_attempts BETWEEN 1 AND 1000", name="max_attempts"),
+        CheckConstraint(in_years("created_at"), name="years"),
         UniqueConstraint(
             "instruction_id", "idempotency_key", "redrive_no", name="uq_payment_outbox_items_key"
         ),
@@ -91,7 +92,7 @@ class PaymentOutboxPending(Base):
     __tablename__ = "payment_outbox_pending"
     __table_args__ = (
         CheckConstraint("attempt_count >= 0", name="attempt_count"),
-        CheckConstraint("isfinite(next_attempt_at)", name="next_attempt_at"),
+        CheckConstraint(in_years("next_attempt_at"), name="next_attempt_at"),
         CheckConstraint(
             "num_nulls(claimed_by, lease_token, lease_expires_at) IN (0, 3)"
             " AND isfinite(lease_expires_at)",

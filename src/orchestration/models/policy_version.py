@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import CheckConstraint, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from orchestration.models.base import Base, DbUser, Singleton, XactId, assigned, hex64
+from orchestration.models.base import Base, DbUser, Singleton, XactId, assigned, hex64, in_years
 
 
 class PolicyVersion(Base):
@@ -22,6 +22,9 @@ class PolicyVersion(Base):
             "(status = 'ACTIVE') = (grace_expires_at IS NULL)"
             " AND (status = 'RETIRED') = (retired_at IS NOT NULL)",
             name="times",
+        ),
+        CheckConstraint(
+            in_years("activated_at", "grace_expires_at", "retired_at", "created_at"), name="years"
         ),
         Index(
             "uq_policy_versions_active",

@@ -11,8 +11,7 @@ DECLARE
   v_bad record;
 BEGIN
   SELECT n.outbox_id, n.instruction_id, n.idempotency_key, n.redrive_no,
-         n.db_user <> SESSION_USER OR n.xact_id <> v_xact_id
-           OR n.created_at > v_now OR NOT isfinite(n.created_at) AS forged,
+         n.db_user <> SESSION_USER OR n.xact_id <> v_xact_id OR n.created_at > v_now AS forged,
          NOT EXISTS (
            SELECT FROM orchestration.payment_outbox_pending p
            WHERE p.outbox_id = n.outbox_id
@@ -23,7 +22,6 @@ BEGIN
   WHERE n.db_user <> SESSION_USER
     OR n.xact_id <> v_xact_id
     OR n.created_at > v_now
-    OR NOT isfinite(n.created_at)
     OR NOT EXISTS (
       SELECT FROM orchestration.payment_outbox_pending p
       WHERE p.outbox_id = n.outbox_id

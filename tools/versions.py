@@ -12,25 +12,39 @@ VERSIONS = ROOT / "alembic" / "versions"
 LOCK = ROOT / "alembic" / "versions.lock"
 
 
-def lines() -> list[str]:
-    return [
-        f"{file.name.partition('_')[0]} {hashlib.sha256(file.read_bytes()).hexdigest()}"
+def digests() -> dict[str, str]:
+    """The sha256 of every revision's file, by its id."""
+    return {
+        file.name.partition("_")[0]: hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(VERSIONS.glob("*.py"))
+    }
+
+
+def complaints(found: dict[str, str], landed: dict[str, str]) -> list[str]:
+    new = found.keys() - landed.keys()
+    gone = landed.keys() - found.keys()
+    edited = {id for id in found.keys() & landed.keys() if found[id] != landed[id]}
+    unreleased = "if it is not released yet, run `python -m tools.versions write`"
+    return [
+        *(f"revision {id} is new: run `python -m tools.versions write`" for id in sorted(new)),
+        *(
+            f"revision {id} was edited: restore it and make a new revision, or, {unreleased}"
+            for id in sorted(edited)
+        ),
+        *(f"revision {id} is gone: restore it, or, {unreleased}" for id in sorted(gone)),
     ]
 
 
 def main(verb: str) -> int:
     if verb == "write":
-        LOCK.write_text("\n".join(lines()) + "\n", encoding="utf-8")
+        lines = [f"{id} {digest}\n" for id, digest in digests().items()]
+        LOCK.write_text("".join(lines), encoding="utf-8")
         return 0
-    landed = LOCK.read_text("utf-8").splitlines()
-    edited = [line for line in lines() if line not in landed]
-    gone = [line for line in landed if line not in lines()]
-    for line in edited:
-        print(f"revision {line.split()[0]} is not the one in versions.lock")
-    for line in gone:
-        print(f"versions.lock names a revision {line.split()[0]} that is not there")
-    return 1 if edited or gone else 0
+    landed = dict(line.split() for line in LOCK.read_text("utf-8").splitlines())
+    found = complaints(digests(), landed)
+    for complaint in found:
+        print(complaint)
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

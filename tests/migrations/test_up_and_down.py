@@ -44,7 +44,7 @@ def roles(cluster: scratch.Server) -> set[str]:
 
 
 def test_there_is_one_head_and_it_carries_the_branch_label() -> None:
-    assert SCRIPTS.get_heads() == [schema.REVISION]
+    assert SCRIPTS.get_heads() == [schema.REVISION], "REVISION in orchestration/schema/__init__.py"
     assert SCRIPTS.get_revision("orchestration@head").revision == schema.REVISION
     assert SCRIPTS.get_bases() == [REVISIONS[0]]
 

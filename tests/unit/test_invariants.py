@@ -68,28 +68,32 @@ def test_an_entry_is_well_formed(entry: Invariant) -> None:
 
 @each_entry
 def test_the_tables_of_an_entry_exist(entry: Invariant) -> None:
-    assert [table for table in entry.tables if f"tables/{table}" not in CURRENT] == []
+    unknown = [table for table in entry.tables if f"tables/{table}" not in CURRENT]
+    assert unknown == [], f"{entry.id}: no such tables; after a new revision run `make schema`"
 
 
 @each_entry
 def test_what_enforces_an_entry_exists(entry: Invariant) -> None:
-    assert entry.enforced_by
-    assert [path for path in entry.enforced_by if path not in CURRENT] == []
+    assert entry.enforced_by, f"{entry.id}: name the objects of schema/current that keep it"
+    unknown = [path for path in entry.enforced_by if path not in CURRENT]
+    assert unknown == [], f"{entry.id}: no such files; after a new revision run `make schema`"
 
 
 @each_entry
 def test_the_exception_of_an_entry_is_that_of_its_first_code(entry: Invariant) -> None:
+    unknown = [code for code in entry.sqlstates if code not in errors.BY_SQLSTATE]
+    assert unknown == [], f"{entry.id}: give these codes a class in errors.py"
     assert entry.exception is (errors.BY_SQLSTATE[entry.sqlstates[0]] if entry.sqlstates else None)
-    assert [code for code in entry.sqlstates if code not in errors.BY_SQLSTATE] == []
 
 
 @pytest.mark.parametrize(
     ("path", "invariant", "code"), sorted(set(raised())), ids=lambda value: str(value)
 )
 def test_what_the_sql_raises_is_in_the_catalogue(path: str, invariant: str, code: str) -> None:
+    assert invariant in BY_ID, f"{path} raises {invariant}: add its entry to invariants.py"
     entry = BY_ID[invariant]
-    assert code in entry.sqlstates
-    assert path in entry.enforced_by
+    assert code in entry.sqlstates, f"{path} raises {code}: add it to sqlstates of {invariant}"
+    assert path in entry.enforced_by, f"{path} raises {invariant}: add it to its enforced_by"
 
 
 @each_entry
@@ -98,9 +102,10 @@ def test_every_code_of_an_entry_is_raised_or_stands_on_a_constraint(entry: Invar
     for code in entry.sqlstates:
         if code in NATIVE_NEEDS:
             kinds = NATIVE_NEEDS[code]
-            assert [path for path in entry.enforced_by if path.startswith(kinds)], code
+            named = [path for path in entry.enforced_by if path.startswith(kinds)]
+            assert named, f"{entry.id}: nothing in its enforced_by gives {code}"
         elif code.startswith("P") or code == "22023":
-            assert code in by_sql, code
+            assert code in by_sql, f"{entry.id}: nothing in schema/current raises {code}"
 
 
 @each_entry
@@ -112,7 +117,7 @@ def test_the_tier_of_an_entry_is_that_of_what_enforces_it(entry: Invariant) -> N
         invariants.Tier.FUNCTION: {"functions"},
         invariants.Tier.PRIVILEGE: {"grants", "roles", "views"},
     }[entry.tier]
-    assert kinds & needed
+    assert kinds & needed, f"{entry.id}: tier {entry.tier} needs one of {sorted(needed)}"
 
 
 def test_a_constraint_or_index_speaks_for_one_invariant() -> None:
@@ -122,7 +127,8 @@ def test_a_constraint_or_index_speaks_for_one_invariant() -> None:
         for path in entry.enforced_by
         if path.startswith(("constraints/", "indexes/"))
     )
-    assert {name: n for name, n in named.items() if n > 1} == {}
+    shared = [name for name, n in named.items() if n > 1]
+    assert shared == [], "leave each of these in the enforced_by of one entry"
     assert set(named) == set(BY_NATIVE_CONSTRAINT)
 
 
@@ -140,8 +146,10 @@ def test_a_constraint_with_a_class_of_its_own_exists() -> None:
 
 @each_entry
 def test_every_entry_is_proved_by_a_test(entry: Invariant) -> None:
-    assert [file for file, id in marked() if id == entry.id]
+    proofs = [file for file, id in marked() if id == entry.id]
+    assert proofs, f'mark a test in tests/invariants with @pytest.mark.invariant("{entry.id}")'
 
 
 def test_every_id_that_a_test_proves_is_in_the_catalogue() -> None:
-    assert {(file, id) for file, id in marked() if id not in BY_ID} == set()
+    unknown = {(file, id) for file, id in marked() if id not in BY_ID}
+    assert unknown == set(), "mend the mark, or add the entry to invariants.py"

@@ -13,8 +13,8 @@ from tools import scratch, versions
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of what `alembic revision` works on."""
-    for name in ("alembic.ini", "pyproject.toml"):
+    """A copy of what `alembic revision` and `make install` work on."""
+    for name in ("alembic.ini", "pyproject.toml", "requirements.lock", "Makefile"):
         shutil.copy(scratch.ROOT / name, tmp_path)
     shutil.copytree(scratch.ROOT / "alembic", tmp_path / "alembic")
     return tmp_path
@@ -53,3 +53,23 @@ def test_writing_the_lock_lands_what_is_there(
     assert "revision 9999 is new" in capsys.readouterr().out
     assert versions.main("write") == 0
     assert versions.main("check") == 0
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize(
+    "python", ["echo Python 3.10.12; exit 1", "echo Python 3.12.3; test $1 != -m", "exit 127"]
+)
+def test_make_leaves_no_venv_of_an_unfit_python(project: Path, python: str) -> None:
+    unfit = project / "python"
+    unfit.write_text(f"#!/bin/sh\n{python}\n", "utf-8")
+    unfit.chmod(0o755)
+    ran = subprocess.run(
+        ["make", "install", f"PYTHON={unfit}"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode != 0
+    assert ("Python 3.11 or later is needed" in ran.stderr) == ("test" not in python)
+    assert not (project / ".venv").exists()

@@ -1,4 +1,4 @@
-"""The fixtures: one server a run, one migrated template, a clone of it for every test."""
+"""The fixtures: one server per run, one migrated template, a clone of it for every test."""
 
 import secrets
 from collections.abc import Callable, Iterator

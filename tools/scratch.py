@@ -153,7 +153,7 @@ def drop_database(at: Server, name: str) -> None:
 
 @contextmanager
 def logins(at: Server) -> Iterator[dict[str, URL]]:
-    """One login a runtime role, a member of it and of nothing else; dropped afterwards."""
+    """One login per runtime role, a member of it and of nothing else; dropped afterwards."""
     token = secrets.token_hex(4)
     password = secrets.token_urlsafe(16)
     names = {role: f"{PREFIX}{token}_{role}" for role in RUNTIME_ROLES}

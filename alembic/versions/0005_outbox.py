@@ -366,19 +366,15 @@ $$
 CREATE FUNCTION orchestration.advance_outbox_sequences() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
-SET enable_seqscan = off
-SET enable_mergejoin = off
 AS $$
 BEGIN
-  UPDATE orchestration.participant_outbox_sequences s
-  SET next_sequence_id = n.last + 1
-  FROM (
-    SELECT i.participant_id, max(i.sequence_id) AS last
-    FROM inserted i
-    GROUP BY i.participant_id
-  ) n
-  WHERE s.participant_id = n.participant_id
-    AND s.next_sequence_id <= n.last;
+  INSERT INTO orchestration.participant_outbox_sequences AS s (participant_id, next_sequence_id)
+  SELECT i.participant_id, max(i.sequence_id) + 1
+  FROM inserted i
+  GROUP BY i.participant_id
+  ORDER BY i.participant_id
+  ON CONFLICT (participant_id) DO UPDATE SET next_sequence_id = excluded.next_sequence_id
+  WHERE s.next_sequence_id < excluded.next_sequence_id;
   RETURN NULL;
 END
 $$
@@ -421,12 +417,49 @@ BEGIN
         AND i.idempotency_key = n.idempotency_key
         AND i.participant_id = n.participant_id
         AND i.redrive_no = n.redrive_no - 1
+        AND i.rail_type = n.rail_type
+        AND i.payload_salt = n.payload_salt
+        AND i.payload_hash = n.payload_hash
+        AND i.max_attempts = n.max_attempts
         AND t.state = 'FAILED'
         AND t.outcome IN ('REJECTED', 'NOT_SENT')
       OFFSET 0
     )
   LIMIT 1;
   IF NOT FOUND THEN
+    -- A counter that is ahead of its items is for verify_outbox to find.
+    SELECT p.participant_id, p.first, p.last, p.items
+    INTO v_bad
+    FROM (
+      SELECT n.participant_id,
+             min(n.sequence_id) AS first,
+             max(n.sequence_id) AS last,
+             count(*) AS items
+      FROM inserted n
+      GROUP BY n.participant_id
+    ) p
+    WHERE p.last - p.first <> p.items - 1
+      OR p.first > 1
+        AND NOT EXISTS (
+          SELECT FROM orchestration.payment_outbox_items i
+          WHERE i.participant_id = p.participant_id AND i.sequence_id = p.first - 1
+          OFFSET 0
+        )
+        AND NOT EXISTS (
+          SELECT FROM orchestration.participant_outbox_sequences s
+          WHERE s.participant_id = p.participant_id AND s.next_sequence_id = p.first
+          OFFSET 0
+        )
+    LIMIT 1;
+    IF FOUND THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-OUT-007', '22023', 'the numbers do not follow the participant''s last one',
+        'payment_outbox_items',
+        jsonb_build_object('participant_id', v_bad.participant_id, 'first', v_bad.first,
+          'last', v_bad.last, 'items', v_bad.items),
+        'Leave sequence_id out: the database numbers.', 'sequence_id'
+      );
+    END IF;
     RETURN NULL;
   END IF;
   IF v_bad.forged THEN
@@ -444,7 +477,8 @@ BEGIN
     );
   END IF;
   PERFORM orchestration.raise_invariant(
-    'INV-OUT-006', 'P7005', 'a redrive follows an item that FAILED as REJECTED or NOT_SENT',
+    'INV-OUT-006', 'P7005',
+    'a redrive follows an item that FAILED as REJECTED or NOT_SENT, with the same content',
     'payment_outbox_items',
     jsonb_build_object('outbox_id', v_bad.outbox_id, 'redrive_no', v_bad.redrive_no),
     'Redrive by redrive_outbox_item; what is UNKNOWN must be resolved first.', 'redrive_of'
@@ -1651,6 +1685,12 @@ AS $$
   WHERE a.openings <> a.last
     OR a.closings <> a.last - a.leased
     OR coalesce(a.attempt_count, a.last) <> a.last
+  UNION ALL
+  SELECT 'SPENT: waiting for an attempt that it does not have', p.outbox_id, p.participant_id,
+         jsonb_build_object('attempt_count', p.attempt_count, 'max_attempts', i.max_attempts)
+  FROM orchestration.payment_outbox_pending p
+  JOIN orchestration.payment_outbox_items i ON i.outbox_id = p.outbox_id
+  WHERE p.lease_token IS NULL AND p.attempt_count >= i.max_attempts
   UNION ALL
   SELECT 'SEQUENCE: numbers are missing or the counter is not behind the last one',
          NULL, s.participant_id,

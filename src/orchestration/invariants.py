@@ -530,7 +530,7 @@ OUTBOX = (
     _outbox(
         "006",
         "An item has one terminal attempt, and a key one live or DISPATCHED item: a redrive follows"
-        " an item that FAILED as REJECTED or NOT_SENT.",
+        " an item that FAILED as REJECTED or NOT_SENT, with its content.",
         sqlstates=("P7005", "23505", "23514"),
         exception=errors.InvalidAttemptTransition,
         enforced_by=(
@@ -547,10 +547,12 @@ OUTBOX = (
         "A participant's items are numbered 1, 2, 3 ... without gap or reuse.",
         tables=("participant_outbox_sequences", "payment_outbox_items"),
         tier=Tier.CONSTRAINT,
-        sqlstates=("23505", "P0001", "42501"),
+        sqlstates=("23505", "22023", "P0001", "42501"),
         exception=errors.UniqueViolation,
         enforced_by=(
             "constraints/uq_payment_outbox_items_participant_id_sequence_id",
+            "triggers/payment_outbox_items__guard",
+            "functions/guard_outbox_items",
             "triggers/payment_outbox_items__sequences",
             "functions/advance_outbox_sequences",
             "functions/bump_participant_outbox_seq",

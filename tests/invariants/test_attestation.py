@@ -1740,6 +1740,41 @@ def test_verification_finds_the_first_break_and_says_where(
     assert verify(verifier, "bob") == (True, 5, None, None, None)
 
 
+@pytest.mark.superuser
+@pytest.mark.invariant("INV-ATT-001", "INV-ATT-010")
+def test_verification_finds_an_event_without_an_attestation_of_its_caller(
+    superuser: Connect, login: Callable[[str], Connect]
+) -> None:
+    history(superuser)
+    attest(superuser, "carol", "k1")
+    auditor = login("auditor")
+    reason = "an event without an attestation of its caller"
+    superuser.execute("SET session_replication_role = replica")
+
+    # An event of alice's goes over to carol, who never attested what it names.
+    superuser.execute(f"ALTER TABLE orchestration.{EVENTS} DISABLE TRIGGER append_only")
+    superuser.execute(f"UPDATE orchestration.{EVENTS} SET caller_identity = 'carol'")
+    assert verify(auditor, "alice") == (True, 2, None, None, None)
+    assert verify(auditor, "carol") == (False, 1, None, ALICE_1, reason)
+
+    # The attestation of an event vanishes, together with every other trace of its caller.
+    superuser.execute(f"UPDATE orchestration.{EVENTS} SET caller_identity = 'alice'")
+    superuser.execute(f"ALTER TABLE orchestration.{ROWS} DISABLE TRIGGER append_only")
+    superuser.execute(f"DELETE FROM orchestration.{ROWS} WHERE caller_identity = 'alice'")
+    superuser.execute(f"ALTER TABLE orchestration.{HEADS} DISABLE TRIGGER no_delete")
+    superuser.execute(f"DELETE FROM orchestration.{HEADS} WHERE caller_identity = 'alice'")
+    assert verify(auditor, "alice") == (False, 0, None, ALICE_1, reason)
+    assert verify(auditor, "carol") == (True, 1, None, None, None)
+
+
+def test_a_chain_of_no_caller_is_not_called_whole(login: Callable[[str], Connect]) -> None:
+    (found,) = login("auditor").execute(
+        "SELECT ok, records, break_chain_seq, break_attestation_id, break_reason"
+        " FROM orchestration.verify_attestation_chain(NULL)"
+    )
+    assert found == (False, 0, None, None, "no caller is named")
+
+
 @pytest.mark.parametrize("caller", ["nobody", ""])
 def test_an_unknown_callers_chain_holds(login: Callable[[str], Connect], caller: str) -> None:
     assert verify(login("auditor"), caller) == (True, 0, None, None, None)

@@ -700,6 +700,16 @@ def redrives() -> Iterator[Attack]:
         instruction_id=f"CAST('{OTHER_INSTRUCTION}' AS uuid)",
     )
     yield wrong("a redrive of another participant", REJECTED, participant_id="'q'")
+    yield wrong("a redrive on another rail", REJECTED, rail_type="'SWIFT'")
+    yield wrong("a redrive with more attempts", REJECTED, max_attempts="21")
+    yield wrong("a redrive with another payload", REJECTED, **hashed('{"a": 2}'))
+    other_salt = "decode(repeat('01', 16), 'hex')"
+    yield wrong(
+        "a redrive with another salt",
+        REJECTED,
+        payload_salt=other_salt,
+        payload_hash=hashed('{"a": 1}', other_salt)["payload_hash"],
+    )
     name = "ck_payment_outbox_items_redrive"
     for what, columns in {
         "a first item that follows another": {"redrive_of": f"CAST('{REJECTED}' AS uuid)"},
@@ -721,7 +731,56 @@ def redrives() -> Iterator[Attack]:
         )
 
 
+def hashed(payload: str, salt: str = "decode(repeat('00', 16), 'hex')") -> dict[str, str]:
+    """An item's columns for that payload, with the hash that the database takes of it."""
+    return {
+        "payload": f"CAST('{payload}' AS jsonb)",
+        "payload_hash": (
+            f"encode(sha256('orchestration.payload.v1'::bytea || {salt}"
+            f" || convert_to(CAST(CAST('{payload}' AS jsonb) AS text), 'UTF8')), 'hex')"
+        ),
+    }
+
+
+def enqueue_all(numbers: dict[str, int], **changed: str) -> str:
+    """Several items with their pending rows, by one statement: sequence_id of each outbox_id."""
+    rows = " UNION ALL ".join(item(id, number, **changed) for id, number in numbers.items())
+    return f"WITH i AS ({insert(ITEMS, ITEM_COLUMNS, rows)} RETURNING *)" + insert(
+        PENDING, PENDING_COLUMNS[:5], f" SELECT {', '.join(PENDING_COLUMNS[:5])} FROM i"
+    )
+
+
 def sequences() -> Iterator[Attack]:
+    gap = Attack(
+        "",
+        "INV-OUT-007",
+        "22023",
+        ITEMS,
+        (),
+        {"participant_id": "p", "first": 12, "last": 12, "items": 1},
+        (ITEMS_GUARD,),
+        column="sequence_id",
+    )
+    yield from replace(gap, name="a number that leaves a gap").in_forms(
+        enters({"sequence_id": "12"}, {"sequence_id": "12"})
+    )
+    yield replace(
+        gap,
+        name="a gap within a statement",
+        statements=(enqueue_all({NEW: 11, id_of(98): 13}),),
+        detail={"participant_id": "p", "first": 11, "last": 13, "items": 2},
+    )
+    yield replace(
+        gap,
+        name="a new participant's first number after 1",
+        statements=(enqueue(sequence_id=2, participant_id="'q'"),),
+        detail={"participant_id": "q", "first": 2, "last": 2, "items": 1},
+    )
+    yield replace(
+        gap,
+        name="a gap that a later statement would fill",
+        statements=(enqueue(sequence_id=12), enqueue(id_of(98), 11)),
+    )
     name = "uq_payment_outbox_items_participant_id_sequence_id"
     yield from Attack(
         "a number once more",
@@ -1298,7 +1357,8 @@ def test_what_an_insert_leaves_out_is_filled_in(owner: Connect) -> None:
 
 @pytest.mark.invariant("INV-OUT-001")
 def test_an_item_that_is_imported_keeps_the_time_at_which_it_was_created(owner: Connect) -> None:
-    assert attempt(owner, [enqueue(created_at="CAST('2020-01-01Z' AS timestamptz)")]) is None
+    imported = enqueue(sequence_id=1, created_at="CAST('2020-01-01Z' AS timestamptz)")
+    assert attempt(owner, [imported]) is None
     assert scalar(owner, f"SELECT created_at = '2020-01-01Z' FROM orchestration.{ITEMS}")
 
 
@@ -1311,7 +1371,7 @@ def test_a_redrive_that_follows_a_rejected_item_is_an_item_like_any_other(owner:
         idempotency_key=f"'{REJECTED}'",
     )
     assert attempt(owner, [statement]) is None
-    assert findings(owner) == []
+    assert findings(owner) == [SPENT_IS_FOUND]
 
 
 PAYLOADS = (
@@ -1400,19 +1460,8 @@ def test_a_payload_that_no_reader_gets_past_is_kept_out_of_the_queue(
         assert (found.sqlstate, found.constraint) == ("23514", "ck_payment_outbox_items_payload")
 
 
-def hashed(payload: str) -> dict[str, str]:
-    """An item's columns for that payload, with the hash that the database takes of it."""
-    return {
-        "payload": f"CAST('{payload}' AS jsonb)",
-        "payload_hash": (
-            "encode(sha256('orchestration.payload.v1'::bytea || decode(repeat('00', 16), 'hex')"
-            f" || convert_to(CAST(CAST('{payload}' AS jsonb) AS text), 'UTF8')), 'hex')"
-        ),
-    }
-
-
 def test_the_payload_hash_has_a_published_vector(owner: Connect) -> None:
-    assert attempt(owner, [enqueue()]) is None
+    assert attempt(owner, [enqueue(sequence_id=1)]) is None
     found = scalar(owner, f"SELECT payload_hash FROM orchestration.{ITEMS}")
     assert (
         found == hashlib.sha256(b"orchestration.payload.v1" + bytes(16) + b'{"a": 1}').hexdigest()
@@ -1497,7 +1546,7 @@ def test_a_counter_behind_its_items_is_read_again_from_them(
     else:
         drop(owner, f"triggers/{SEQUENCES}__no_delete")
         owner.execute(f"DELETE FROM orchestration.{SEQUENCES}")
-    assert [found[0] for found in findings(owner)] == ["SEQUENCE"]
+    assert [found[0] for found in findings(owner)] == ["SEQUENCE", "SPENT"]
     if way == "function":
         assert enqueue_by_function(owner, "new", "newer") == [11, 12]
     elif way == "insert":
@@ -1507,7 +1556,42 @@ def test_a_counter_behind_its_items_is_read_again_from_them(
             owner, "SELECT sequence_id FROM orchestration.redrive_outbox_item(%s)", (REJECTED,)
         )
         assert found == 11
+    assert findings(owner) == [SPENT_IS_FOUND]
+
+
+@pytest.mark.invariant("INV-OUT-007")
+def test_numbers_that_are_supplied_in_turn_are_accepted(owner: Connect) -> None:
+    ids = [id_of(number) for number in range(101, 107)]
+    assert attempt(owner, [enqueue_all({ids[1]: 2, ids[0]: 1})]) is None
+    assert attempt(owner, [enqueue(ids[2], 3)]) is None
+    # A counter that is ahead is gone on from, and found.
+    owner.execute(f"UPDATE orchestration.{SEQUENCES} SET next_sequence_id = 6")
+    assert attempt(owner, [enqueue(ids[5], 6)]) is None
+    assert findings(owner) == [sequence(next_sequence_id=7, items=4, last=6)]
+    # So a gap that was left is filled from its beginning.
+    assert attempt(owner, [enqueue_all({ids[3]: 4, ids[4]: 5})]) is None
     assert findings(owner) == []
+    assert enqueue_by_function(owner, "next") == [7]
+
+
+@pytest.mark.invariant("INV-OUT-007")
+def test_an_item_whose_number_is_supplied_makes_the_counter_that_is_missing(
+    owner: Connect,
+) -> None:
+    statement = enqueue_all({id_of(101): 1, id_of(102): 2})
+    assert attempt(owner, [statement]) is None
+    assert attempt(owner, [enqueue(id_of(103), 1, participant_id="'q'")]) is None
+    counters = owner.execute(f"SELECT * FROM orchestration.{SEQUENCES} ORDER BY 1").fetchall()
+    assert counters == [("p", 3), ("q", 2)]
+    assert findings(owner) == []
+
+
+@pytest.mark.invariant("INV-OUT-007")
+def test_an_item_by_hand_moves_no_counter_back(owner: Connect) -> None:
+    enqueue_by_function(owner, "a", "b")
+    owner.execute(f"UPDATE orchestration.{SEQUENCES} SET next_sequence_id = 9")
+    assert attempt(owner, [enqueue(sequence_id=3)]) is None
+    assert scalar(owner, f"SELECT next_sequence_id FROM orchestration.{SEQUENCES}") == 9
 
 
 @pytest.mark.invariant("INV-OUT-007")
@@ -1525,6 +1609,10 @@ def test_without_its_trigger_a_counter_stays_behind_and_is_found(owner: Connect)
 
 def sequence(**detail: int) -> tuple[Any, ...]:
     return ("SEQUENCE", None, "p", detail)
+
+
+SPENT_IS_FOUND = ("SPENT", SPENT, "p", {"attempt_count": 1, "max_attempts": 1})
+"""What make_world leaves to be found."""
 
 
 def follow(outbox_id: str, openings: int, closings: int, count: int | None) -> tuple[Any, ...]:
@@ -1616,7 +1704,9 @@ def test_verify_outbox_finds_what_only_a_superuser_can_do(
     for table in TABLES:
         owner.execute(f"ALTER TABLE orchestration.{table} DISABLE TRIGGER USER")
     assert attempt(owner, statements) is None
-    assert findings(login("auditor")) == expected
+    found = findings(login("auditor"))
+    assert [one for one in found if one != SPENT_IS_FOUND] == expected
+    assert SPENT_IS_FOUND in found
 
 
 @pytest.mark.invariant("INV-OUT-009", "INV-OUT-007")
@@ -1625,6 +1715,15 @@ def test_verify_outbox_finds_nothing_where_all_is_well(
 ) -> None:
     assert findings(owner) == []
     make_world(owner)
+    for role in ("auditor", "control"):
+        assert findings(login(role)) == [SPENT_IS_FOUND]
+    for table in (ATTEMPTS, PENDING):
+        owner.execute(f"ALTER TABLE orchestration.{table} DISABLE TRIGGER USER")
+    owner.execute(
+        f"UPDATE orchestration.{ATTEMPTS} SET state = 'FAILED', outcome = 'UNKNOWN'"
+        f" WHERE {is_(SPENT)} AND phase = 'CLOSE'"
+    )
+    owner.execute(leave(SPENT))
     for role in ("auditor", "control"):
         assert findings(login(role)) == []
 
@@ -1862,4 +1961,4 @@ def test_a_claim_takes_what_is_due_and_no_more_than_asked(owner: Connect) -> Non
     # LAST_EXPIRED was picked, and ended at its ceiling instead of being handed out.
     assert [str(row[0]) for row in second] == [RETRIED]
     assert third == []
-    assert findings(owner) == []
+    assert findings(owner) == [SPENT_IS_FOUND]

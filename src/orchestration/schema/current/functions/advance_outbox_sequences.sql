@@ -3,19 +3,15 @@ CREATE OR REPLACE FUNCTION orchestration.advance_outbox_sequences()
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET enable_seqscan TO 'off'
- SET enable_mergejoin TO 'off'
 AS $function$
 BEGIN
-  UPDATE orchestration.participant_outbox_sequences s
-  SET next_sequence_id = n.last + 1
-  FROM (
-    SELECT i.participant_id, max(i.sequence_id) AS last
-    FROM inserted i
-    GROUP BY i.participant_id
-  ) n
-  WHERE s.participant_id = n.participant_id
-    AND s.next_sequence_id <= n.last;
+  INSERT INTO orchestration.participant_outbox_sequences AS s (participant_id, next_sequence_id)
+  SELECT i.participant_id, max(i.sequence_id) + 1
+  FROM inserted i
+  GROUP BY i.participant_id
+  ORDER BY i.participant_id
+  ON CONFLICT (participant_id) DO UPDATE SET next_sequence_id = excluded.next_sequence_id
+  WHERE s.next_sequence_id < excluded.next_sequence_id;
   RETURN NULL;
 END
 $function$;

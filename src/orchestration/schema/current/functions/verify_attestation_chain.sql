@@ -39,9 +39,20 @@ AS $function$
     WHERE h.caller_identity = p_caller_identity
       AND (h.chain_seq > coalesce(l.chain_seq, 0)
         OR h.chain_seq = l.chain_seq AND h.record_hash <> l.record_hash)
+    UNION ALL
+    SELECT NULL, e.attestation_id, 'an event without an attestation of its caller'
+    FROM orchestration.ingress_attestation_events e
+    WHERE e.caller_identity = p_caller_identity
+      AND NOT EXISTS (
+        SELECT FROM orchestration.ingress_attestations a
+        WHERE a.id = e.attestation_id AND a.caller_identity = e.caller_identity
+      )
+    UNION ALL
+    SELECT NULL, NULL, 'no caller is named'
+    WHERE p_caller_identity IS NULL
   )
   SELECT b.reason IS NULL, (SELECT count(*) FROM judged), b.chain_seq, b.id, b.reason
   FROM (SELECT) once
-  LEFT JOIN LATERAL (SELECT * FROM breaks ORDER BY chain_seq LIMIT 1) b ON true
+  LEFT JOIN LATERAL (SELECT * FROM breaks ORDER BY chain_seq, id LIMIT 1) b ON true
 $function$;
 -- owner: symphony_owner

@@ -55,6 +55,12 @@ AS $function$
     OR a.closings <> a.last - a.leased
     OR coalesce(a.attempt_count, a.last) <> a.last
   UNION ALL
+  SELECT 'SPENT: waiting for an attempt that it does not have', p.outbox_id, p.participant_id,
+         jsonb_build_object('attempt_count', p.attempt_count, 'max_attempts', i.max_attempts)
+  FROM orchestration.payment_outbox_pending p
+  JOIN orchestration.payment_outbox_items i ON i.outbox_id = p.outbox_id
+  WHERE p.lease_token IS NULL AND p.attempt_count >= i.max_attempts
+  UNION ALL
   SELECT 'SEQUENCE: numbers are missing or the counter is not behind the last one',
          NULL, s.participant_id,
          jsonb_build_object('next_sequence_id', s.next_sequence_id, 'items', s.items,

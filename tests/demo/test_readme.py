@@ -3,15 +3,17 @@
 import logging
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
-from sqlalchemy import URL, Uuid, make_url, text
+from sqlalchemy import URL, Uuid, make_url, pool, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from tools import scratch
 
+from orchestration import database as engines
 from orchestration import embedded
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
@@ -46,8 +48,12 @@ def database() -> Iterator[URL]:
         yield url
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_the_examples_run_for_the_logins_that_the_readme_makes(database: URL) -> None:
+def test_the_examples_run_for_the_logins_that_the_readme_makes(
+    database: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The README keeps its engines; here nothing may stay open.
+    unpooled = partial(engines.create_engine, poolclass=pool.NullPool)
+    monkeypatch.setattr(engines, "create_engine", unpooled)
     [logins] = blocks("sql")
     with scratch.maintenance(database) as connection:
         HostBase.metadata.create_all(connection)

@@ -613,8 +613,8 @@ INTERFACE = (
             "functions/complete_outbox_attempt",
             "functions/repair_expired_leases",
         ),
-        hint="Claim 1 to 10,000 items, send 0 to 10,000, lease 1 s to 1 day, grace from zero; a hash"
-        " is 64 lowercase hex digits.",
+        hint="Claim 1 to 10,000 items, send 0 to 10,000, lease 1 s to 1 day, grace from zero; a"
+        " hash is 64 lowercase hex digits.",
     ),
     Invariant(
         id="INV-API-002",

@@ -8,8 +8,8 @@ CREATE OR REPLACE FUNCTION orchestration.enqueue_payment_outbox(p_items jsonb)
 AS $function$
 #variable_conflict use_column
 DECLARE
-  v_fresh bigint;
   v_stored bigint;
+  v_taken boolean;
   v_other record;
 BEGIN
   IF jsonb_typeof(p_items) IS DISTINCT FROM 'array' OR jsonb_array_length(p_items) > 10000 THEN
@@ -110,15 +110,17 @@ BEGIN
     FROM numbered n
     JOIN stored s ON s.outbox_id = n.outbox_id
   )
-  SELECT (SELECT count(*) FROM numbered), (SELECT count(*) FROM stored)
-  INTO v_fresh, v_stored;
-  IF v_stored < v_fresh THEN
-    -- Another participant took the key in this moment: a number would be left over.
-    PERFORM orchestration.raise_invariant(
-      'INV-OUT-004', '40001', 'the idempotency key was taken at the same time',
-      'payment_outbox_items', '{}', 'Run the transaction again.', 'idempotency_key'
-    );
-  END IF;
+  SELECT c.stored,
+         -- Another participant took a key in this moment: a number would be left over. Said within
+         -- the statement, before its guard calls the numbers wrong.
+         CASE WHEN c.stored < c.fresh THEN orchestration.raise_invariant(
+           'INV-OUT-004', '40001', 'the idempotency key was taken at the same time',
+           'payment_outbox_items', '{}', 'Run the transaction again.', 'idempotency_key'
+         ) IS NULL END
+  INTO v_stored, v_taken
+  FROM (
+    SELECT (SELECT count(*) FROM numbered) AS fresh, (SELECT count(*) FROM stored) AS stored
+  ) c;
   IF v_stored < jsonb_array_length(p_items) THEN
     SELECT i.outbox_id, i.instruction_id, i.idempotency_key
     INTO v_other

@@ -3,13 +3,19 @@
 from typing import Any, Final
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, make_url
 from sqlalchemy import create_engine as _create_engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from orchestration.errors import OrchestrationError, ReadOnlyServer, SchemaNotReady
+from orchestration.errors import (
+    FailedTransaction,
+    OrchestrationError,
+    ReadOnlyServer,
+    SchemaNotReady,
+)
 from orchestration.schema import REVISION
 from orchestration.translate import SCHEMA_CODES, is_ours, translate
 
@@ -18,11 +24,15 @@ STARTUP_OPTIONS: Final = (
     "-c idle_in_transaction_session_timeout=60s "
     "-c lock_timeout=10s "
     "-c statement_timeout=60s "
-    "-c synchronous_commit=on"
+    "-c synchronous_commit=on "
+    # A login's own setting would change how times and intervals are written.
+    "-c datestyle=ISO "
+    "-c intervalstyle=postgres"
 )
 CONNECT_TIMEOUT_SECONDS: Final = 10
 
 _COMMITTING: Final = "orchestration.committing"
+_REFUSAL: Final = "orchestration.refusal"
 
 
 def normalize_url(url: str | URL) -> URL:
@@ -51,7 +61,10 @@ def create_engine(url: str | URL, *, pooler: bool = False, **kw: Any) -> Engine:
     `pooler`: for a pooler in transaction mode; no startup options, no prepared statements.
     """
     at = normalize_url(url)
-    connect_args: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
+    connect_args: dict[str, Any] = {
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "client_encoding": "utf8",
+    }
     if pooler:
         connect_args["prepare_threshold"] = None
     else:
@@ -78,6 +91,7 @@ def _listen(engine: Engine, *, everything: bool) -> None:
             return
         if not everything and not is_ours(error):
             return
+        _remember(context.connection, error)
         typed = translate(
             error,
             committing=_commit_in_flight(context.connection),
@@ -94,7 +108,20 @@ def _listen(engine: Engine, *, everything: bool) -> None:
     event.listen(engine, "commit", _commit_sent)
 
 
+def _remember(connection: Connection | None, error: psycopg.Error) -> None:
+    if connection is not None and not connection.closed and not connection.invalidated:
+        connection.info.setdefault(_REFUSAL, error)
+
+
 def _commit_sent(connection: Connection) -> None:
+    refusal = connection.info.get(_REFUSAL)
+    if refusal is not None:
+        try:
+            refuse_failed(connection, refusal)
+        except FailedTransaction:
+            # A COMMIT that fails here is over for SQLAlchemy: no ROLLBACK would follow.
+            connection.connection.rollback()
+            raise
     connection.info[_COMMITTING] = True
 
 
@@ -102,6 +129,25 @@ def _nothing_in_flight(connection: Connection) -> None:
     # An invalidated connection has lost its info, and would reconnect to show it.
     if not connection.invalidated:
         connection.info.pop(_COMMITTING, None)
+        connection.info.pop(_REFUSAL, None)
+
+
+def refuse_failed(connection: Connection, refusal: BaseException) -> None:
+    """Refuse to commit what `refusal` has failed already: the server would answer the COMMIT with a
+    ROLLBACK, without an error, and nobody would hear that nothing was stored.
+
+    Raises FailedTransaction (25P02).
+    """
+    driver = connection.connection.driver_connection
+    if (
+        isinstance(driver, psycopg.Connection | psycopg.AsyncConnection)
+        and driver.info.transaction_status is TransactionStatus.INERROR
+    ):
+        raise FailedTransaction(
+            "the transaction was refused earlier and cannot be committed",
+            sqlstate="25P02",
+            hint="An expected refusal belongs into begin_nested(); roll back and begin anew.",
+        ) from refusal
 
 
 def _commit_in_flight(connection: Connection | None) -> bool:

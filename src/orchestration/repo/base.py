@@ -4,14 +4,18 @@ import json
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Executable
+from sqlalchemy import Executable, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from orchestration.errors import UnclassifiedDatabaseError
+from orchestration.database import refuse_failed
+from orchestration.errors import OrchestrationError, UnclassifiedDatabaseError
 from orchestration.translate import SCHEMA_CODES, translate_in_call
+
+
+REFUSAL: Final = "orchestration.refusal"
 
 
 class Repository:
@@ -48,7 +52,8 @@ class Repository:
                 # In autocommit every statement carries its own COMMIT.
                 driver = self._session.connection().connection.dbapi_connection
                 autocommit = bool(getattr(driver, "autocommit", False))
-                yield
+                with self._remembered():
+                    yield
         except UnclassifiedDatabaseError as error:
             # Our engine has typed it already, unaware that a call of ours was running.
             if error.sqlstate not in SCHEMA_CODES or error.__cause__ is None:
@@ -60,6 +65,25 @@ class Repository:
             raise translate_in_call(
                 error.orig, committing=autocommit, disconnected=error.connection_invalidated
             ) from error.orig
+
+
+    @contextmanager
+    def _remembered(self) -> Generator[None]:
+        # Caught without a savepoint, a refusal leaves a transaction that no COMMIT can save; an
+        # engine of the host's own would commit it in silence.
+        try:
+            yield
+        except (DBAPIError, OrchestrationError) as error:
+            self._session.info[REFUSAL] = error
+            if not event.contains(self._session, "before_commit", _refuse_failed):
+                event.listen(self._session, "before_commit", _refuse_failed)
+            raise
+
+
+def _refuse_failed(session: Session) -> None:
+    refusal = session.info.pop(REFUSAL, None)
+    if refusal is not None and session.in_transaction():
+        refuse_failed(session.connection(), refusal)
 
 
 def one(row: dict[str, Any] | None) -> dict[str, Any]:

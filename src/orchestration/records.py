@@ -4,6 +4,7 @@ Inputs refuse bad values before anything reaches the database, with `pydantic.Va
 naming the field. Records are plain values: they outlive their Session.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from math import isfinite
@@ -69,17 +70,20 @@ Sha256Hex = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{64
 """64 characters of lowercase hex."""
 
 
-def _finite_in_postgres(value: datetime) -> datetime:
+def _in_years(value: datetime) -> datetime:
     # A shift to UTC may leave Python's years at either end.
     try:
-        value.astimezone(UTC)
+        year = value.astimezone(UTC).year
     except OverflowError:
-        raise ValueError("the time is out of range") from None
+        year = 0
+    if not 1 <= year <= LAST_YEAR:
+        raise ValueError(f"the time is not in the years 1 to {LAST_YEAR} of UTC")
     return value
 
 
-AwareTime = Annotated[AwareDatetime, AfterValidator(_finite_in_postgres)]
-"""A time with its zone; a naive one is refused."""
+LAST_YEAR: Final = 9998
+AwareTime = Annotated[AwareDatetime, AfterValidator(_in_years)]
+"""A time with its zone, in a year that every time zone can show; a naive one is refused."""
 
 
 MAX_DEPTH: Final = 500
@@ -121,7 +125,10 @@ def _json_payload(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("payload is not a JSON object")
     payload = cast("dict[str, Any]", value)
-    return payload if _is_plainly_json(payload) else _json_object(payload)
+    # A copy of our own: what the caller does with its dict afterwards was not checked.
+    if _is_plainly_json(payload):
+        return dict(payload)
+    return cast("dict[str, Any]", json.loads(json.dumps(_json_object(payload))))
 
 
 def _is_plainly_json(value: dict[str, Any]) -> bool:
@@ -153,7 +160,10 @@ Payload = Annotated[dict[str, Any], PlainValidator(_json_payload)]
 
 
 class Input(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # What is given by mistake for a hash may be the credential itself: no error shows it.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True
+    )
 
 
 class Record(BaseModel):
@@ -333,11 +343,15 @@ class ClaimedItem(Record):
     claimed_at: datetime
 
 
+LONGEST_DELAY: Final = timedelta(days=36525)
+"""A hundred years, the longest delay and the longest grace."""
+
+
 class Completion(Input):
     """What a worker reports of an attempt.
 
     `outcome`: with FAILED (UNKNOWN unless given) and, for the last attempt, with RETRYABLE.
-    `retry_in`: with RETRYABLE, the delay by the database's clock.
+    `retry_in`: with RETRYABLE, the delay by the database's clock, up to 36,525 days.
     """
 
     state: CompletionState
@@ -346,7 +360,7 @@ class Completion(Input):
     error_code: Text | None = None
     error_message: Text | None = None
     outcome: Outcome | None = None
-    retry_in: Annotated[timedelta, Field(ge=timedelta(0))] | None = None
+    retry_in: Annotated[timedelta, Field(ge=timedelta(0), le=LONGEST_DELAY)] | None = None
     latency_ms: Annotated[int, Field(strict=True, ge=0, lt=2**31)] | None = None
 
     @model_validator(mode="after")

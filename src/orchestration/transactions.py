@@ -7,7 +7,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from orchestration.errors import OrchestrationError, Retry
+from orchestration.errors import (
+    DeadlockDetected,
+    LockNotAvailable,
+    OrchestrationError,
+    Retry,
+    SerializationFailure,
+)
 from orchestration.translate import is_ours, translate
 
 T = TypeVar("T")
@@ -54,4 +60,8 @@ def _once(session_factory: Callable[[], Session], work: Callable[[Session], T]) 
 
 
 def _is_safe(error: BaseException) -> bool:
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        # The host's own tables, on an engine of its own: these three have stored nothing.
+        error = translate(error.orig)
+        return isinstance(error, SerializationFailure | DeadlockDetected | LockNotAvailable)
     return isinstance(error, OrchestrationError) and error.retry is Retry.SAFE

@@ -386,7 +386,7 @@ def test_a_terminal_status_that_does_not_exist_never_reaches_the_database(
 ) -> None:
     repository = AttestationRepository(session("executor"))
     repository.start_execution(attested.id)
-    with pytest.raises(ValueError, match="TerminalStatus"):
+    with pytest.raises(ValidationError, match="'SUCCESS', 'FAILED' or 'REPAIRED'"):
         repository.complete_execution(attested.id, status)
 
 

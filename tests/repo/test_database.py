@@ -74,6 +74,72 @@ def empty_database(server: scratch.Server) -> Iterator[URL]:
         scratch.drop_database(server, name)
 
 
+# A transaction that was refused, and is committed all the same.
+
+
+@pytest.mark.parametrize("whose", ["ours", "translating", "the host's"])
+def test_a_swallowed_refusal_refuses_the_commit_and_the_session_goes_on(
+    database: scratch.Database,
+    engine_at: Callable[..., Engine],
+    host_engine_at: Callable[..., Engine],
+    whose: str,
+) -> None:
+    engine = (engine_at if whose == "ours" else host_engine_at)(database.as_role("control"))
+    if whose == "translating":
+        install_error_translation(engine)
+    with Session(engine) as session:
+        versions = PolicyVersionRepository(session)
+        versions.rotate(new("v1"), grace=timedelta(0))
+        with suppress(errors.UniqueViolation):
+            versions.rotate(new("v1"), grace=timedelta(0))
+        with pytest.raises(errors.FailedTransaction) as raised:
+            session.commit()
+        assert raised.value.sqlstate == "25P02"
+        assert raised.value.__cause__ is not None
+        session.rollback()
+        assert versions.active() is None
+        versions.rotate(new("v1"), grace=timedelta(0))
+        with suppress(errors.UniqueViolation), session.begin_nested():
+            versions.rotate(new("v1"), grace=timedelta(0))
+        session.commit()
+        assert versions.accepted() == [versions.get("v1")]
+
+
+def test_a_swallowed_error_of_core_refuses_the_commit_too(
+    database: scratch.Database, engine_at: Callable[..., Engine]
+) -> None:
+    with engine_at(database.as_role("control")).connect() as connection:
+        with suppress(OrchestrationError):
+            connection.execute(text("SELECT 1 / 0"))
+        with pytest.raises(errors.FailedTransaction) as raised:
+            connection.commit()
+        assert isinstance(raised.value.__cause__, psycopg.errors.DivisionByZero)
+        connection.rollback()
+        assert connection.scalar(text("SELECT 1")) == 1
+
+
+@pytest.mark.parametrize(
+    "setting", ["datestyle = 'German'", "intervalstyle = 'iso_8601'", "client_encoding = 'LATIN1'"]
+)
+def test_a_logins_own_settings_change_nothing(
+    database: scratch.Database,
+    superuser: Connect,
+    engine_at: Callable[..., Engine],
+    setting: str,
+) -> None:
+    url = database.as_role("control")
+    superuser.execute(f'ALTER ROLE "{url.username}" IN DATABASE "{database.name}" SET {setting}')
+    with Session(engine_at(url)) as session:
+        versions = PolicyVersionRepository(session)
+        given = NewPolicyVersion(
+            id="v1", description="\N{SNOWMAN}", checksum=digest("v1"), created_by="test"
+        )
+        made = versions.rotate(given, grace=timedelta(0))
+        session.commit()
+        assert versions.get("v1") == made
+        assert made.description == "\N{SNOWMAN}"
+
+
 # A server that goes away at a chosen moment.
 
 

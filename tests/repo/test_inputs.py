@@ -349,7 +349,7 @@ def test_a_due_at_that_is_naive_or_out_of_range_is_refused(value: object) -> Non
         datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=16))),
         datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=1, microseconds=1))),
         datetime.min.replace(tzinfo=UTC),
-        datetime.max.replace(tzinfo=UTC),
+        datetime.max.replace(year=9998, tzinfo=UTC),
         datetime(1, 1, 1, 12, tzinfo=timezone(timedelta(hours=1))),
     ],
     ids=str,

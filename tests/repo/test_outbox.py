@@ -535,7 +535,7 @@ def test_an_item_that_is_due_later_is_not_claimed(worker: Worker, owner: Connect
         (1, -MINUTE, "w"),
         (1, timedelta(days=2), "w"),
         (1, timedelta(days=1, microseconds=1), "w"),
-        (1, timedelta.max, "w"),
+        (1, timedelta(days=10**8), "w"),
         (1, MINUTE, ""),
     ],
 )
@@ -660,14 +660,14 @@ def test_a_retry_waits_by_the_database_s_clock(worker: Worker, retry_in: timedel
 
 
 @pytest.mark.invariant("INV-API-001")
-@pytest.mark.parametrize("retry_in", [timedelta(days=36_600), timedelta.max], ids=str)
+@pytest.mark.parametrize("retry_in", [timedelta(days=36_600), timedelta(days=10**8)], ids=str)
 def test_a_retry_in_more_than_a_hundred_years_is_refused(
     worker: Worker, retry_in: timedelta
 ) -> None:
     worker.enqueue(new())
     claimed = worker.claim_one()
     with pytest.raises(errors.InvalidParameterValue) as raised:
-        worker.complete(claimed, Completion(state=CompletionState.RETRYABLE, retry_in=retry_in))
+        worker.complete(claimed, RETRYABLE.model_copy(update={"retry_in": retry_in}))
     assert_refused(
         raised.value,
         sqlstate="22023",
@@ -947,7 +947,7 @@ def test_a_lease_may_be_renewed_to_end_earlier(worker: Worker) -> None:
 
 @pytest.mark.invariant("INV-API-001")
 @pytest.mark.parametrize(
-    "lease", [timedelta(seconds=0.5), timedelta(days=2), -MINUTE, timedelta.max], ids=str
+    "lease", [timedelta(seconds=0.5), timedelta(days=2), -MINUTE, timedelta(days=10**8)], ids=str
 )
 def test_a_renewal_out_of_bounds_is_refused(worker: Worker, lease: timedelta) -> None:
     worker.enqueue(new())

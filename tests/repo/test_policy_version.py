@@ -456,11 +456,3 @@ def test_inside_a_call_errors_are_typed_on_any_engine(host_session: Session) -> 
     host_session.rollback()
     with pytest.raises(errors.UniqueViolation):
         versions.rotate(new("v1"), grace=HOUR)
-
-
-def test_an_id_that_the_driver_cannot_send_is_refused_typed(
-    control: PolicyVersionRepository,
-) -> None:
-    with pytest.raises(errors.UnclassifiedDatabaseError) as raised:
-        control.get("v1\x00")
-    assert isinstance(raised.value.__cause__, psycopg.Error)

@@ -1,5 +1,6 @@
 """run_in_transaction: what is safe is run again, from the start; what is not, is not."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -200,6 +201,43 @@ def test_a_serialization_failure_at_commit_is_run_again_on_a_hosts_engine_too(
     )
     assert superuser.execute("SELECT last_value FROM public.tries").fetchone() == (3,)
     assert superuser.execute("SELECT count(*) FROM public.hosts").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("code", ["40001", "40P01", "55P03"])
+def test_a_safe_error_of_the_hosts_own_table_is_run_again_on_its_own_engine(
+    host: Factory, superuser: Connect, code: str
+) -> None:
+    superuser.execute(COMMIT_RAISES.format(code=code))
+
+    def work(session: Session) -> None:
+        session.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+        session.execute(text("INSERT INTO public.hosts VALUES (1)"))
+
+    run_in_transaction(host, work)
+    assert superuser.execute("SELECT last_value FROM public.tries").fetchone() == (3,)
+    assert superuser.execute("SELECT count(*) FROM public.hosts").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("whose", ["host", "control"])
+def test_a_refusal_that_was_swallowed_is_never_told_as_a_commit(
+    request: pytest.FixtureRequest, owner: Connect, whose: str
+) -> None:
+    """The server answers COMMIT of a failed transaction with ROLLBACK, and raises nothing."""
+
+    def work(session: Session) -> PolicyVersionRecord:
+        made = PolicyVersionRepository(session).rotate(new("v1"), grace=timedelta(0))
+        with contextlib.suppress(errors.UniqueViolation):
+            PolicyVersionRepository(session).rotate(new("v1"), grace=timedelta(0))
+        return made
+
+    factory: Factory = request.getfixturevalue(whose)
+    with pytest.raises(errors.FailedTransaction, match="refused earlier") as raised:
+        run_in_transaction(factory, work)
+    assert raised.value.sqlstate == "25P02"
+    cause = raised.value.__cause__
+    assert cause is not None
+    assert "uq" in str(cause) or "pk_policy_versions" in str(cause)
+    assert owner.execute("SELECT FROM orchestration.policy_versions").fetchall() == []
 
 
 def test_an_unknown_outcome_at_commit_is_not_run_again_on_a_hosts_engine_either(

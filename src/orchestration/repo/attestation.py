@@ -1,9 +1,10 @@
 """Ingress attestations: append to a caller's chain, record what became of it, verify (INV-ATT)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Final
 from uuid import UUID
 
+from pydantic import TypeAdapter
 from sqlalchemy import text
 
 from orchestration.records import (
@@ -13,7 +14,14 @@ from orchestration.records import (
     ChainReport,
     NewAttestation,
 )
-from orchestration.repo.base import Repository, dump_json, one
+from orchestration.repo.arguments import (
+    ID,
+    KEY,
+    argument,
+    dump_json,
+    instances,
+)
+from orchestration.repo.base import Repository, one
 from orchestration.vocabulary import AttestationEvent, TerminalStatus
 
 APPEND: Final = text(
@@ -39,6 +47,8 @@ VERIFY: Final = text(
     "SELECT * FROM orchestration.verify_attestation_chain(p_caller_identity => :caller_identity)"
 )
 
+TERMINAL_STATUS: Final[TypeAdapter[TerminalStatus]] = TypeAdapter(TerminalStatus)
+
 
 class AttestationRepository(Repository):
     """The chains of attestations; appending needs `symphony_ingest`, events `symphony_executor`."""
@@ -47,7 +57,7 @@ class AttestationRepository(Repository):
         """Attest one request; as `append_many` of one."""
         return self.append_many([new])[0]
 
-    def append_many(self, news: Sequence[NewAttestation]) -> list[AttestationRecord]:
+    def append_many(self, news: Iterable[NewAttestation]) -> list[AttestationRecord]:
         """Attest up to 10,000 requests, all or none, in one round trip; records in input order.
 
         A key that was attested before with the same payload_hash gives the first record back,
@@ -58,7 +68,9 @@ class AttestationRepository(Repository):
         CredentialRevoked (P7202, INV-ATT-009), InvalidParameterValue (22023, INV-API-001) for more
         than 10,000, SerializationFailure (40001) in a snapshot older than a change.
         """
-        attestations = dump_json([new.model_dump() for new in news])
+        attestations = dump_json(
+            [new.model_dump() for new in instances("news", NewAttestation, news)]
+        )
         rows = self._rows(APPEND, {"attestations": attestations})
         return [AttestationRecord.from_row(row) for row in rows]
 
@@ -72,19 +84,21 @@ class AttestationRepository(Repository):
     def complete_execution(
         self, id: UUID, terminal_status: TerminalStatus | str
     ) -> AttestationEventRecord:
-        """Record how the attested execution ended; a repetition with the same status gives the
-        record.
+        """Record how the attested execution ended: SUCCESS, FAILED or REPAIRED; a repetition with
+        the same status gives the record.
 
         Raises NotFound (P0002, INV-API-002), InvalidAttestationState (P7301): not started yet
         (INV-ATT-002), or recorded with another status (INV-ATT-010).
         """
         return self._record_event(
-            id, AttestationEvent.EXECUTION_COMPLETED, TerminalStatus(terminal_status)
+            id,
+            AttestationEvent.EXECUTION_COMPLETED,
+            argument("terminal_status", TERMINAL_STATUS, terminal_status),
         )
 
     def status(self, id: UUID) -> AttestationStatus | None:
         """The attestation with its events folded in, or None."""
-        row = self._row(STATUS, {"id": id})
+        row = self._row(STATUS, {"id": argument("id", ID, id)})
         return AttestationStatus.from_row(row) if row else None
 
     def verify_chain(self, caller_identity: str) -> ChainReport:
@@ -92,13 +106,18 @@ class AttestationRepository(Repository):
 
         An unknown caller has an empty chain, which holds.
         """
-        return ChainReport.from_row(one(self._row(VERIFY, {"caller_identity": caller_identity})))
+        caller = argument("caller_identity", KEY, caller_identity)
+        return ChainReport.from_row(one(self._row(VERIFY, {"caller_identity": caller})))
 
     def _record_event(
         self, id: UUID, event: AttestationEvent, terminal_status: TerminalStatus | None
     ) -> AttestationEventRecord:
         row = self._row(
             RECORD_EVENT,
-            {"attestation_id": id, "event": event, "terminal_status": terminal_status},
+            {
+                "attestation_id": argument("id", ID, id),
+                "event": event,
+                "terminal_status": terminal_status,
+            },
         )
         return AttestationEventRecord.from_row(one(row))

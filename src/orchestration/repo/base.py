@@ -1,9 +1,7 @@
 """What every repository stands on: the caller's Session, and the guard that types errors."""
 
-import json
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any, Final
 
 from sqlalchemy import Executable, event
@@ -13,7 +11,6 @@ from sqlalchemy.orm import Session
 from orchestration.database import refuse_failed
 from orchestration.errors import OrchestrationError, UnclassifiedDatabaseError
 from orchestration.translate import SCHEMA_CODES, translate_in_call
-
 
 REFUSAL: Final = "orchestration.refusal"
 
@@ -66,7 +63,6 @@ class Repository:
                 error.orig, committing=autocommit, disconnected=error.connection_invalidated
             ) from error.orig
 
-
     @contextmanager
     def _remembered(self) -> Generator[None]:
         # Caught without a savepoint, a refusal leaves a transaction that no COMMIT can save; an
@@ -90,13 +86,3 @@ def one(row: dict[str, Any] | None) -> dict[str, Any]:
     """The row that a function of the database always returns."""
     assert row is not None
     return row
-
-
-def dump_json(value: object) -> str:
-    """JSON as jsonb takes it; refuses NaN and the infinities, which JSON does not know."""
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-
-
-def seconds(value: timedelta) -> str:
-    """An interval as PostgreSQL reads it, exact to the microsecond."""
-    return f"{value.days} days {value.seconds} seconds {value.microseconds} microseconds"

@@ -1,6 +1,6 @@
 """The transactional outbox: enqueue with the business write, claim, complete (INV-OUT)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -20,7 +20,19 @@ from orchestration.records import (
     OutboxStatus,
     RepairedAttempt,
 )
-from orchestration.repo.base import Repository, dump_json, one, seconds
+from orchestration.repo.arguments import (
+    COUNT,
+    DURATION,
+    ID,
+    TEXT,
+    argument,
+    dump_inputs,
+    dump_json,
+    instance,
+    instances,
+    microseconds,
+)
+from orchestration.repo.base import Repository, one
 from orchestration.vocabulary import AttemptState
 
 ENQUEUE: Final = text(
@@ -77,7 +89,7 @@ class OutboxRepository(Repository):
         """Enqueue one item; as `enqueue_many` of one."""
         return self.enqueue_many([new])[0]
 
-    def enqueue_many(self, news: Sequence[NewOutboxItem]) -> list[OutboxItemRecord]:
+    def enqueue_many(self, news: Iterable[NewOutboxItem]) -> list[OutboxItemRecord]:
         """Enqueue up to 10,000 items, all or none, in one round trip; records in input order.
 
         A key (`instruction_id`, `idempotency_key`) that was enqueued before with the same
@@ -86,7 +98,8 @@ class OutboxRepository(Repository):
         Raises IdempotencyConflict (P7004, INV-OUT-004), InvalidParameterValue (22023, INV-API-001)
         for more than 10,000, SerializationFailure (40001) in a snapshot too old to see the key.
         """
-        rows = self._rows(ENQUEUE, {"items": dump_json([_item(new) for new in news])})
+        items = dump_inputs("news", instances("news", NewOutboxItem, news), _item)
+        rows = self._rows(ENQUEUE, {"items": items})
         return [OutboxItemRecord.from_row(row) for row in rows]
 
     def claim(self, worker_id: str, *, batch_size: int, lease: timedelta) -> list[ClaimedItem]:
@@ -98,7 +111,12 @@ class OutboxRepository(Repository):
         Raises InvalidParameterValue (22023, INV-API-001).
         """
         rows = self._rows(
-            CLAIM, {"worker_id": worker_id, "batch_size": batch_size, "lease": seconds(lease)}
+            CLAIM,
+            {
+                "worker_id": argument("worker_id", TEXT, worker_id),
+                "batch_size": argument("batch_size", COUNT, batch_size),
+                "lease": microseconds(argument("lease", DURATION, lease)),
+            },
         )
         return [ClaimedItem.from_row(row) for row in rows]
 
@@ -107,13 +125,14 @@ class OutboxRepository(Repository):
 
         Raises LeaseLost (P7002, INV-OUT-002), InvalidParameterValue (22023, INV-API-001).
         """
+        instance("item", ClaimedItem, item)
         row = self._row(
             RENEW,
             {
                 "outbox_id": item.outbox_id,
                 "lease_token": item.lease_token,
                 "worker_id": item.worker_id,
-                "lease": seconds(lease),
+                "lease": microseconds(argument("lease", DURATION, lease)),
             },
         )
         return item.model_copy(update={"lease_expires_at": one(row)["lease_expires_at"]})
@@ -133,7 +152,8 @@ class OutboxRepository(Repository):
         """Record up to 10,000 attempts in one round trip: what can be is, results in input order.
 
         A lost lease is told in its own result and undoes nothing; any other refusal raises and
-        undoes the call.
+        undoes the call: NotFound (P0002, INV-API-002) for an unknown item, InvalidParameterValue
+        (22023, INV-API-001) for more than 10,000.
         """
         return self._complete(pairs, partial=True)
 
@@ -142,25 +162,27 @@ class OutboxRepository(Repository):
 
         Raises InvalidParameterValue (22023, INV-API-001).
         """
-        return [RepairedAttempt.from_row(row) for row in self._rows(REPAIR, {"limit": limit})]
+        rows = self._rows(REPAIR, {"limit": argument("limit", COUNT, limit)})
+        return [RepairedAttempt.from_row(row) for row in rows]
 
     def redrive(self, outbox_id: UUID) -> OutboxItemRecord:
         """A new item after one that FAILED as REJECTED or NOT_SENT; again, the live successor.
 
         Raises NotFound (P0002, INV-API-002), InvalidAttemptTransition (P7005, INV-OUT-006).
         """
-        return OutboxItemRecord.from_row(one(self._row(REDRIVE, {"outbox_id": outbox_id})))
+        row = self._row(REDRIVE, {"outbox_id": argument("outbox_id", ID, outbox_id)})
+        return OutboxItemRecord.from_row(one(row))
 
     def get(self, outbox_id: UUID) -> OutboxStatus | None:
         """Where the item stands, or None."""
-        row = self._row(STATUS, {"outbox_id": outbox_id})
+        row = self._row(STATUS, {"outbox_id": argument("outbox_id", ID, outbox_id)})
         return OutboxStatus.from_row(row) if row else None
 
     def attempts(self, outbox_id: UUID) -> list[AttemptRecord]:
         """Every opening and closing of the item, in order."""
         rows = self._rows(
             select(ATTEMPTS)
-            .where(ATTEMPTS.c.outbox_id == outbox_id)
+            .where(ATTEMPTS.c.outbox_id == argument("outbox_id", ID, outbox_id))
             .order_by(ATTEMPTS.c.attempt_no, ATTEMPTS.c.phase.desc())
         )
         return [AttemptRecord.from_row(row) for row in rows]
@@ -172,9 +194,16 @@ class OutboxRepository(Repository):
     def _complete(
         self, pairs: Iterable[tuple[ClaimedItem, Completion]], *, partial: bool
     ) -> list[CompletionResult]:
-        completions = dump_json([_completion(item, completion) for item, completion in pairs])
+        completions = dump_json([_completion(*pair) for pair in _pairs(pairs)])
         rows = self._rows(COMPLETE, {"completions": completions, "partial": partial})
         return [_result(row) for row in rows]
+
+
+def _pairs(pairs: object) -> list[tuple[ClaimedItem, Completion]]:
+    found: list[tuple[ClaimedItem, Completion]] = instances("pairs", tuple, pairs)
+    instances("pairs", ClaimedItem, [pair[0] if len(pair) == 2 else None for pair in found])
+    instances("pairs", Completion, [pair[1] for pair in found])
+    return found
 
 
 def _item(new: NewOutboxItem) -> dict[str, Any]:
@@ -200,7 +229,7 @@ def _completion(item: ClaimedItem, completion: Completion) -> dict[str, Any]:
         "rail_code": completion.rail_code,
         "error_code": completion.error_code,
         "error_message": completion.error_message,
-        "retry_in": None if completion.retry_in is None else seconds(completion.retry_in),
+        "retry_in": None if completion.retry_in is None else microseconds(completion.retry_in),
         "latency_ms": completion.latency_ms,
     }
 

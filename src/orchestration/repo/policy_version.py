@@ -7,7 +7,15 @@ from sqlalchemy import func, select, text
 
 from orchestration.models import PolicyVersion
 from orchestration.records import NewPolicyVersion, PolicyVersionRecord
-from orchestration.repo.base import Repository, one, seconds
+from orchestration.repo.arguments import (
+    DURATION,
+    KEY,
+    KEY_OR_NONE,
+    argument,
+    instance,
+    microseconds,
+)
+from orchestration.repo.base import Repository, one
 from orchestration.vocabulary import PolicyStatus
 
 ROTATE: Final = text(
@@ -54,7 +62,7 @@ class PolicyVersionRepository(Repository):
 
     def get(self, id: str) -> PolicyVersionRecord | None:
         """The version of that id, or None."""
-        row = self._row(select(VERSIONS).where(VERSIONS.c.id == id))
+        row = self._row(select(VERSIONS).where(VERSIONS.c.id == argument("id", KEY, id)))
         return PolicyVersionRecord.from_row(row) if row else None
 
     def rotate(
@@ -68,15 +76,16 @@ class PolicyVersionRepository(Repository):
         (P7104, INV-POL-005) where `expected_active` is not the ACTIVE one, UniqueViolation (23505)
         where the id exists, LockNotAvailable (55P03) where a writer holds the gate for over 2 s.
         """
+        instance("new", NewPolicyVersion, new)
         row = self._row(
             ROTATE,
             {
                 "id": new.id,
                 "description": new.description,
                 "checksum": new.checksum,
-                "grace": seconds(grace),
+                "grace": microseconds(argument("grace", DURATION, grace)),
                 "created_by": new.created_by,
-                "expected_active": expected_active,
+                "expected_active": argument("expected_active", KEY_OR_NONE, expected_active),
             },
         )
         return PolicyVersionRecord.from_row(one(row))
@@ -85,13 +94,15 @@ class PolicyVersionRepository(Repository):
         """Retire the version in GRACE before its time.
 
         Raises LastActivePolicy (P7103, INV-POL-007) for the ACTIVE one, InvalidPolicyTransition
-        (P7101, INV-POL-002) for a RETIRED one, PolicyNotAccepted (P7105) for an unknown one.
+        (P7101, INV-POL-002) for a RETIRED one, PolicyNotAccepted (P7105, INV-ATT-008) for an
+        unknown one.
         """
-        return PolicyVersionRecord.from_row(one(self._row(RETIRE, {"id": id})))
+        row = self._row(RETIRE, {"id": argument("id", KEY, id)})
+        return PolicyVersionRecord.from_row(one(row))
 
     def require_accepted(self, id: str) -> None:
         """Hold the policy gate until COMMIT, and be sure that `id` is accepted now.
 
         Raises PolicyNotAccepted (P7105, INV-ATT-008).
         """
-        self._rows(REQUIRE, {"id": id})
+        self._rows(REQUIRE, {"id": argument("id", KEY, id)})

@@ -10,10 +10,14 @@ from sqlalchemy.orm import InstrumentedAttribute
 from orchestration.models import Revocation, RevokedClientCert, RevokedToken
 from orchestration.records import (
     AwareTime,
-    Key,
     RevocationRecord,
     RevocationsSince,
     Sha256Hex,
+)
+from orchestration.repo.arguments import (
+    KEY,
+    TEXT_OR_NONE,
+    argument,
 )
 from orchestration.repo.base import Repository, one
 from orchestration.vocabulary import CRLReason
@@ -82,7 +86,6 @@ SINCE: Final = text(
 HASH: Final[TypeAdapter[str]] = TypeAdapter(Sha256Hex)
 HASH_OR_NONE: Final[TypeAdapter[str | None]] = TypeAdapter(Sha256Hex | None)
 REASON: Final[TypeAdapter[CRLReason]] = TypeAdapter(CRLReason)
-WHO: Final[TypeAdapter[str]] = TypeAdapter(Key)
 WHEN: Final[TypeAdapter[datetime | None]] = TypeAdapter(AwareTime | None)
 
 
@@ -110,6 +113,7 @@ class RevocationRepository(Repository):
         """
         return self._revoke(
             REVOKE_CLIENT_CERT,
+            "cert_fingerprint_sha256",
             cert_fingerprint_sha256,
             reason_code,
             revoked_by,
@@ -128,7 +132,13 @@ class RevocationRepository(Repository):
     ) -> RevocationRecord:
         """Revoke a token, by its SHA-256 in lowercase hex; otherwise as `revoke_client_cert`."""
         return self._revoke(
-            REVOKE_TOKEN, token_hash, reason_code, revoked_by, expires_at, revoked_at
+            REVOKE_TOKEN,
+            "token_hash",
+            token_hash,
+            reason_code,
+            revoked_by,
+            expires_at,
+            revoked_at,
         )
 
     def is_client_cert_revoked(
@@ -161,10 +171,10 @@ class RevocationRepository(Repository):
         self._rows(
             REQUIRE,
             {
-                "client_cert_fingerprint_sha256": HASH_OR_NONE.validate_python(
-                    client_cert_fingerprint_sha256
+                "client_cert_fingerprint_sha256": argument(
+                    "client_cert_fingerprint_sha256", HASH_OR_NONE, client_cert_fingerprint_sha256
                 ),
-                "token_hash": HASH_OR_NONE.validate_python(token_hash),
+                "token_hash": argument("token_hash", HASH_OR_NONE, token_hash),
             },
         )
 
@@ -173,7 +183,7 @@ class RevocationRepository(Repository):
 
         No late commit is missed; a revocation may be told twice.
         """
-        rows = self._rows(SINCE, {"watermark": watermark})
+        rows = self._rows(SINCE, {"watermark": argument("watermark", TEXT_OR_NONE, watermark)})
         return RevocationsSince(
             revocations=tuple(RevocationRecord.from_row(row) for row in rows if row["hash"]),
             watermark=rows[0]["watermark"],
@@ -182,6 +192,7 @@ class RevocationRepository(Repository):
     def _revoke(
         self,
         statement: TextClause,
+        name: str,
         hash: str,
         reason_code: CRLReason | str,
         revoked_by: str,
@@ -191,11 +202,11 @@ class RevocationRepository(Repository):
         row = self._row(
             statement,
             {
-                "hash": HASH.validate_python(hash),
-                "reason_code": REASON.validate_python(reason_code).value,
-                "revoked_by": WHO.validate_python(revoked_by),
-                "expires_at": WHEN.validate_python(expires_at),
-                "revoked_at": WHEN.validate_python(revoked_at),
+                "hash": argument(name, HASH, hash),
+                "reason_code": argument("reason_code", REASON, reason_code).value,
+                "revoked_by": argument("revoked_by", KEY, revoked_by),
+                "expires_at": argument("expires_at", WHEN, expires_at),
+                "revoked_at": argument("revoked_at", WHEN, revoked_at),
             },
         )
         return RevocationRecord.from_row(one(row))
@@ -207,10 +218,10 @@ class RevocationRepository(Repository):
         hash: str,
         at: datetime | None,
     ) -> bool:
-        moment = func.clock_timestamp() if at is None else literal(WHEN.validate_python(at))
+        moment = func.clock_timestamp() if at is None else literal(argument("at", WHEN, at))
         rows = self._rows(
             select(column).where(
-                column == HASH.validate_python(hash),
+                column == argument(column.key, HASH, hash),
                 model.revoked_at <= moment,
                 or_(model.expires_at.is_(None), model.expires_at > moment),
             )

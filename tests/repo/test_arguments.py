@@ -1,0 +1,180 @@
+"""What a repository is given is checked first: the error names the argument, nothing is sent."""
+
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from orchestration.records import Completion, NewAttestation, NewOutboxItem
+from orchestration.repo import (
+    AttestationRepository,
+    OutboxRepository,
+    PolicyVersionRepository,
+    RevocationRepository,
+)
+
+Sessions = Callable[[str], Session]
+
+LEASE = timedelta(seconds=5)
+ID = uuid.uuid4()
+SECRET = "Bearer-SECRET"
+
+
+def item(**changed: Any) -> NewOutboxItem:
+    values: dict[str, Any] = {
+        "instruction_id": ID,
+        "participant_id": "bank-a",
+        "idempotency_key": "k",
+        "rail_type": "SEPA",
+        "payload": {"nested": {"amount": 1}},
+    }
+    return NewOutboxItem(**(values | changed))
+
+
+WRONG: dict[str, tuple[str, Callable[[Session, Any], object], list[Any]]] = {
+    "claim worker_id": (
+        "worker_id",
+        lambda s, v: OutboxRepository(s).claim(v, batch_size=1, lease=LEASE),
+        [5, None, b"w", "w\0", "\ud800"],
+    ),
+    "claim batch_size": (
+        "batch_size",
+        lambda s, v: OutboxRepository(s).claim("w", batch_size=v, lease=LEASE),
+        [True, 1.5, "5", None, 2**63, float("nan")],
+    ),
+    "claim lease": (
+        "lease",
+        lambda s, v: OutboxRepository(s).claim("w", batch_size=1, lease=v),
+        [None, 30, "30s", float("nan"), timedelta.max],
+    ),
+    "renew": ("item", lambda s, v: OutboxRepository(s).renew(v, lease=LEASE), [None, 3, ID]),
+    "repair": (
+        "limit",
+        lambda s, v: OutboxRepository(s).repair_expired(limit=v),
+        [True, 1.5, "5", None],
+    ),
+    "get": ("outbox_id", lambda s, v: OutboxRepository(s).get(v), [5, None, "x", "\0"]),
+    "attempts": ("outbox_id", lambda s, v: OutboxRepository(s).attempts(v), [5, None, "x"]),
+    "redrive": ("outbox_id", lambda s, v: OutboxRepository(s).redrive(v), [5, None, "x"]),
+    "enqueue_many": (
+        "news",
+        lambda s, v: OutboxRepository(s).enqueue_many(v),
+        [None, 5, "abc", {}, [None], [1], item(), [item(), {}]],
+    ),
+    "complete_many": (
+        "pairs",
+        lambda s, v: OutboxRepository(s).complete_many(v),
+        [None, {}, [None], [(1, 2)], [(1,)], [()]],
+    ),
+    "append_many": (
+        "news",
+        lambda s, v: AttestationRepository(s).append_many(v),
+        [None, {}, "abc", [None]],
+    ),
+    "start_execution": (
+        "id",
+        lambda s, v: AttestationRepository(s).start_execution(v),
+        [5, None, "x"],
+    ),
+    "complete_execution": (
+        "terminal_status",
+        lambda s, v: AttestationRepository(s).complete_execution(ID, v),
+        ["SUCCEEDED", None, 5],
+    ),
+    "verify_chain": (
+        "caller_identity",
+        lambda s, v: AttestationRepository(s).verify_chain(v),
+        [None, "", "\0", "\ud800", 5],
+    ),
+    "policy get": ("id", lambda s, v: PolicyVersionRepository(s).get(v), [None, "", "\0", 5]),
+    "retire": ("id", lambda s, v: PolicyVersionRepository(s).retire(v), [None, "", "\0", 5]),
+    "require_accepted": (
+        "id",
+        lambda s, v: PolicyVersionRepository(s).require_accepted(v),
+        [None, "", "\0", 5],
+    ),
+    "rotate": ("new", lambda s, v: PolicyVersionRepository(s).rotate(v, grace=LEASE), [None, {}]),
+    "since": ("watermark", lambda s, v: RevocationRepository(s).since(v), [5, "\0", "\ud800"]),
+    "revoke_token": (
+        "token_hash",
+        lambda s, v: RevocationRepository(s).revoke_token(
+            token_hash=v, reason_code="unspecified", revoked_by="me"
+        ),
+        [None, "", SECRET, "A" * 64],
+    ),
+    "is_client_cert_revoked": (
+        "cert_fingerprint_sha256",
+        lambda s, v: RevocationRepository(s).is_client_cert_revoked(v),
+        [None, SECRET],
+    ),
+    "require_not_revoked": (
+        "token_hash",
+        lambda s, v: RevocationRepository(s).require_not_revoked(token_hash=v),
+        [SECRET, 5],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "act", "value"),
+    [
+        pytest.param(name, act, value, id=f"{title}-{number}")
+        for title, (name, act, values) in WRONG.items()
+        for number, value in enumerate(values)
+    ],
+)
+def test_a_wrong_argument_is_refused_by_name_and_the_session_goes_on(
+    session: Sessions, name: str, act: Callable[[Session, Any], object], value: Any
+) -> None:
+    used = session("executor")
+    with pytest.raises(ValidationError) as raised:
+        act(used, value)
+    for error in raised.value.errors(include_url=False):
+        assert error["loc"][0] == name
+        assert error["input"] is None
+    assert SECRET not in str(raised.value)
+    assert used.scalar(text("SELECT 1")) == 1
+
+
+def test_an_input_never_shows_what_it_refuses() -> None:
+    with pytest.raises(ValidationError) as raised:
+        NewAttestation(
+            caller_identity="c",
+            idempotency_key="k",
+            payload_hash="0" * 64,
+            policy_version_id="v1",
+            token_hash=SECRET,
+        )
+    assert "token_hash" in str(raised.value)
+    assert SECRET not in str(raised.value)
+
+
+def test_a_payload_is_a_copy_of_what_was_given() -> None:
+    flat: dict[str, Any] = {"amount": 1}
+    nested: dict[str, Any] = {"list": [{"amount": 1}]}
+    kept = item(payload=flat), item(payload=nested)
+    flat["amount"] = nested["list"][0]["amount"] = float("nan")
+    assert [one.payload for one in kept] == [{"amount": 1}, {"list": [{"amount": 1}]}]
+
+
+@pytest.mark.parametrize("value", [float("nan"), "\0", "\ud800", {1}], ids=ascii)
+def test_a_payload_changed_after_it_was_checked_is_checked_again(
+    session: Sessions, value: object
+) -> None:
+    changed = item()
+    changed.payload["added"] = value
+    with pytest.raises(ValidationError) as raised:
+        OutboxRepository(session("ingest")).enqueue_many([item(), changed])
+    assert [error["loc"] for error in raised.value.errors()] == [("news", 1, "payload")]
+
+
+def test_a_delay_beyond_a_hundred_years_never_reaches_a_batch() -> None:
+    assert Completion(state="RETRYABLE", retry_in=timedelta(days=36525)).retry_in
+    with pytest.raises(ValidationError) as raised:
+        Completion(state="RETRYABLE", retry_in=timedelta(days=36525, microseconds=1))
+    assert raised.value.errors()[0]["loc"] == ("retry_in",)

@@ -1,9 +1,10 @@
 """Engines with our defaults, and the listener that makes every database error a typed one."""
 
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
-from psycopg.pq import TransactionStatus
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, make_url
 from sqlalchemy import create_engine as _create_engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -17,7 +18,14 @@ from orchestration.errors import (
     SchemaNotReady,
 )
 from orchestration.schema import REVISION
-from orchestration.translate import SCHEMA_CODES, is_ours, translate
+from orchestration.translate import (
+    REFUSAL,
+    SCHEMA_CODES,
+    fails_transaction,
+    is_ours,
+    refuse_failed,
+    translate,
+)
 
 STARTUP_OPTIONS: Final = (
     # A writer that idles in its transaction holds its gates, and every change waits for it.
@@ -32,7 +40,6 @@ STARTUP_OPTIONS: Final = (
 CONNECT_TIMEOUT_SECONDS: Final = 10
 
 _COMMITTING: Final = "orchestration.committing"
-_REFUSAL: Final = "orchestration.refusal"
 
 
 def normalize_url(url: str | URL) -> URL:
@@ -89,9 +96,10 @@ def _listen(engine: Engine, *, everything: bool) -> None:
         error = context.original_exception
         if isinstance(error, OrchestrationError) or not isinstance(error, psycopg.Error):
             return
-        if not everything and not is_ours(error):
+        ours = everything or is_ours(error)
+        _remember(context.connection, error, ours=ours)
+        if not ours:
             return
-        _remember(context.connection, error)
         typed = translate(
             error,
             committing=_commit_in_flight(context.connection),
@@ -102,52 +110,67 @@ def _listen(engine: Engine, *, everything: bool) -> None:
             context.is_disconnect = True
         raise typed from error
 
-    event.listen(engine, "handle_error", on_error)
-    event.listen(engine, "begin", _nothing_in_flight)
-    event.listen(engine, "rollback", _nothing_in_flight)
-    event.listen(engine, "commit", _commit_sent)
-
-
-def _remember(connection: Connection | None, error: psycopg.Error) -> None:
-    if connection is not None and not connection.closed and not connection.invalidated:
-        connection.info.setdefault(_REFUSAL, error)
-
-
-def _commit_sent(connection: Connection) -> None:
-    refusal = connection.info.get(_REFUSAL)
-    if refusal is not None:
-        try:
+    def refuse(connection: Connection) -> None:
+        refusal = connection.info.get(REFUSAL)
+        if everything or refusal is not None:
             refuse_failed(connection, refusal)
-        except FailedTransaction:
-            # A COMMIT that fails here is over for SQLAlchemy: no ROLLBACK would follow.
-            connection.connection.rollback()
-            raise
-    connection.info[_COMMITTING] = True
+
+    def on_commit(connection: Connection) -> None:
+        with _rolled_back_by(connection, lambda: connection.connection.rollback()):
+            refuse(connection)
+        connection.info[_COMMITTING] = True
+
+    def on_prepare(connection: Connection, _xid: Any) -> None:
+        refuse(connection)
+
+    def on_commit_twophase(connection: Connection, xid: Any, is_prepared: bool) -> None:
+        def rollback() -> None:
+            connection.dialect.do_rollback_twophase(connection, xid, is_prepared=is_prepared)
+
+        with _rolled_back_by(connection, rollback):
+            refuse(connection)
+        connection.info[_COMMITTING] = True
+
+    event.listen(engine, "handle_error", on_error)
+    for name in ("begin", "begin_twophase", "rollback", "rollback_twophase"):
+        event.listen(engine, name, _begun_or_over)
+    event.listen(engine, "commit", on_commit)
+    event.listen(engine, "prepare_twophase", on_prepare)
+    event.listen(engine, "commit_twophase", on_commit_twophase)
 
 
-def _nothing_in_flight(connection: Connection) -> None:
+def _remember(connection: Connection | None, error: psycopg.Error, *, ours: bool) -> None:
+    if (
+        connection is None
+        or connection.closed
+        or connection.invalidated
+        or not fails_transaction(error)
+    ):
+        return
+    # An earlier one was undone by its savepoint, or this one could not have come so far.
+    connection.info.pop(REFUSAL, None)
+    if ours:
+        connection.info[REFUSAL] = error
+
+
+@contextmanager
+def _rolled_back_by(connection: Connection, rollback: Callable[[], None]) -> Generator[None]:
+    # A COMMIT that fails is over for SQLAlchemy: it would send no ROLLBACK.
+    try:
+        yield
+    except FailedTransaction:
+        try:
+            rollback()
+        except psycopg.Error:
+            connection.invalidate()
+        raise
+
+
+def _begun_or_over(connection: Connection, *_twophase: Any) -> None:
     # An invalidated connection has lost its info, and would reconnect to show it.
     if not connection.invalidated:
         connection.info.pop(_COMMITTING, None)
-        connection.info.pop(_REFUSAL, None)
-
-
-def refuse_failed(connection: Connection, refusal: BaseException) -> None:
-    """Refuse to commit what `refusal` has failed already: the server would answer the COMMIT with a
-    ROLLBACK, without an error, and nobody would hear that nothing was stored.
-
-    Raises FailedTransaction (25P02).
-    """
-    driver = connection.connection.driver_connection
-    if (
-        isinstance(driver, psycopg.Connection | psycopg.AsyncConnection)
-        and driver.info.transaction_status is TransactionStatus.INERROR
-    ):
-        raise FailedTransaction(
-            "the transaction was refused earlier and cannot be committed",
-            sqlstate="25P02",
-            hint="An expected refusal belongs into begin_nested(); roll back and begin anew.",
-        ) from refusal
+        connection.info.pop(REFUSAL, None)
 
 
 def _commit_in_flight(connection: Connection | None) -> bool:

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from orchestration.errors import (
@@ -14,7 +15,7 @@ from orchestration.errors import (
     Retry,
     SerializationFailure,
 )
-from orchestration.translate import is_ours, translate
+from orchestration.translate import REFUSAL, is_ours, refuse_failed, translate
 
 T = TypeVar("T")
 
@@ -28,6 +29,8 @@ def run_in_transaction(session_factory: Callable[[], Session], work: Callable[[S
     Each try has a Session of its own, so everything is re-read. At most 8 tries, with jittered
     exponential waits of up to 2 s; then the last error is raised. An unknown outcome
     (CommitOutcomeUnknown) is never retried: the caller replays under the same idempotency key.
+
+    Raises FailedTransaction (25P02) where `work` caught a refusal outside of a savepoint.
     """
     for attempt in Retrying(
         retry=retry_if_exception(_is_safe),
@@ -42,8 +45,19 @@ def run_in_transaction(session_factory: Callable[[], Session], work: Callable[[S
 
 def _once(session_factory: Callable[[], Session], work: Callable[[Session], T]) -> T:
     with session_factory() as session:
+        connections: set[Connection] = set()
+
+        def begun(_session: Session, _within: SessionTransaction, connection: Connection) -> None:
+            connections.add(connection)
+
+        event.listen(session, "after_begin", begun)
         result = work(session)
         session.flush()
+        # Whoever's refusal it was that `work` caught: its result would not be stored.
+        _within, refusal = session.info.get(REFUSAL, (None, None))
+        for connection in connections:
+            if not connection.closed and not connection.invalidated:
+                refuse_failed(connection, connection.info.get(REFUSAL, refusal))
         try:
             session.commit()
         except DBAPIError as error:

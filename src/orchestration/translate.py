@@ -1,15 +1,18 @@
-"""From the driver's error to the typed one: pure, and the only reader of psycopg's errors."""
+"""From the driver's error to the typed one, and the only reader of psycopg's errors and states."""
 
 import json
 from typing import Final, cast
 
 import psycopg
+from psycopg.pq import TransactionStatus
+from sqlalchemy import Connection
 
 from orchestration.errors import (
     BY_CONSTRAINT,
     BY_SQLSTATE,
     CommitOutcomeUnknown,
     ConnectionLost,
+    FailedTransaction,
     OrchestrationError,
     SchemaNotReady,
     UnclassifiedDatabaseError,
@@ -22,6 +25,10 @@ SCHEMA: Final = "orchestration"
 # invalid_schema_name, undefined_table, undefined_function, undefined_column: inside a call of ours
 # they mean a schema that is absent or older than the code.
 SCHEMA_CODES: Final = frozenset({"3F000", "42P01", "42883", "42703"})
+
+# Where a connection's `info` keeps the error that has failed its transaction, and a Session's the
+# SessionTransaction and the error that has failed it.
+REFUSAL: Final = "orchestration.refusal"
 
 
 def is_ours(error: BaseException) -> bool:
@@ -77,6 +84,29 @@ def translate_in_call(
             hint="alembic upgrade head",
         )
     return translate(error, committing=committing, disconnected=disconnected)
+
+
+def fails_transaction(error: BaseException) -> bool:
+    """Whether this error has failed its transaction: the server made it, and none before it had."""
+    return isinstance(error, psycopg.Error) and error.sqlstate not in (None, "25P02")
+
+
+def refuse_failed(connection: Connection, refusal: BaseException | None) -> None:
+    """Refuse to commit a transaction that `refusal` has failed already: the server would answer the
+    COMMIT with a ROLLBACK, without an error, and nobody would hear that nothing was stored.
+
+    Raises FailedTransaction (25P02).
+    """
+    driver = connection.connection.driver_connection
+    if (
+        isinstance(driver, psycopg.Connection | psycopg.AsyncConnection)
+        and driver.info.transaction_status is TransactionStatus.INERROR
+    ):
+        raise FailedTransaction(
+            "the transaction was refused earlier and cannot be committed",
+            sqlstate="25P02",
+            hint="An expected refusal belongs into begin_nested(); roll back and begin anew.",
+        ) from refusal
 
 
 def _class(

@@ -346,6 +346,20 @@ def test_a_commit_that_went_well_leaves_no_doubt_about_what_follows(
             versions.rotate(new("v2"), grace=timedelta(0))
 
 
+def test_a_connection_lost_during_the_commit_of_two_phases_leaves_an_unknown_outcome(
+    database: scratch.Database,
+    engine_at: Callable[..., Engine],
+    proxied: Callable[[URL], tuple[Proxy, URL]],
+) -> None:
+    proxy, url = proxied(database.as_role("control"))
+    with engine_at(url).connect() as connection:
+        transaction = connection.begin_twophase()
+        connection.execute(text("SELECT 1"))
+        proxy.cut = Cut(b"COMMIT", "request")
+        with raises(errors.CommitOutcomeUnknown, Retry.AFTER_RESOLUTION):
+            transaction.commit()
+
+
 @pytest.mark.superuser
 def test_a_backend_that_is_terminated_before_commit_is_a_lost_connection(
     database: scratch.Database, superuser: Connect, engine_at: Callable[..., Engine]

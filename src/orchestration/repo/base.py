@@ -2,17 +2,20 @@
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import Executable, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from orchestration.database import refuse_failed
 from orchestration.errors import OrchestrationError, UnclassifiedDatabaseError
-from orchestration.translate import SCHEMA_CODES, translate_in_call
-
-REFUSAL: Final = "orchestration.refusal"
+from orchestration.translate import (
+    REFUSAL,
+    SCHEMA_CODES,
+    fails_transaction,
+    refuse_failed,
+    translate_in_call,
+)
 
 
 class Repository:
@@ -70,15 +73,20 @@ class Repository:
         try:
             yield
         except (DBAPIError, OrchestrationError) as error:
-            self._session.info[REFUSAL] = error
-            if not event.contains(self._session, "before_commit", _refuse_failed):
-                event.listen(self._session, "before_commit", _refuse_failed)
+            session = self._session
+            cause = error.orig if isinstance(error, DBAPIError) else error.__cause__
+            if cause is not None and fails_transaction(cause):
+                within = session.get_nested_transaction() or session.get_transaction()
+                session.info[REFUSAL] = (within, cause)
+                if not event.contains(session, "before_commit", _refuse_failed):
+                    event.listen(session, "before_commit", _refuse_failed)
             raise
 
 
 def _refuse_failed(session: Session) -> None:
-    refusal = session.info.pop(REFUSAL, None)
-    if refusal is not None and session.in_transaction():
+    within, refusal = session.info.pop(REFUSAL, (None, None))
+    # Where a rollback has ended the transaction or the savepoint, the refusal is undone with it.
+    if within is not None and within.is_active:
         refuse_failed(session.connection(), refusal)
 
 

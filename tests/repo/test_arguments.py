@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,13 +10,15 @@ from pydantic import ValidationError
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from orchestration.records import Completion, NewAttestation, NewOutboxItem
+from orchestration.errors import InvalidParameterValue
+from orchestration.records import ClaimedItem, Completion, NewAttestation, NewOutboxItem
 from orchestration.repo import (
     AttestationRepository,
     OutboxRepository,
     PolicyVersionRepository,
     RevocationRepository,
 )
+from orchestration.repo.arguments import microseconds
 
 Sessions = Callable[[str], Session]
 
@@ -34,6 +36,25 @@ def item(**changed: Any) -> NewOutboxItem:
         "payload": {"nested": {"amount": 1}},
     }
     return NewOutboxItem(**(values | changed))
+
+
+CLAIMED = ClaimedItem(
+    outbox_id=ID,
+    instruction_id=ID,
+    participant_id="bank-a",
+    sequence_id=1,
+    idempotency_key="k",
+    redrive_no=0,
+    rail_type="SEPA",
+    payload={},
+    payload_hash="0" * 64,
+    attempt_no=1,
+    max_attempts=1,
+    worker_id="w",
+    lease_token=ID,
+    lease_expires_at=datetime.now(UTC),
+    claimed_at=datetime.now(UTC),
+)
 
 
 WRONG: dict[str, tuple[str, Callable[[Session, Any], object], list[Any]]] = {
@@ -61,6 +82,17 @@ WRONG: dict[str, tuple[str, Callable[[Session, Any], object], list[Any]]] = {
     "get": ("outbox_id", lambda s, v: OutboxRepository(s).get(v), [5, None, "x", "\0"]),
     "attempts": ("outbox_id", lambda s, v: OutboxRepository(s).attempts(v), [5, None, "x"]),
     "redrive": ("outbox_id", lambda s, v: OutboxRepository(s).redrive(v), [5, None, "x"]),
+    "enqueue": ("new", lambda s, v: OutboxRepository(s).enqueue(v), [None, {}, [item()]]),
+    "complete item": (
+        "item",
+        lambda s, v: OutboxRepository(s).complete(v, Completion(state="FAILED")),
+        [None, ID],
+    ),
+    "complete completion": (
+        "completion",
+        lambda s, v: OutboxRepository(s).complete(CLAIMED, v),
+        [None, {"state": "FAILED"}, "FAILED"],
+    ),
     "enqueue_many": (
         "news",
         lambda s, v: OutboxRepository(s).enqueue_many(v),
@@ -71,6 +103,7 @@ WRONG: dict[str, tuple[str, Callable[[Session, Any], object], list[Any]]] = {
         lambda s, v: OutboxRepository(s).complete_many(v),
         [None, {}, [None], [(1, 2)], [(1,)], [()]],
     ),
+    "append": ("new", lambda s, v: AttestationRepository(s).append(v), [None, {}]),
     "append_many": (
         "news",
         lambda s, v: AttestationRepository(s).append_many(v),
@@ -112,6 +145,11 @@ WRONG: dict[str, tuple[str, Callable[[Session, Any], object], list[Any]]] = {
         lambda s, v: RevocationRepository(s).is_client_cert_revoked(v),
         [None, SECRET],
     ),
+    "is_token_revoked": (
+        "at",
+        lambda s, v: RevocationRepository(s).is_token_revoked("0" * 64, v),
+        [datetime(2026, 1, 1), datetime.max.replace(tzinfo=UTC), "soon"],
+    ),
     "require_not_revoked": (
         "token_hash",
         lambda s, v: RevocationRepository(s).require_not_revoked(token_hash=v),
@@ -138,6 +176,7 @@ def test_a_wrong_argument_is_refused_by_name_and_the_session_goes_on(
         assert error["loc"][0] == name
         assert error["input"] is None
     assert SECRET not in str(raised.value)
+    assert raised.value.__context__ is None
     assert used.scalar(text("SELECT 1")) == 1
 
 
@@ -178,3 +217,23 @@ def test_a_delay_beyond_a_hundred_years_never_reaches_a_batch() -> None:
     with pytest.raises(ValidationError) as raised:
         Completion(state="RETRYABLE", retry_in=timedelta(days=36525, microseconds=1))
     assert raised.value.errors()[0]["loc"] == ("retry_in",)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (timedelta(0), "0 microseconds"),
+        (timedelta(days=1), "86400000000 microseconds"),
+        (-timedelta(microseconds=1), "-1 microseconds"),
+    ],
+)
+def test_a_duration_is_sent_as_elapsed_time_and_never_as_days(
+    value: timedelta, written: str
+) -> None:
+    assert microseconds(value) == written
+
+
+@pytest.mark.parametrize("days", [10**8, -(10**8)])
+def test_the_wire_carries_every_duration_that_is_taken(session: Sessions, days: int) -> None:
+    with pytest.raises(InvalidParameterValue):
+        OutboxRepository(session("executor")).claim("w", batch_size=1, lease=timedelta(days=days))

@@ -77,10 +77,13 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("cls", classes(Input), ids=lambda cls: cls.__name__)
-def test_every_input_is_frozen_and_takes_nothing_unknown(cls: type[BaseModel]) -> None:
+def test_every_input_is_frozen_takes_nothing_unknown_and_shows_nothing_it_refuses(
+    cls: type[BaseModel],
+) -> None:
     assert cls.model_config["frozen"] is True
     assert cls.model_config["extra"] == "forbid"
     assert cls.model_config["allow_inf_nan"] is False
+    assert cls.model_config["hide_input_in_errors"] is True
 
 
 @pytest.mark.parametrize("cls", classes(Record), ids=lambda cls: cls.__name__)

@@ -63,7 +63,9 @@ def argument(name: str, adapter: TypeAdapter[T], value: object) -> T:
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        raise _naming(error, name) from None
+        refusal = _naming(error, name)
+    # Raised out here, so that what shows the value does not hang on it as its context.
+    raise refusal
 
 
 def instances(name: str, kind: type[T], values: object) -> list[T]:

@@ -19,6 +19,7 @@ from orchestration.repo.arguments import (
     KEY,
     argument,
     dump_json,
+    instance,
     instances,
 )
 from orchestration.repo.base import Repository, one
@@ -55,7 +56,7 @@ class AttestationRepository(Repository):
 
     def append(self, new: NewAttestation) -> AttestationRecord:
         """Attest one request; as `append_many` of one."""
-        return self.append_many([new])[0]
+        return self.append_many([instance("new", NewAttestation, new)])[0]
 
     def append_many(self, news: Iterable[NewAttestation]) -> list[AttestationRecord]:
         """Attest up to 10,000 requests, all or none, in one round trip; records in input order.

@@ -87,7 +87,7 @@ class OutboxRepository(Repository):
 
     def enqueue(self, new: NewOutboxItem) -> OutboxItemRecord:
         """Enqueue one item; as `enqueue_many` of one."""
-        return self.enqueue_many([new])[0]
+        return self.enqueue_many([instance("new", NewOutboxItem, new)])[0]
 
     def enqueue_many(self, news: Iterable[NewOutboxItem]) -> list[OutboxItemRecord]:
         """Enqueue up to 10,000 items, all or none, in one round trip; records in input order.
@@ -144,6 +144,8 @@ class OutboxRepository(Repository):
 
         Raises LeaseLost (P7002, INV-OUT-002): what the rail answered is then not recorded.
         """
+        instance("item", ClaimedItem, item)
+        instance("completion", Completion, completion)
         return self._complete([(item, completion)], partial=False)[0]
 
     def complete_many(

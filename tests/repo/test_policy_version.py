@@ -167,6 +167,29 @@ def test_a_grace_is_kept_to_the_microsecond(
     assert demoted.grace_expires_at > demoted.activated_at + grace
 
 
+@pytest.mark.parametrize("days", range(30, 361, 30))
+def test_a_day_of_grace_has_24_hours_whatever_the_logins_clocks_do(
+    database: scratch.Database, superuser: Connect, control: PolicyVersionRepository, days: int
+) -> None:
+    name = database.as_role("control").username
+    superuser.execute(
+        f'ALTER ROLE "{name}" IN DATABASE "{database.name}" SET timezone = \'America/New_York\''
+    )
+    grace = timedelta(days=days)
+    control.rotate(new("v1"), grace=HOUR)
+    made = control.rotate(new("v2"), grace=grace)
+    demoted = control.get("v1")
+    assert demoted is not None
+    assert demoted.grace_expires_at is not None
+    # In UTC: within a zone Python adds by the wall clock.
+    earliest, expires, latest = (
+        demoted.activated_at.astimezone(UTC) + grace,
+        demoted.grace_expires_at.astimezone(UTC),
+        made.activated_at.astimezone(UTC) + grace,
+    )
+    assert earliest < expires <= latest
+
+
 @pytest.mark.invariant("INV-API-001")
 @pytest.mark.parametrize("grace", [timedelta(microseconds=-1), timedelta(days=-1, seconds=5)])
 def test_a_negative_grace_is_refused(control: PolicyVersionRepository, grace: timedelta) -> None:

@@ -156,7 +156,11 @@ def _is_small_int(value: object) -> bool:
 
 
 Payload = Annotated[dict[str, Any], PlainValidator(_json_payload)]
-"""A JSON object that jsonb can hold: finite numbers, no NUL, no lone surrogate."""
+"""A JSON object that jsonb can hold: finite numbers, no NUL, no lone surrogate.
+
+An input keeps a copy, so the caller's own dict may change. The copy is a dict too: what is changed
+in it is checked again on the way to the database, with the same `pydantic.ValidationError`.
+"""
 
 
 class Input(BaseModel):

@@ -19,7 +19,13 @@ from orchestration.translate import (
 
 
 class Repository:
-    """Works in the caller's transaction on the caller's Session, and never commits."""
+    """Works in the caller's transaction on the caller's Session, and never commits.
+
+    A malformed argument never reaches the database: `pydantic.ValidationError` names it, and does
+    not show its value. A refusal that is expected belongs into `session.begin_nested()`: caught
+    without a savepoint it has failed the transaction, and the commit raises FailedTransaction
+    (25P02).
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session

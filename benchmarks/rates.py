@@ -3,7 +3,8 @@
 usage: python -m benchmarks.rates [--items 20000] [--rounds 3]
 
 Both sides take turns, so that whatever else the machine does hits both; medians are shown, and the
-ratio is the figure to keep. One worker, one connection, payloads of about 200 bytes.
+ratio is the figure to keep. One worker, one connection, payloads of about 200 bytes, an authorized
+instruction for every item (receiving them is a case of its own, authorizing them is not timed).
 pgmq reads and archives in the same batches of 500.
 """
 
@@ -21,13 +22,24 @@ from pgmq import PGMQueue
 from pgmq.install import install_pgmq_from_sql
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import URL
+from sqlalchemy import URL, text
 from sqlalchemy.orm import Session, sessionmaker
 from tools import scratch
 
 from orchestration.database import create_engine
-from orchestration.records import Completion, NewAttestation, NewOutboxItem, NewPolicyVersion
-from orchestration.repo import AttestationRepository, OutboxRepository, PolicyVersionRepository
+from orchestration.records import (
+    Completion,
+    NewAttestation,
+    NewInstruction,
+    NewOutboxItem,
+    NewPolicyVersion,
+)
+from orchestration.repo import (
+    AttestationRepository,
+    InstructionRepository,
+    OutboxRepository,
+    PolicyVersionRepository,
+)
 from orchestration.vocabulary import CompletionState
 
 SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
@@ -73,6 +85,51 @@ class Ours:
                 grace=timedelta(0),
             )
             session.commit()
+        with self.ingest() as session:
+            self.attestation = AttestationRepository(session).append(
+                NewAttestation(
+                    caller_identity="benchmark",
+                    idempotency_key="benchmark",
+                    payload_hash=hashlib.sha256(b"benchmark").hexdigest(),
+                    policy_version_id="v1",
+                )
+            )
+            session.commit()
+        self.database = database
+        self.instructions: list[uuid.UUID] = []
+
+    def receive(self) -> int:
+        count = self.items + SINGLE
+        with self.ingest() as session:
+            instructions = InstructionRepository(session)
+            for first in range(0, count, ENQUEUE_BATCH):
+                received = instructions.receive_many(
+                    [
+                        NewInstruction(
+                            participant_id=f"P{number % PARTICIPANTS:05d}",
+                            idempotency_key=f"K{number}",
+                            instruction_type="pain.001",
+                            end_to_end_id=f"E{number}",
+                            amount_minor=number + 1,
+                            currency="GBP",
+                            debtor_account="debtor",
+                            creditor_account="creditor",
+                            payload=payload(number),
+                            attestation_id=self.attestation.id,
+                            policy_version_id="v1",
+                        )
+                        for number in range(first, min(first + ENQUEUE_BATCH, count))
+                    ]
+                )
+                session.commit()
+                self.instructions += [one.id for one in received]
+        return count
+
+    def authorize(self) -> None:
+        """By the owner, all at once: it is the items that are timed."""
+        with scratch.maintenance(self.database.url) as connection:
+            connection.execute(text("UPDATE orchestration.instructions SET state = 'AUTHORIZED'"))
+            connection.execute(text("VACUUM ANALYZE orchestration.instructions"))
 
     def enqueue(self) -> int:
         with self.ingest() as session:
@@ -81,7 +138,7 @@ class Ours:
                 outbox.enqueue_many(
                     [
                         NewOutboxItem(
-                            instruction_id=uuid.uuid4(),
+                            instruction_id=self.instructions[number],
                             participant_id=f"P{number % PARTICIPANTS:05d}",
                             idempotency_key=f"K{number}",
                             rail_type="SCT",
@@ -111,10 +168,10 @@ class Ours:
     def enqueue_singly(self) -> int:
         with self.ingest() as session:
             outbox = OutboxRepository(session)
-            for number in range(SINGLE):
+            for number in range(self.items, self.items + SINGLE):
                 outbox.enqueue(
                     NewOutboxItem(
-                        instruction_id=uuid.uuid4(),
+                        instruction_id=self.instructions[number],
                         participant_id=f"P{number % PARTICIPANTS:05d}",
                         idempotency_key=f"K{number}",
                         rail_type="SCT",
@@ -188,6 +245,10 @@ def measure(at: scratch.Server, items: int) -> dict[str, tuple[float, float | No
     with scratch.database(at) as database, pgmq_database(at, items) as peer:
         ours = Ours(database, items)
         found: dict[str, tuple[float, float | None]] = {
+            "instructions received, 1000 a transaction": (timed(ours.receive), None)
+        }
+        ours.authorize()
+        found |= {
             "bulk enqueue, 1000 a transaction": (timed(ours.enqueue), timed(peer.enqueue)),
             "drain, batches of 500": (timed(ours.drain), timed(peer.drain)),
             "enqueue, one a transaction": (

@@ -1,5 +1,5 @@
 """The whole story on a real server: payments of a pain.001 file pass through attestation, policy,
-revocation and outbox, and a reconciliation says whether all of them are accounted for.
+revocation, instructions and outbox, and a reconciliation says whether all are accounted for.
 
 usage: python -m examples.demo
 
@@ -29,7 +29,7 @@ from tools import scratch
 from orchestration.embedded import EmbeddedServerError
 
 FILE = Path(__file__).with_name("payments.pain.001.xml")
-WIDTH = 100
+WIDTH = 108
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -59,12 +59,13 @@ def tell(console: Console) -> int:
                 console.print(f"  alembic upgrade head in {database.name}, {_since(began)}")
                 story.logins(on)
                 story.activate_policy(on)
-                story.submissions(on)
+                accepted = story.submissions(on)
+                story.authorizations(on, accepted)
                 shift.workers(on)
                 story.rotation(on)
                 story.audit(on)
                 story.refusals(on)
-                on.chapter("8  The file against the database")
+                on.chapter("9  The file against the database")
                 found = on.run("auditor", lambda session: reconcile(session, transfers))
                 return conclude(console, found)
 

@@ -1,12 +1,13 @@
-"""The ingress: it attests a request, writes its own business row and enqueues, all in one
-transaction.
+"""The ingress: it attests a request, receives the instruction and writes its own business row, all
+in one transaction.
 
 `public.payments` stands for the table that the host service has anyway. Its row, the attestation
-and the item of the outbox commit together, or none of them does.
+and the instruction commit together, or none of them does.
 """
 
 from dataclasses import dataclass
-from uuid import NAMESPACE_URL, UUID, uuid5
+from datetime import date
+from uuid import UUID
 
 from examples.credentials import Verified
 from sqlalchemy import BigInteger, Text, Uuid
@@ -14,11 +15,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from orchestration.records import (
     AttestationRecord,
+    InstructionRecord,
     NewAttestation,
-    NewOutboxItem,
-    OutboxItemRecord,
+    NewInstruction,
 )
-from orchestration.repo import AttestationRepository, OutboxRepository
+from orchestration.repo import AttestationRepository, InstructionRepository
 
 
 class HostBase(DeclarativeBase):
@@ -42,21 +43,15 @@ class Payment(HostBase):
 @dataclass(frozen=True)
 class Accepted:
     attestation: AttestationRecord
-    item: OutboxItemRecord
-
-
-def instruction_id(message_id: str, end_to_end_id: str) -> UUID:
-    """The same payment has the same id, however often it is submitted."""
-    return uuid5(NAMESPACE_URL, f"urn:payments:{message_id}:{end_to_end_id}")
+    instruction: InstructionRecord
 
 
 def accept(session: Session, request: Verified) -> Accepted:
     """Take a payment in; a request that is here already gets its first records back.
 
-    Raises IdempotencyConflict (P7303, P7004), PolicyNotAccepted (P7105), CredentialRevoked (P7202).
+    Raises IdempotencyConflict (P7303, P7402), PolicyNotAccepted (P7105), CredentialRevoked (P7202).
     """
     payload = dict(request.payload)
-    payment_id = instruction_id(payload["message_id"], payload["end_to_end_id"])
     attestation = AttestationRepository(session).append(
         NewAttestation(
             caller_identity=request.caller,
@@ -68,10 +63,27 @@ def accept(session: Session, request: Verified) -> Accepted:
             token_hash=request.token_hash,
         )
     )
-    if session.get(Payment, payment_id) is None:
+    instruction = InstructionRepository(session).receive(
+        NewInstruction(
+            participant_id=request.caller,
+            idempotency_key=payload["end_to_end_id"],
+            instruction_type="pain.001",
+            end_to_end_id=payload["end_to_end_id"],
+            uetr=UUID(payload["uetr"]),
+            value_date=date.fromisoformat(payload["requested_execution_date"]),
+            amount_minor=payload["amount_minor"],
+            currency=payload["currency"],
+            debtor_account=payload["debtor_account"],
+            creditor_account=payload["creditor_account"],
+            payload=payload,
+            attestation_id=attestation.id,
+            policy_version_id=request.policy,
+        )
+    )
+    if session.get(Payment, instruction.id) is None:
         session.add(
             Payment(
-                instruction_id=payment_id,
+                instruction_id=instruction.id,
                 attestation_id=attestation.id,
                 debtor=request.caller,
                 end_to_end_id=payload["end_to_end_id"],
@@ -79,13 +91,4 @@ def accept(session: Session, request: Verified) -> Accepted:
                 currency=payload["currency"],
             )
         )
-    item = OutboxRepository(session).enqueue(
-        NewOutboxItem(
-            instruction_id=payment_id,
-            participant_id=request.caller,
-            idempotency_key=payload["end_to_end_id"],
-            rail_type=payload["rail"],
-            payload=payload,
-        )
-    )
-    return Accepted(attestation, item)
+    return Accepted(attestation, instruction)

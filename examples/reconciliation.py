@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from examples.ingress import instruction_id
 from examples.pain001 import MINOR_UNITS, CreditTransfer
 from rich import box
 from rich.console import Console
@@ -13,21 +12,21 @@ from rich.table import Table
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-# A transaction of the file and an item are the same payment if id, key, rail, currency and amount
-# agree. Where one differs, it counts as missing on this side and as a stranger on the other.
+# A transaction of the file and one of the database are the same payment if participant, key, rail,
+# currency and amount agree. Where one differs, it counts as missing on this side and as a stranger
+# on the other. In the database it has ended once if its item and its instruction say so alike.
 COUNT = text(
     """
     WITH file AS (
       SELECT f.*, true AS in_file
       FROM jsonb_to_recordset(CAST(:file AS jsonb))
-        AS f (instruction_id uuid, key text, rail text, currency text, amount bigint)
+        AS f (participant text, key text, rail text, currency text, amount bigint)
     ), items AS (
       SELECT i.instruction_id,
-             i.idempotency_key AS key,
-             i.rail_type AS rail,
+             i.idempotency_key,
+             i.rail_type,
              i.payload ->> 'currency' AS currency,
              (i.payload ->> 'amount_minor')::bigint AS amount,
-             true AS in_database,
              EXISTS (
                SELECT FROM orchestration.payment_outbox_pending p WHERE p.outbox_id = i.outbox_id
              ) AS pending,
@@ -37,13 +36,27 @@ COUNT = text(
                WHERE t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
              ) AS endings
       FROM orchestration.payment_outbox_items i
+    ), database AS (
+      SELECT n.participant_id AS participant,
+             n.idempotency_key AS key,
+             coalesce(i.rail_type, 'not enqueued') AS rail,
+             n.currency,
+             n.amount_minor AS amount,
+             true AS in_database,
+             i.pending,
+             i.endings,
+             NOT i.pending
+               AND cardinality(i.endings) = 1
+               AND (i.endings[1], n.state)
+                 IN (('DISPATCHED', 'COMPLETED'), ('FAILED', 'FAILED'))
+               AND (i.idempotency_key, i.currency, i.amount)
+                 = (n.idempotency_key, n.currency, n.amount_minor) AS ended
+      FROM orchestration.instructions n
+      LEFT JOIN items i ON i.instruction_id = n.id
     ), judged AS (
-      SELECT *,
-             coalesce(
-               in_file AND in_database AND NOT pending AND cardinality(endings) = 1, false
-             ) AS ended_once
+      SELECT *, coalesce(in_file AND ended, false) AS ended_once
       FROM file
-      FULL JOIN items USING (instruction_id, key, rail, currency, amount)
+      FULL JOIN database USING (participant, key, rail, currency, amount)
     )
     SELECT rail,
            currency,
@@ -110,10 +123,11 @@ class Reconciliation:
 
 
 def reconcile(session: Session, transfers: Sequence[CreditTransfer]) -> Reconciliation:
-    """Hold the file against the outbox; needs `symphony_auditor` or `symphony_control`."""
+    """Hold the file against instructions and outbox; needs `symphony_auditor` or
+    `symphony_control`."""
     file = [
         {
-            "instruction_id": str(instruction_id(transfer.message_id, transfer.end_to_end_id)),
+            "participant": transfer.debtor_name,
             "key": transfer.end_to_end_id,
             "rail": transfer.rail,
             "currency": transfer.currency,

@@ -25,7 +25,7 @@ ZOMBIES = text(
 
 
 def workers(on: Stage) -> None:
-    on.chapter("4  Two worker processes, and one of them is killed")
+    on.chapter("5  Two worker processes, and one of them is killed")
     with crew(on.engines["executor"].url) as workers:
         tally: dict[str, Counter[str]] = defaultdict(Counter)
         held, answer = _work(on, workers, tally)

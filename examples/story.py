@@ -3,13 +3,15 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
 from examples.credentials import NotAuthentic
+from examples.desk import enqueue, order
+from examples.ingress import Accepted
 from examples.pain001 import CreditTransfer, as_payload
 from examples.shift import ZOMBIES
 from examples.stage import ROLES, Stage, StoryFailed, table
@@ -20,6 +22,7 @@ from orchestration import errors
 from orchestration.records import ChainReport, NewPolicyVersion
 from orchestration.repo import (
     AttestationRepository,
+    InstructionRepository,
     OutboxRepository,
     PolicyVersionRepository,
     RevocationRepository,
@@ -36,7 +39,7 @@ COUNTS = text(
     """
     SELECT (SELECT count(*) FROM public.payments) AS payments,
            (SELECT count(*) FROM orchestration.ingress_attestation_status) AS attestations,
-           (SELECT count(*) FROM orchestration.payment_outbox_status) AS items
+           (SELECT count(*) FROM orchestration.instruction_status) AS instructions
     """
 )
 LOGIN = text("SELECT rolname, rolsuper FROM pg_catalog.pg_roles WHERE rolname = session_user")
@@ -49,7 +52,13 @@ MEMBERSHIPS = text(
     WHERE l.rolname = session_user
     """
 )
-VERIFY_OUTBOX = text("SELECT * FROM orchestration.verify_outbox()")
+FINDINGS = text(
+    """
+    SELECT finding FROM orchestration.verify_outbox()
+    UNION ALL
+    SELECT finding FROM orchestration.verify_instructions()
+    """
+)
 REWRITE = text("UPDATE orchestration.ingress_attestations SET payload_hash = token_hash")
 
 
@@ -92,8 +101,8 @@ def activate_policy(on: Stage) -> None:
     )
 
 
-def submissions(on: Stage) -> None:
-    on.chapter("3  Callers attest, and every payment is enqueued in the caller's own transaction")
+def submissions(on: Stage) -> dict[str, Accepted]:
+    on.chapter("3  Callers attest, and instructions are received in the caller's own transaction")
     by_debtor: dict[str, list[CreditTransfer]] = defaultdict(list)
     for transfer in on.transfers:
         by_debtor[transfer.debtor_name].append(transfer)
@@ -128,7 +137,7 @@ def submissions(on: Stage) -> None:
     on.say(f"{first.end_to_end_id} is sent again: the first records come back, nothing is added.")
     dearer = replace(other, amount_minor=other.amount_minor * 10)
     on.refused(
-        "a request resent with another amount",
+        "a request resent, another amount",
         errors.IdempotencyConflict,
         "ingest",
         on.submit(dearer),
@@ -140,20 +149,62 @@ def submissions(on: Stage) -> None:
         on.submit(dearer, request=2),
     )
     if counts(on) != counted or set(counted) != {len(on.transfers)}:
-        raise StoryFailed(f"business rows, attestations and items do not agree: {counted}")
+        raise StoryFailed(f"business rows, attestations and instructions disagree: {counted}")
     on.say(
-        "{} business rows, {} attestations, {} items, before and after: all commit together,"
-        " or none.".format(*counted)
+        "{} business rows, {} attestations, {} instructions, before and after: all commit"
+        " together, or none.".format(*counted)
     )
+    on.refused(
+        "enqueuing before it is authorized",
+        errors.InstructionStateForbids,
+        "ingest",
+        lambda session: enqueue(
+            session, accepted[first.end_to_end_id].instruction, as_payload(first)
+        ),
+    )
+    return accepted
+
+
+def authorizations(on: Stage, accepted: Mapping[str, Accepted]) -> None:
+    on.chapter("4  Another login authorizes them, and orders their dispatch")
+    for transfer in on.transfers:
+        instruction = accepted[transfer.end_to_end_id].instruction
+        on.run("executor", partial(order, instruction=instruction, payload=as_payload(transfer)))
+    received = accepted[on.transfers[0].end_to_end_id].instruction
+    on.refused(
+        "authorizing what has moved on",
+        errors.StaleInstruction,
+        "executor",
+        lambda session: InstructionRepository(session).authorize(
+            received.id, version=received.version
+        ),
+    )
+    executing = on.run("executor", lambda session: InstructionRepository(session).get(received.id))
+    assert executing is not None
+    on.refused(
+        "failing it with its payment open",
+        errors.InstructionStateForbids,
+        "executor",
+        lambda session: InstructionRepository(session).fail(
+            executing.id, version=executing.version, reason="changed our mind"
+        ),
+    )
+    shown = table("version", "from", "to", "by")
+    for one in on.run(
+        "auditor", lambda session: InstructionRepository(session).history(received.id)
+    ):
+        shown.add_row(str(one.version), one.from_state or "-", one.to_state, one.db_user)
+    on.say(f"The history of {received.idempotency_key}, written by the database:")
+    on.show(shown)
 
 
 def counts(on: Stage) -> tuple[int, int, int]:
-    payments, attestations, items = on.run("ingest", lambda session: session.execute(COUNTS).one())
-    return payments, attestations, items
+    counted = on.run("ingest", lambda session: session.execute(COUNTS).one())
+    return counted.payments, counted.attestations, counted.instructions
 
 
 def rotation(on: Stage) -> None:
-    on.chapter("5  The policy rotates, a certificate is revoked")
+    on.chapter("6  The policy rotates, a certificate is revoked")
 
     def rotate(session: Session) -> Sequence[str]:
         policies = PolicyVersionRepository(session)
@@ -183,7 +234,7 @@ def rotation(on: Stage) -> None:
     )
     on.say(f"The certificate of {caller.name} is revoked: {revoked.reason_code}.")
     on.refused(
-        "attesting with a revoked certificate",
+        "attesting by a revoked certificate",
         errors.CredentialRevoked,
         "ingest",
         on.submit(transfer, policy="v2", request=4),
@@ -197,7 +248,7 @@ def rotation(on: Stage) -> None:
 
 
 def audit(on: Stage) -> None:
-    on.chapter("6  The auditor reads")
+    on.chapter("7  The auditor reads")
     shown = table("chain of", "records", "every hash recomputed", right=["records"])
     for name in on.callers:
         report = on.run("auditor", partial(verify_chain, caller=name))
@@ -206,10 +257,10 @@ def audit(on: Stage) -> None:
         shown.add_row(name, str(report.records), "[green]holds[/]")
     on.show(shown)
     on.gap()
-    findings = on.run("auditor", lambda session: session.execute(VERIFY_OUTBOX).all())
+    findings = on.run("auditor", lambda session: session.scalars(FINDINGS).all())
     if findings:
-        raise StoryFailed(f"verify_outbox found {len(findings)}: {findings[0]}")
-    on.say("verify_outbox: [green]no finding[/], every item is pending or ended, never both.")
+        raise StoryFailed(f"verified, and found {len(findings)}: {findings[0]}")
+    on.say("verify_instructions, verify_outbox: [green]no finding[/].")
     zombie = on.run("auditor", lambda session: session.scalars(ZOMBIES).first())
     assert zombie is not None
     attempts = on.run("auditor", lambda session: OutboxRepository(session).attempts(zombie))
@@ -235,7 +286,7 @@ def verify_chain(session: Session, *, caller: str) -> ChainReport:
 
 
 def refusals(on: Stage) -> None:
-    on.chapter("7  Everything that was refused")
+    on.chapter("8  Everything that was refused")
     shown = table("what was tried", "SQLSTATE", "invariant", "exception", "retry")
     for one in on.refusals:
         shown.add_row(

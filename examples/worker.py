@@ -1,4 +1,5 @@
-"""A worker process: it claims items of the outbox, calls the rail and records the answers.
+"""A worker process: it claims items of the outbox, calls the rail and records the answers, each
+together with the end of its instruction.
 
 usage: DATABASE_URL=... python -m examples.worker WORKER_ID [--batch N] [--lease SECONDS]
        [--hang-after N]
@@ -24,10 +25,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from orchestration.database import create_engine
 from orchestration.errors import LeaseLost
-from orchestration.records import ClaimedItem
-from orchestration.repo import OutboxRepository
+from orchestration.records import ClaimedItem, Completion, CompletionResult
+from orchestration.repo import InstructionRepository, OutboxRepository
 from orchestration.transactions import run_in_transaction
-from orchestration.vocabulary import CompletionState
+from orchestration.vocabulary import AttemptState, CompletionState
 
 IDLE_SECONDS = 0.1
 STDIN = 0
@@ -57,13 +58,15 @@ class Worker:
         while True:
             # Committed before the rail is called: the attempt is on record when money may move.
             items = self._do(
-                lambda outbox: outbox.claim(self._id, batch_size=self._batch, lease=self._lease)
+                lambda session: OutboxRepository(session).claim(
+                    self._id, batch_size=self._batch, lease=self._lease
+                )
             )
             if items:
                 emit("claimed", items=[shown(item) for item in items])
                 for position, item in enumerate(items):
                     self._dispatch(item, items[position:])
-            elif not self._do(lambda outbox: outbox.depth()):
+            elif not self._do(lambda session: OutboxRepository(session).depth()):
                 return
             else:
                 time.sleep(IDLE_SECONDS)
@@ -84,7 +87,7 @@ class Worker:
             )
             threading.Event().wait()
         try:
-            result = self._do(lambda outbox: outbox.complete(item, answer))
+            result = self._do(lambda session: record(session, item, answer))
         except LeaseLost as error:
             # Another worker has the item by now, and the rail knows the payment by its key.
             emit("lease-lost", **shown(item), sqlstate=error.sqlstate)
@@ -92,8 +95,22 @@ class Worker:
             self._recorded += 1
             emit("recorded", **shown(item), state=result.state)
 
-    def _do(self, work: Callable[[OutboxRepository], T]) -> T:
-        return run_in_transaction(self._sessions, lambda session: work(OutboxRepository(session)))
+    def _do(self, work: Callable[[Session], T]) -> T:
+        return run_in_transaction(self._sessions, work)
+
+
+def record(session: Session, item: ClaimedItem, answer: Completion) -> CompletionResult:
+    """Record the answer; an instruction's only item ends the instruction with it."""
+    result = OutboxRepository(session).complete(item, answer)
+    instructions = InstructionRepository(session)
+    instruction = instructions.get(item.instruction_id)
+    assert instruction is not None
+    if result.state is AttemptState.DISPATCHED:
+        instructions.complete(instruction.id, version=instruction.version)
+    elif result.state is AttemptState.FAILED:
+        reason = answer.error_message or "the payment failed"
+        instructions.fail(instruction.id, version=instruction.version, reason=reason)
+    return result
 
 
 def shown(item: ClaimedItem) -> dict[str, Any]:

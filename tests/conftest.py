@@ -14,7 +14,14 @@ from tools import scratch
 
 from orchestration import database as engines
 from orchestration.embedded import EmbeddedServerError
-from tests.support import Connect, connect
+from tests.support import (
+    INSTRUCTIONS_EACH,
+    PARTICIPANTS,
+    Connect,
+    authorize_instructions,
+    connect,
+    instruction_id,
+)
 
 SERVER_SETTINGS = {
     "fsync": "off",
@@ -43,6 +50,19 @@ def pytest_configure(config: pytest.Config) -> None:
         url = scratch.create_database(at, template)
         resources.callback(scratch.drop_database, at, template)
         scratch.upgrade(url)
+        instructed = template + "_instructed"
+        filled = scratch.create_database(at, instructed, template=template)
+        resources.callback(scratch.drop_database, at, instructed)
+        with connect(filled) as connection:
+            connection.execute("SET ROLE symphony_owner")
+            authorize_instructions(
+                connection,
+                [
+                    (instruction_id(participant_id, number), participant_id)
+                    for participant_id in PARTICIPANTS
+                    for number in range(INSTRUCTIONS_EACH)
+                ],
+            )
         logins = resources.enter_context(scratch.logins(at))
     except (scratch.ScratchRefused, EmbeddedServerError, CommandError) as error:
         resources.close()
@@ -56,6 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "version": at.version,
         "superuser": at.superuser,
         "template": template,
+        "instructed": instructed,
         "logins": {
             role: login.render_as_string(hide_password=False) for role, login in logins.items()
         },
@@ -97,11 +118,14 @@ def server(pytestconfig: pytest.Config) -> scratch.Server:
 
 
 @pytest.fixture
-def database(server: scratch.Server, pytestconfig: pytest.Config) -> Iterator[scratch.Database]:
-    """A migrated database of the test's own."""
+def database(
+    server: scratch.Server, pytestconfig: pytest.Config, request: pytest.FixtureRequest
+) -> Iterator[scratch.Database]:
+    """A migrated database of the test's own; with instructions where it is marked `instructed`."""
     known = pytestconfig.stash[_server]
+    template = known["instructed" if request.node.get_closest_marker("instructed") else "template"]
     name = scratch.PREFIX + secrets.token_hex(8)
-    url = scratch.create_database(server, name, template=known["template"])
+    url = scratch.create_database(server, name, template=template)
     try:
         yield scratch.Database(
             url, {role: make_url(login) for role, login in known["logins"].items()}

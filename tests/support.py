@@ -1,10 +1,12 @@
 """What the tests share: raw connections, refusals as values, and the content they are made of."""
 
 import hashlib
+import itertools
 import json
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -99,9 +101,53 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def new_instruction_id() -> uuid.UUID:
-    """The one place that makes instruction ids."""
-    return uuid.uuid4()
+PARTICIPANTS = ("bank-a", "bank-b", "p", "q", "participant")
+"""Those that have authorized instructions in the database of a test marked `instructed`."""
+INSTRUCTIONS_EACH = 100
+
+_numbers: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
+
+
+def instruction_id(participant_id: str, number: int) -> uuid.UUID:
+    """The id of a participant's authorized instruction, 0 to 99, where a test is `instructed`."""
+    return uuid.uuid5(uuid.NAMESPACE_OID, f"{participant_id}/{number}")
+
+
+def new_instruction_id(participant_id: str = "bank-a") -> uuid.UUID:
+    """An authorized instruction that the test has not used yet, where it is `instructed`."""
+    return instruction_id(participant_id, next(_numbers[participant_id]) % INSTRUCTIONS_EACH)
+
+
+def authorize_instructions(
+    connection: Connect, instructions: Iterable[tuple[uuid.UUID | str, str]]
+) -> None:
+    """Make authorized instructions, given as id and participant, and what they refer to; as
+    owner."""
+    ids, participants = zip(*instructions, strict=True)
+    accepted = connection.execute(
+        "SELECT id FROM orchestration.policy_versions WHERE status = 'ACTIVE'"
+    ).fetchone()
+    policy = accepted[0] if accepted else activate_policy(connection, "instructions")
+    attestation_id = scalar(
+        connection,
+        "INSERT INTO orchestration.ingress_attestations"
+        " (caller_identity, idempotency_key, payload_hash, policy_version_id)"
+        " VALUES ('instructions', %s, %s, %s) RETURNING id",
+        (uuid.uuid4().hex, digest("instructions"), policy),
+    )
+    connection.execute(
+        "INSERT INTO orchestration.instructions (id, participant_id, idempotency_key,"
+        " instruction_type, end_to_end_id, amount_minor, currency, debtor_account,"
+        " creditor_account, payload, attestation_id, policy_version_id)"
+        " SELECT i.id, i.participant_id, i.id::text, 'pain.001', i.id::text, 100, 'EUR',"
+        " 'debtor', 'creditor', '{}', %s, %s"
+        " FROM unnest(%s::uuid[], %s::text[]) AS i (id, participant_id)",
+        (attestation_id, policy, [str(id) for id in ids], list(participants)),
+    )
+    connection.execute(
+        "UPDATE orchestration.instructions SET state = 'AUTHORIZED' WHERE id = ANY (%s)",
+        ([uuid.UUID(str(id)) for id in ids],),
+    )
 
 
 def activate_policy(connection: Connect, id: str = "v1", grace: str = "1 hour") -> str:

@@ -77,7 +77,7 @@ class AppendOnlyViolation(OrchestrationError):
 class IdempotencyConflict(OrchestrationError):
     """The idempotency key was used before, with other content."""
 
-    sqlstates = ("P7004", "P7303")
+    sqlstates = ("P7004", "P7303", "P7402")
 
 
 class LeaseLost(OrchestrationError):
@@ -158,6 +158,32 @@ class ChainDiscontinuity(OrchestrationError):
     sqlstates = ("P7302",)
 
 
+class InvalidInstructionTransition(OrchestrationError):
+    """The instruction may not change like this."""
+
+    sqlstates = ("P7401",)
+
+
+class StaleInstruction(OrchestrationError):
+    """The instruction has changed since it was read."""
+
+    sqlstates = ("P7403",)
+    default_retry = Retry.AFTER_RESOLUTION
+
+
+class InstructionStateForbids(OrchestrationError):
+    """The instruction's state does not allow this, or its items do not."""
+
+    sqlstates = ("P7404",)
+    default_retry = Retry.AFTER_RESOLUTION
+
+
+class SegregationOfDuties(OrchestrationError):
+    """The login that received an instruction does not authorize it."""
+
+    sqlstates = ("P7405",)
+
+
 class UniqueViolation(OrchestrationError):
     """A unique constraint or index refuses the row."""
 
@@ -190,6 +216,10 @@ class ChainRace(ChainDiscontinuity, UniqueViolation):
     """Another transaction continued the chain first."""
 
     default_retry = Retry.SAFE
+
+
+class InstructionStateRace(InstructionStateForbids, ForeignKeyViolation):
+    """A pending item and its instruction's state do not go together."""
 
 
 class InvalidTextRepresentation(OrchestrationError):
@@ -282,9 +312,10 @@ BY_SQLSTATE: Mapping[str, type[OrchestrationError]] = {
 }
 """The class of each SQLSTATE that has one of its own."""
 
-BY_CONSTRAINT: Mapping[str, type[UniqueViolation]] = {
+BY_CONSTRAINT: Mapping[str, type[UniqueViolation | ForeignKeyViolation]] = {
     "uq_policy_versions_active": ActivePolicyRace,
     "uq_ingress_attestations_caller_identity_chain_seq": ChainRace,
     "uq_ingress_attestations_caller_identity_prev_hash": ChainRace,
+    "fk_payment_outbox_pending_participant_id_instruction_id_open": InstructionStateRace,
 }
-"""The unique constraints whose violation says more than that a row is there."""
+"""The constraints whose violation says more than their native code."""

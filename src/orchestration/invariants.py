@@ -149,6 +149,32 @@ def _outbox(
     )
 
 
+INSTRUCTION_GUARD = ("triggers/instructions__guard", "functions/guard_instruction")
+
+
+def _instruction(
+    number: str,
+    sentence: str,
+    *,
+    enforced_by: tuple[str, ...],
+    hint: str,
+    tables: tuple[str, ...] = ("instructions",),
+    tier: Tier = Tier.TRIGGER,
+    sqlstates: tuple[str, ...] = ("P7401",),
+    exception: type[errors.OrchestrationError] = errors.InvalidInstructionTransition,
+) -> Invariant:
+    return Invariant(
+        id=f"INV-INS-{number}",
+        sentence=sentence,
+        tables=tables,
+        tier=tier,
+        sqlstates=sqlstates,
+        exception=exception,
+        enforced_by=enforced_by,
+        hint=hint,
+    )
+
+
 POLICY = (
     _policy(
         "001",
@@ -392,6 +418,7 @@ ATTESTATION = (
         exception=errors.PolicyNotAccepted,
         enforced_by=(
             *ATTESTATION_GUARD,
+            *INSTRUCTION_GUARD,
             "functions/append_attestations",
             "functions/require_policy_accepted",
             "functions/retire_policy_version",
@@ -596,17 +623,162 @@ OUTBOX = (
     ),
 )
 
+INSTRUCTION = (
+    _instruction(
+        "001",
+        "An instruction goes forward only: RECEIVED, AUTHORIZED, EXECUTING, COMPLETED; FAILED from"
+        " any of the first three.",
+        sqlstates=("P7401", "23514"),
+        enforced_by=(
+            *INSTRUCTION_GUARD,
+            "functions/lock_instruction",
+            "constraints/ck_instructions_state",
+        ),
+        hint="Read the instruction again.",
+    ),
+    _instruction(
+        "002",
+        "COMPLETED and FAILED are final, content never changes, and nothing is deleted.",
+        sqlstates=("P7401", "P0001"),
+        enforced_by=(
+            *INSTRUCTION_GUARD,
+            "triggers/instructions__no_delete",
+            "triggers/instructions__no_truncate",
+            "functions/refuse_change",
+        ),
+        hint="A new try is a new instruction, under a new idempotency key.",
+    ),
+    _instruction(
+        "003",
+        "One instruction per participant and idempotency key, whatever its state.",
+        tier=Tier.CONSTRAINT,
+        sqlstates=("23505",),
+        exception=errors.UniqueViolation,
+        enforced_by=("constraints/uq_instructions_participant_id_idempotency_key",),
+        hint="A new try after FAILED takes a new key.",
+    ),
+    _instruction(
+        "004",
+        "Every transition, creation included, leaves exactly one row of history, and no other row"
+        " enters.",
+        tables=("instructions", "status_history"),
+        sqlstates=("P0001", "23505", "23503", "23514"),
+        exception=errors.AppendOnlyViolation,
+        enforced_by=(
+            "triggers/instructions__history_insert",
+            "triggers/instructions__history_update",
+            "functions/record_status_history",
+            "triggers/status_history__guard",
+            "functions/guard_status_history",
+            "constraints/pk_status_history",
+            "constraints/ck_status_history_transition",
+            "constraints/fk_status_history_participant_id_instruction_id",
+        ),
+        hint="The database writes the history itself.",
+    ),
+    _instruction(
+        "005",
+        "An outbox item refers to an instruction of its own participant.",
+        tables=("instructions", "payment_outbox_pending"),
+        tier=Tier.FUNCTION,
+        sqlstates=("23503",),
+        exception=errors.ForeignKeyViolation,
+        enforced_by=(
+            "functions/enqueue_payment_outbox",
+            "constraints/uq_instructions_participant_id_id_open",
+        ),
+        hint="Receive and authorize the instruction first.",
+    ),
+    _instruction(
+        "006",
+        "A pending item's instruction is AUTHORIZED or EXECUTING; COMPLETED needs an item that was"
+        " DISPATCHED, FAILED none that was or that is UNKNOWN.",
+        tables=("instructions", "payment_outbox_pending"),
+        sqlstates=("P7404", "23503"),
+        exception=errors.InstructionStateForbids,
+        enforced_by=(
+            "triggers/instructions__guard_end",
+            "functions/guard_instruction_end",
+            "functions/end_instruction",
+            "functions/enqueue_payment_outbox",
+            "functions/redrive_outbox_item",
+            "constraints/fk_payment_outbox_pending_participant_id_instruction_id_open",
+        ),
+        hint="Authorize it first; end it after its last item.",
+    ),
+    _instruction(
+        "007",
+        "The login that received an instruction does not authorize it.",
+        tier=Tier.FUNCTION,
+        sqlstates=("P7405",),
+        exception=errors.SegregationOfDuties,
+        enforced_by=("functions/authorize_instruction",),
+        hint="Have another login authorize it.",
+    ),
+    _instruction(
+        "008",
+        "A key replayed with the same content gives the instruction, with other content it is"
+        " refused.",
+        tier=Tier.FUNCTION,
+        sqlstates=("P7402",),
+        exception=errors.IdempotencyConflict,
+        enforced_by=("functions/receive_instruction",),
+        hint="Use a new idempotency key for new content.",
+    ),
+    _instruction(
+        "009",
+        "A transition that was decided on a stale version is refused.",
+        tier=Tier.FUNCTION,
+        sqlstates=("P7403",),
+        exception=errors.StaleInstruction,
+        enforced_by=("functions/lock_instruction",),
+        hint="Read it again and decide anew.",
+    ),
+    _instruction(
+        "010",
+        "Authorizing needs an accepted policy and unrevoked credentials at that moment.",
+        tier=Tier.FUNCTION,
+        sqlstates=("P7105", "P7202"),
+        exception=errors.PolicyNotAccepted,
+        enforced_by=("functions/authorize_instruction",),
+        hint="Receive it anew under a policy and credentials that hold.",
+    ),
+)
+
+APPEND_ONLY = (
+    Invariant(
+        id="INV-APP-001",
+        sentence="What happened to an instruction is append-only.",
+        tables=("status_history",),
+        tier=Tier.TRIGGER,
+        sqlstates=("P0001",),
+        exception=errors.AppendOnlyViolation,
+        enforced_by=(
+            "triggers/status_history__append_only",
+            "triggers/status_history__no_truncate",
+            "functions/refuse_change",
+        ),
+        hint="What was recorded stays; what happens next is a new row.",
+    ),
+)
+
 INTERFACE = (
     Invariant(
         id="INV-API-001",
         sentence="A size, lease or grace out of bounds is refused, and a hash that is none.",
-        tables=("policy_versions", "ingress_attestations", "payment_outbox_items"),
+        tables=(
+            "policy_versions",
+            "ingress_attestations",
+            "instructions",
+            "payment_outbox_items",
+        ),
         tier=Tier.FUNCTION,
         sqlstates=("22023",),
         exception=errors.InvalidParameterValue,
         enforced_by=(
             "functions/rotate_policy_version",
             "functions/append_attestations",
+            "functions/receive_instruction",
             "functions/enqueue_payment_outbox",
             "functions/claim_outbox_batch",
             "functions/renew_outbox_lease",
@@ -619,7 +791,13 @@ INTERFACE = (
     Invariant(
         id="INV-API-002",
         sentence="An act names something that exists.",
-        tables=("policy_gate", "revocation_gate", "ingress_attestations", "payment_outbox_items"),
+        tables=(
+            "policy_gate",
+            "revocation_gate",
+            "ingress_attestations",
+            "instructions",
+            "payment_outbox_items",
+        ),
         tier=Tier.FUNCTION,
         sqlstates=("P0002",),
         exception=errors.NotFound,
@@ -630,6 +808,7 @@ INTERFACE = (
             "functions/rotate_policy_version",
             "functions/retire_policy_version",
             "functions/record_attestation_event",
+            "functions/lock_instruction",
             "functions/renew_outbox_lease",
             "functions/complete_outbox_attempt",
             "functions/redrive_outbox_item",
@@ -642,7 +821,9 @@ CATALOGUE: tuple[Invariant, ...] = (
     *POLICY,
     *REVOCATION,
     *ATTESTATION,
+    *INSTRUCTION,
     *OUTBOX,
+    *APPEND_ONLY,
     *INTERFACE,
 )
 

@@ -6,7 +6,7 @@ naming the field. Records are plain values: they outlive their Session.
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from math import isfinite
 from typing import Annotated, Any, Final, Self, cast
 from uuid import UUID
@@ -32,6 +32,7 @@ from orchestration.vocabulary import (
     CompletionState,
     CredentialKind,
     CRLReason,
+    InstructionState,
     ItemState,
     Outcome,
     PolicyStatus,
@@ -293,6 +294,65 @@ class ChainReport(Record):
     break_chain_seq: int | None
     break_attestation_id: UUID | None
     break_reason: str | None
+
+
+class NewInstruction(Input):
+    """What a participant asks to be paid, as it was attested.
+
+    `amount_minor`: minor units of `currency` (ISO 4217), from 1. `uetr`: SWIFT's unique end-to-end
+    transaction reference. `attestation_id`: who asked; `policy_version_id`: under which rules.
+    """
+
+    participant_id: Key
+    idempotency_key: Key
+    instruction_type: Key
+    end_to_end_id: Key
+    amount_minor: Annotated[int, Field(strict=True, ge=1, lt=2**63)]
+    currency: Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Z]{3}\z")]
+    debtor_account: Key
+    creditor_account: Key
+    payload: Payload
+    attestation_id: UUID
+    policy_version_id: Key
+    uetr: UUID | None = None
+    value_date: Annotated[date, Field(lt=date(9999, 1, 1))] | None = None
+
+
+class InstructionRecord(Record):
+    """An instruction as it stands, without its accounts and payload."""
+
+    id: UUID
+    participant_id: str
+    idempotency_key: str
+    instruction_type: str
+    end_to_end_id: str
+    uetr: UUID | None
+    value_date: date | None
+    amount_minor: int
+    currency: str
+    payload_hash: str
+    attestation_id: UUID
+    policy_version_id: str
+    state: InstructionState
+    reason: str | None
+    version: int
+    created_at: datetime
+    updated_at: datetime
+    completed_at: datetime | None
+    db_user: str
+
+
+class StatusHistoryRecord(Record):
+    """One transition of an instruction: when, by which login, and why it failed."""
+
+    instruction_id: UUID
+    version: int
+    participant_id: str
+    from_state: InstructionState | None
+    to_state: InstructionState
+    reason: str | None
+    occurred_at: datetime
+    db_user: str
 
 
 class NewOutboxItem(Input):

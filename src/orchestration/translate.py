@@ -13,6 +13,7 @@ from orchestration.errors import (
     CommitOutcomeUnknown,
     ConnectionLost,
     FailedTransaction,
+    ForeignKeyViolation,
     OrchestrationError,
     SchemaNotReady,
     UnclassifiedDatabaseError,
@@ -118,8 +119,8 @@ def _class(
         return CommitOutcomeUnknown
     if known is ConnectionLost or _is_loss(error, disconnected=disconnected):
         return CommitOutcomeUnknown if committing else ConnectionLost
-    if known is UniqueViolation:
-        return BY_CONSTRAINT.get(error.diag.constraint_name or "", UniqueViolation)
+    if known is UniqueViolation or known is ForeignKeyViolation:
+        return BY_CONSTRAINT.get(error.diag.constraint_name or "", known)
     return known or UnclassifiedDatabaseError
 
 

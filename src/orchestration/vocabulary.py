@@ -41,6 +41,16 @@ class CredentialKind(StrEnum):
     TOKEN = "TOKEN"
 
 
+class InstructionState(StrEnum):
+    """RECEIVED, AUTHORIZED, EXECUTING, COMPLETED in this order; FAILED from the first three."""
+
+    RECEIVED = "RECEIVED"
+    AUTHORIZED = "AUTHORIZED"
+    EXECUTING = "EXECUTING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+
+
 class AttemptPhase(StrEnum):
     OPEN = "OPEN"
     CLOSE = "CLOSE"

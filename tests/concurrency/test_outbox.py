@@ -17,12 +17,13 @@ from tests.support import (
     Connect,
     Refusal,
     assert_invariant,
+    authorize_instructions,
     await_blocked,
     backend,
-    new_instruction_id,
+    instruction_id,
 )
 
-INSTRUCTION = str(new_instruction_id())
+pytestmark = pytest.mark.instructed
 
 each_isolation = pytest.mark.parametrize("isolation", ISOLATION_LEVELS)
 each_snapshot = pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
@@ -37,9 +38,15 @@ def nothing_is_amiss_afterwards(owner: Connect) -> Iterator[None]:
     assert owner.execute("SELECT * FROM orchestration.verify_outbox()").fetchall() == []
 
 
-def entry(key: str, participant_id: str = "p", instruction_id: str = INSTRUCTION) -> dict[str, Any]:
+def instruct(owner: Connect, *participants: str) -> None:
+    """An authorized instruction for each, where the template has none of theirs."""
+    authorize_instructions(owner, [(instruction_id(one, 0), one) for one in participants])
+
+
+def entry(key: str, participant_id: str = "p", of: str | None = None) -> dict[str, Any]:
+    """An item of the participant's instruction, or of somebody else's."""
     return {
-        "instruction_id": instruction_id,
+        "instruction_id": str(instruction_id(of or participant_id, 0)),
         "participant_id": participant_id,
         "idempotency_key": key,
         "rail_type": "SEPA",
@@ -188,7 +195,7 @@ def test_a_key_that_was_finished_meanwhile_is_never_accepted_again(
     participant: str,
 ) -> None:
     late, worker = login("ingest"), login("executor")
-    enqueue(worker, entry("other"), entry("other", "q", str(new_instruction_id())))
+    enqueue(worker, entry("other"), entry("other", "q"))
     complete(worker, claim(worker, "w", 2))
     if snapshot == "before the completion":
         first = enqueue(worker, entry("k"))
@@ -199,17 +206,22 @@ def test_a_key_that_was_finished_meanwhile_is_never_accepted_again(
     complete(worker, claim(worker, "w"))
     refused: Refusal | None = None
     try:
-        replayed = enqueue(late, entry("k", participant))
+        replayed = enqueue(late, entry("k", participant, of="p"))
         late.execute("COMMIT")
     except psycopg.Error as error:
         refused = Refusal.of(error)
         late.execute("ROLLBACK")
-    if isolation != "READ COMMITTED" and snapshot == "before the enqueue":
+    unseen = isolation != "READ COMMITTED" and snapshot == "before the enqueue"
+    if participant == "q":
+        assert refused is not None
+        if unseen:
+            # The instruction is another's, whatever was enqueued meanwhile.
+            assert_invariant(refused, "INV-INS-005", "23503", "instructions")
+        else:
+            assert_invariant(refused, "INV-OUT-004", "P7004", "payment_outbox_items")
+    elif unseen:
         assert refused is not None
         assert refused.sqlstate == "40001"
-    elif participant == "q":
-        assert refused is not None
-        assert_invariant(refused, "INV-OUT-004", "P7004", "payment_outbox_items")
     else:
         assert refused is None
         assert replayed == first
@@ -220,57 +232,57 @@ def test_a_key_that_was_finished_meanwhile_is_never_accepted_again(
     assert claim(worker, "w") == []
 
 
-@pytest.mark.invariant("INV-OUT-004", "INV-OUT-007")
+@pytest.mark.invariant("INV-INS-005", "INV-OUT-007")
 @each_isolation
-def test_one_key_by_two_participants_at_once_leaves_one_item_and_no_gap(
+def test_an_instruction_is_not_another_participant_s_while_its_own_enqueues(
     owner: Connect, login: Callable[[str], Connect], isolation: str
 ) -> None:
-    participants = ("p", "q")
     first, second = login("ingest"), login("ingest")
     begin(first, isolation)
     take_snapshot(first)
     begin(second, isolation)
     take_snapshot(second)
-    enqueue(first, entry("k", "p"))
-
-    def overtaken(_: threading.Barrier) -> None:
-        enqueue(second, entry("before", "q"), entry("k", "q"), entry("after", "q"))
-
-    def commit(_: threading.Barrier) -> None:
-        await_blocked(owner, backend(second))
-        first.execute("COMMIT")
-
-    lost, committed = together([overtaken, commit])
-    assert committed is None
-    second.execute("ROLLBACK")
-    assert isinstance(lost, psycopg.Error)
-    assert lost.sqlstate == "40001"
-    if isolation == "READ COMMITTED":
-        assert_invariant(Refusal.of(lost), "INV-OUT-004", "40001", "payment_outbox_items")
-    assert [numbers(owner, one) for one in participants] == [[1], []]
-    # Run again, it sees whose the key is.
+    enqueue(first, entry("k"))
+    # At once: there is nothing to wait for.
+    second.execute("SET LOCAL lock_timeout = '1ms'")
     with pytest.raises(psycopg.Error) as raised:
-        enqueue(second, entry("k", "q"))
+        enqueue(second, entry("before", "q"), entry("k", "q", of="p"), entry("after", "q"))
+    found = Refusal.of(raised.value)
+    assert_invariant(found, "INV-INS-005", "23503", "instructions")
+    assert found.keys == {
+        "id": str(instruction_id("p", 0)),
+        "participant_id": "q",
+        "idempotency_key": "k",
+    }
+    second.execute("ROLLBACK")
+    first.execute("COMMIT")
+    assert [numbers(owner, one) for one in "pq"] == [[1], []]
+    # Now the key is known, and is another's.
+    with pytest.raises(psycopg.Error) as raised:
+        enqueue(second, entry("k", "q", of="p"))
     assert_invariant(Refusal.of(raised.value), "INV-OUT-004", "P7004", "payment_outbox_items")
     enqueue(second, entry("before", "q"), entry("after", "q"))
     assert numbers(owner, "q") == [1, 2]
 
 
-@pytest.mark.invariant("INV-OUT-004", "INV-OUT-007")
-def test_one_key_by_many_participants_at_once_is_one_item(
+@pytest.mark.invariant("INV-INS-005", "INV-OUT-004", "INV-OUT-007")
+def test_one_key_by_many_participants_at_once_is_the_item_of_the_instruction_s_own(
     owner: Connect, login: Callable[[str], Connect]
 ) -> None:
+    participants = ["p", *(f"p{n}" for n in range(7))]
+    instruct(owner, *participants[1:])
+
     def of(participant_id: str) -> Callable[[threading.Barrier], list[tuple[Any, ...]]]:
         connection = login("ingest")
-        entries = (
-            entry("k", participant_id),
-            entry("own", participant_id, str(new_instruction_id())),
-        )
+        entries = (entry("k", participant_id, of="p"), entry("own", participant_id))
         return in_transaction(connection, "READ COMMITTED", lambda: enqueue(connection, *entries))
 
-    results = together([of(f"p{n}") for n in range(8)])
-    assert len(accepted(results)) == 1
-    assert set(codes(results)) <= {"40001", "P7004"}
+    own, *others = together([of(one) for one in participants])
+    assert not isinstance(own, psycopg.Error)
+    assert len(codes(others)) == len(others)
+    # Another's, and a known key with other content where the own participant was first.
+    assert set(codes(others)) <= {"23503", "P7004"}
+    assert numbers(owner) == [1, 2]
     stored = owner.execute("SELECT count(*) FROM orchestration.payment_outbox_items").fetchone()
     assert stored == (2,)
 
@@ -285,8 +297,9 @@ def test_bulk_enqueues_with_participants_in_opposite_order_do_not_deadlock(
     owner: Connect, login: Callable[[str], Connect], isolation: str, known: bool
 ) -> None:
     participants = [f"p{n}" for n in range(20)]
+    instruct(owner, *participants)
     if known:
-        enqueue(owner, *(entry("first", one, str(new_instruction_id())) for one in participants))
+        enqueue(owner, *(entry("first", one) for one in participants))
     rounds = 5
 
     def work_of(name: str, order: list[str]) -> Callable[[threading.Barrier], int]:
@@ -295,7 +308,7 @@ def test_bulk_enqueues_with_participants_in_opposite_order_do_not_deadlock(
         def work(barrier: threading.Barrier) -> int:
             barrier.wait()
             for n in range(rounds):
-                entries = [entry(f"{name}{n}", one, str(new_instruction_id())) for one in order]
+                entries = [entry(f"{name}{n}", one) for one in order]
                 persist(connection, isolation, lambda e=entries: enqueue(connection, *e))
             return rounds
 
@@ -321,6 +334,7 @@ def test_bulk_enqueues_with_participants_in_opposite_order_do_not_deadlock(
 def test_participants_of_whom_one_is_missing_are_locked_in_the_same_order(
     owner: Connect, login: Callable[[str], Connect], background: ThreadPoolExecutor
 ) -> None:
+    instruct(owner, "a", "b", "c")
     enqueue(owner, entry("first", "a"), entry("second", "c"))
     one, two, three = login("ingest"), login("ingest"), login("ingest")
     # While `c` is held, both queue up for it, and neither for what the other holds.
@@ -388,11 +402,12 @@ def test_owners_who_leave_the_number_out_are_numbered_in_turn_with_the_function(
                 connection.execute(
                     "WITH i AS (INSERT INTO orchestration.payment_outbox_items"
                     " (instruction_id, participant_id, idempotency_key, rail_type, payload)"
-                    " VALUES (gen_random_uuid(), 'p', 'k', 'SEPA', '{}') RETURNING *)"
+                    " VALUES (%s, 'p', gen_random_uuid()::text, 'SEPA', '{}') RETURNING *)"
                     " INSERT INTO orchestration.payment_outbox_pending"
                     " (outbox_id, instruction_id, participant_id, sequence_id, rail_type)"
                     " SELECT outbox_id, instruction_id, participant_id, sequence_id, rail_type"
-                    " FROM i"
+                    " FROM i",
+                    (instruction_id("p", 0),),
                 )
 
         return work
@@ -774,3 +789,64 @@ def test_a_redrive_against_a_replay_of_its_key_leaves_one_successor(
     assert set(accepted([replayed])) <= {outbox_id, successor}
     assert set(accepted([redriven])) <= {successor}
     assert numbers(owner) == [1, 2]
+
+
+@pytest.mark.invariant("INV-INS-006")
+@each_isolation
+def test_a_redrive_and_the_end_of_its_instruction_never_wait_for_each_other(
+    owner: Connect,
+    login: Callable[[str], Connect],
+    background: ThreadPoolExecutor,
+    isolation: str,
+) -> None:
+    ((outbox_id, *_),) = enqueue(owner, entry("k"))
+    holder, worker, control = login("ingest"), login("executor"), login("control")
+    complete(worker, claim(worker, "w"), "FAILED", outcome="REJECTED")
+    # While the participant's row is held, both queue up.
+    begin(holder, "READ COMMITTED")
+    enqueue(holder, entry("held"))
+    begin(control, isolation)
+    redriven = background.submit(redrive, control, outbox_id)
+    await_blocked(owner, backend(control))
+    begin(worker, isolation)
+    ended = background.submit(
+        worker.execute,
+        "SELECT FROM orchestration.fail_instruction(%s, 2, 'test')",
+        (instruction_id("p", 0),),
+    )
+    await_blocked(owner, backend(worker))
+    holder.execute("ROLLBACK")
+    successor = redriven.result(30)
+    control.execute("COMMIT")
+    error = ended.exception(30)
+    assert isinstance(error, psycopg.Error)
+    assert error.sqlstate == "P7404" or (isolation, error.sqlstate) == ("SERIALIZABLE", "40001")
+    worker.execute("ROLLBACK")
+    assert [one["outbox_id"] for one in claim(worker, "w")] == [successor]
+
+
+@pytest.mark.invariant("INV-INS-006", "INV-INS-009")
+@each_isolation
+@pytest.mark.parametrize("end", ["complete_instruction(%s, 2)", "fail_instruction(%s, 2, 'test')"])
+def test_an_end_that_waits_for_an_enqueue_lets_its_unit_start_the_execution(
+    owner: Connect,
+    login: Callable[[str], Connect],
+    background: ThreadPoolExecutor,
+    isolation: str,
+    end: str,
+) -> None:
+    unit, late = login("executor"), login("executor")
+    begin(unit, isolation)
+    enqueue(unit, entry("k"))
+    begin(late, isolation)
+    ended = background.submit(
+        late.execute, f"SELECT FROM orchestration.{end}", (instruction_id("p", 0),)
+    )
+    await_blocked(owner, backend(late))
+    unit.execute("SELECT FROM orchestration.start_execution(%s, 2)", (instruction_id("p", 0),))
+    unit.execute("COMMIT")
+    error = ended.exception(30)
+    assert isinstance(error, psycopg.Error)
+    assert error.sqlstate == ("P7403" if isolation == "READ COMMITTED" else "40001")
+    late.execute("ROLLBACK")
+    assert len(claim(late, "w")) == 1

@@ -11,20 +11,23 @@ from pathlib import Path
 
 import pytest
 from examples import pain001
-from examples.ingress import instruction_id
+from examples.desk import order
 from examples.reconciliation import conclude, reconcile
+from examples.worker import record
 from rich.console import Console
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 from tools import scratch
 
-from orchestration.records import Completion, NewOutboxItem
-from orchestration.repo import OutboxRepository
+from orchestration.records import Completion, NewAttestation, NewInstruction
+from orchestration.repo import AttestationRepository, InstructionRepository, OutboxRepository
 from orchestration.vocabulary import CompletionState
+from tests.support import Connect, activate_policy, digest
 
 ROOT = Path(__file__).resolve().parents[2]
 
 SessionOf = Callable[[str], Session]
+LoginOf = Callable[[str], Connect]
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +35,43 @@ def transfers() -> list[pain001.CreditTransfer]:
     return pain001.read(ROOT / "examples" / "payments.pain.001.xml")
 
 
-def new_item(transfer: pain001.CreditTransfer) -> NewOutboxItem:
-    return NewOutboxItem(
-        instruction_id=instruction_id(transfer.message_id, transfer.end_to_end_id),
-        participant_id=transfer.debtor_name,
-        idempotency_key=transfer.end_to_end_id,
-        rail_type=transfer.rail,
-        payload=pain001.as_payload(transfer),
-    )
-
-
-def enqueue(session: SessionOf, transfers: Sequence[pain001.CreditTransfer]) -> None:
+def enqueue(
+    session: SessionOf, control: Connect, transfers: Sequence[pain001.CreditTransfer]
+) -> None:
+    """Every transfer is attested, received, authorized and enqueued."""
+    activate_policy(control, "v1")
     ingest = session("ingest")
-    OutboxRepository(ingest).enqueue_many([new_item(transfer) for transfer in transfers])
+    attestation = AttestationRepository(ingest).append(
+        NewAttestation(
+            caller_identity="test",
+            idempotency_key="file",
+            payload_hash=digest("file"),
+            policy_version_id="v1",
+        )
+    )
+    received = InstructionRepository(ingest).receive_many(
+        [
+            NewInstruction(
+                participant_id=transfer.debtor_name,
+                idempotency_key=transfer.end_to_end_id,
+                instruction_type="pain.001",
+                end_to_end_id=transfer.end_to_end_id,
+                amount_minor=transfer.amount_minor,
+                currency=transfer.currency,
+                debtor_account=transfer.debtor_account,
+                creditor_account=transfer.creditor_account,
+                payload=pain001.as_payload(transfer),
+                attestation_id=attestation.id,
+                policy_version_id="v1",
+            )
+            for transfer in transfers
+        ]
+    )
     ingest.commit()
+    executor = session("executor")
+    for transfer, instruction in zip(transfers, received, strict=True):
+        order(executor, instruction, pain001.as_payload(transfer))
+    executor.commit()
 
 
 def dispatch(session: SessionOf, *, at_most: int) -> None:
@@ -53,7 +79,8 @@ def dispatch(session: SessionOf, *, at_most: int) -> None:
     outbox = OutboxRepository(executor)
     claimed = outbox.claim("worker", batch_size=at_most, lease=timedelta(minutes=1))
     done = Completion(state=CompletionState.DISPATCHED, rail_reference="R")
-    assert all(result.error is None for result in outbox.complete_many((i, done) for i in claimed))
+    for item in claimed:
+        record(executor, item, done)
     executor.commit()
 
 
@@ -106,9 +133,9 @@ def test_the_demo_ends_as_the_readme_shows_and_leaves_nothing_behind(
 
 
 def test_every_transaction_ended_once_balances(
-    session: SessionOf, transfers: list[pain001.CreditTransfer]
+    session: SessionOf, login: LoginOf, transfers: list[pain001.CreditTransfer]
 ) -> None:
-    enqueue(session, transfers)
+    enqueue(session, login("control"), transfers)
     dispatch(session, at_most=60)
     assert conclusion(session, transfers) == (
         0,
@@ -117,9 +144,9 @@ def test_every_transaction_ended_once_balances(
 
 
 def test_a_transaction_that_the_database_lacks_does_not_balance(
-    session: SessionOf, transfers: list[pain001.CreditTransfer]
+    session: SessionOf, login: LoginOf, transfers: list[pain001.CreditTransfer]
 ) -> None:
-    enqueue(session, transfers[1:])
+    enqueue(session, login("control"), transfers[1:])
     dispatch(session, at_most=60)
     assert conclusion(session, transfers) == (
         1,
@@ -128,9 +155,9 @@ def test_a_transaction_that_the_database_lacks_does_not_balance(
 
 
 def test_a_pending_transaction_does_not_balance(
-    session: SessionOf, transfers: list[pain001.CreditTransfer]
+    session: SessionOf, login: LoginOf, transfers: list[pain001.CreditTransfer]
 ) -> None:
-    enqueue(session, transfers)
+    enqueue(session, login("control"), transfers)
     dispatch(session, at_most=59)
     assert conclusion(session, transfers) == (
         1,
@@ -139,9 +166,9 @@ def test_a_pending_transaction_does_not_balance(
 
 
 def test_an_item_that_the_file_does_not_know_does_not_balance(
-    session: SessionOf, transfers: list[pain001.CreditTransfer]
+    session: SessionOf, login: LoginOf, transfers: list[pain001.CreditTransfer]
 ) -> None:
-    enqueue(session, transfers)
+    enqueue(session, login("control"), transfers)
     dispatch(session, at_most=60)
     code, last = conclusion(session, transfers[1:])
     assert code == 1

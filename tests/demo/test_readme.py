@@ -29,9 +29,7 @@ class Payment(HostBase):
     __tablename__ = "payments"
     __table_args__ = ({"schema": "public"},)
 
-    id: Mapped[UUID] = mapped_column(
-        Uuid(), primary_key=True, server_default=text("gen_random_uuid()")
-    )
+    instruction_id: Mapped[UUID] = mapped_column(Uuid(), primary_key=True)
 
 
 def blocks(language: str) -> list[str]:
@@ -78,9 +76,10 @@ def test_the_examples_run_for_the_logins_that_the_readme_makes(
         "policy_document": b"policy",
         "request_body": b"request",
     }
-    example, attesting = blocks("python")
+    example, policy = blocks("python")
+    imports = example.partition("\nwith ")[0]
+    exec(imports + policy, names)
     exec(example, names)
-    exec(attesting, names)
 
     assert sent == ["PO-20481"]
     with scratch.maintenance(database) as connection:

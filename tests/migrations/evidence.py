@@ -5,18 +5,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from tests.support import Connect, activate_policy, digest, new_instruction_id
+from tests.support import Connect, activate_policy, digest
 
-WRITER: Final[Mapping[str, str]] = {
-    "policy_versions": "control",
-    "revoked_client_certs": "control",
-    "revoked_tokens": "control",
-    "ingress_attestations": "ingest",
-    "ingress_attestation_events": "executor",
-    "payment_outbox_items": "ingest",
-    "payment_outbox_attempts": "executor",
+WRITERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "policy_versions": ("control",),
+    "revoked_client_certs": ("control",),
+    "revoked_tokens": ("control",),
+    "ingress_attestations": ("ingest",),
+    "ingress_attestation_events": ("executor",),
+    "instructions": ("ingest",),
+    "status_history": ("ingest", "executor"),
+    "payment_outbox_items": ("ingest",),
+    "payment_outbox_attempts": ("executor",),
 }
-"""Which role's functions write each table of evidence here."""
+"""Which roles' functions write each table of evidence here."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,52 @@ def attest_and_execute(by: Writers) -> None:
         )
 
 
+def receive_and_authorize(by: Writers) -> None:
+    """Of two instructions one is authorized."""
+    (attestation_id,) = by.ingest.execute(
+        "SELECT attestation_id FROM orchestration.ingress_attestation_status"
+        " WHERE idempotency_key OPERATOR(pg_catalog.=) 'first'"
+    ).fetchone() or (None,)
+    instructions = [
+        {
+            "participant_id": "participant",
+            "idempotency_key": key,
+            "instruction_type": "pain.001",
+            "end_to_end_id": key,
+            "amount_minor": 100,
+            "currency": "EUR",
+            "debtor_account": "debtor",
+            "creditor_account": "creditor",
+            "payload": {"key": key},
+            "attestation_id": str(attestation_id),
+            "policy_version_id": "v2",
+        }
+        for key in ("authorized", "received")
+    ]
+    (id, version), _ = by.ingest.execute(
+        "SELECT id, version FROM orchestration.receive_instruction(%s::jsonb)",
+        (json.dumps(instructions),),
+    ).fetchall()
+    if by.executor.info.user == by.ingest.info.user:
+        # The functions keep the two duties apart; whoever owns the table may not need them.
+        by.executor.execute(
+            "UPDATE orchestration.instructions SET state = 'AUTHORIZED' WHERE id = %s", (id,)
+        )
+    else:
+        by.executor.execute(
+            "SELECT FROM orchestration.authorize_instruction(%s, %s)", (id, version)
+        )
+
+
 def enqueue_and_dispatch(by: Writers) -> None:
     """Of three items one ends, one stays claimed and one waits."""
+    (instruction_id,) = by.ingest.execute(
+        "SELECT id FROM orchestration.instruction_status"
+        " WHERE idempotency_key OPERATOR(pg_catalog.=) 'authorized'"
+    ).fetchone() or (None,)
     items = [
         {
-            "instruction_id": str(new_instruction_id()),
+            "instruction_id": str(instruction_id),
             "participant_id": "participant",
             "idempotency_key": key,
             "rail_type": "rail",
@@ -98,7 +141,8 @@ WRITTEN_BY: Final[Mapping[str, Callable[[Writers], None]]] = {
     "0002": enter_policies,
     "0003": revoke_credentials,
     "0004": attest_and_execute,
-    "0005": enqueue_and_dispatch,
+    "0005": receive_and_authorize,
+    "0006": enqueue_and_dispatch,
 }
 """By the revision whose functions write it."""
 

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +16,9 @@ from sqlalchemy.orm import Session
 
 from orchestration.records import NewOutboxItem
 from orchestration.repo import OutboxRepository
-from tests.support import new_instruction_id
+from tests.support import Connect, authorize_instructions, new_instruction_id
+
+pytestmark = pytest.mark.instructed
 
 Sessions = Callable[[str], Session]
 
@@ -53,6 +55,13 @@ def new(**changed: Any) -> NewOutboxItem:
     return NewOutboxItem(**(values | changed))
 
 
+def instructed(owner: Connect, item: NewOutboxItem) -> NewOutboxItem:
+    """The item under an instruction of its participant, whatever that is called."""
+    instruction_id = uuid4()
+    authorize_instructions(owner, [(instruction_id, item.participant_id)])
+    return item.model_copy(update={"instruction_id": instruction_id})
+
+
 def refusal(**changed: Any) -> tuple[str, str]:
     """The field that is refused and why."""
     with pytest.raises(ValidationError) as raised:
@@ -68,7 +77,7 @@ def outbox(session: Sessions) -> OutboxRepository:
 
 def there_and_back(outbox: OutboxRepository, payload: dict[str, Any]) -> dict[str, Any]:
     """The payload as a claim hands it out."""
-    outbox.enqueue(new(payload=payload))
+    outbox.enqueue(new(payload=payload, idempotency_key=str(uuid4())))
     (claimed,) = outbox.claim("w", batch_size=1, lease=MINUTE)
     return claimed.payload
 
@@ -268,8 +277,10 @@ def test_a_key_that_cannot_be_one_is_refused_by_its_field(field: str, value: obj
     "value",
     ["'; DROP SCHEMA orchestration; --", "😀", " ", "a\nb", "%s", ":x", "Ünïcode/é", "\U0010ffff"],
 )
-def test_a_key_is_kept_to_the_letter(outbox: OutboxRepository, field: str, value: str) -> None:
-    made = outbox.enqueue(new(**{field: value}))
+def test_a_key_is_kept_to_the_letter(
+    outbox: OutboxRepository, owner: Connect, field: str, value: str
+) -> None:
+    made = outbox.enqueue(instructed(owner, new(**{field: value})))
     assert getattr(made, field) == value
     (claimed,) = outbox.claim("w", batch_size=1, lease=MINUTE)
     assert getattr(claimed, field) == value
@@ -287,7 +298,7 @@ def unlike(length: int) -> str:
 @pytest.mark.parametrize("field", ["participant_id", "idempotency_key", "rail_type"])
 @pytest.mark.parametrize("length", [200, 1_000, 3_000, 10_000, 1_000_000])
 def test_a_long_key_works_or_is_refused_by_its_field(
-    outbox: OutboxRepository, field: str, length: int
+    outbox: OutboxRepository, owner: Connect, field: str, length: int
 ) -> None:
     value = unlike(length)
     refused: list[tuple[Any, ...]] = []
@@ -299,7 +310,7 @@ def test_a_long_key_works_or_is_refused_by_its_field(
         assert refused == [(field,)]
         assert length > 200
     else:
-        assert getattr(outbox.enqueue(item), field) == value
+        assert getattr(outbox.enqueue(instructed(owner, item)), field) == value
 
 
 @pytest.mark.parametrize("value", ["no uuid", None, 1, "", "0" * 31])
@@ -307,8 +318,9 @@ def test_an_instruction_id_that_is_no_uuid_is_refused(value: object) -> None:
     assert refusal(instruction_id=value)[0] == "instruction_id"
 
 
-def test_an_instruction_id_may_be_written_out(outbox: OutboxRepository) -> None:
+def test_an_instruction_id_may_be_written_out(outbox: OutboxRepository, owner: Connect) -> None:
     id = UUID(int=2**128 - 1)
+    authorize_instructions(owner, [(id, "bank-a")])
     assert outbox.enqueue(new(instruction_id=str(id))).instruction_id == id
 
 
@@ -367,7 +379,9 @@ def test_a_field_that_does_not_exist_is_refused() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 10_000])
 def test_a_batch_of_any_size_up_to_ten_thousand_works(outbox: OutboxRepository, size: int) -> None:
-    made = outbox.enqueue_many([new(payload={"n": n, "s": "é"}) for n in range(size)])
+    made = outbox.enqueue_many(
+        [new(idempotency_key=f"k{n}", payload={"n": n, "s": "é"}) for n in range(size)]
+    )
     assert [one.sequence_id for one in made] == list(range(1, size + 1))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from pydantic import ValidationError
@@ -26,6 +26,8 @@ from orchestration.repo import OutboxRepository
 from orchestration.vocabulary import AttemptState, CompletionState, ItemState, Outcome
 from tests.support import Connect, new_instruction_id
 
+pytestmark = pytest.mark.instructed
+
 Sessions = Callable[[str], Session]
 
 MINUTE = timedelta(minutes=1)
@@ -39,9 +41,10 @@ NOT_SENT = Completion(state=CompletionState.FAILED, outcome=Outcome.NOT_SENT)
 
 
 def new(key: str = "k", **changed: Any) -> NewOutboxItem:
+    participant_id = changed.get("participant_id", "bank-a")
     values: dict[str, Any] = {
-        "instruction_id": new_instruction_id(),
-        "participant_id": "bank-a",
+        "instruction_id": new_instruction_id(participant_id),
+        "participant_id": participant_id,
         "idempotency_key": key,
         "rail_type": "SEPA",
         "payload": {"amount": 100},
@@ -158,13 +161,19 @@ def assert_lease_lost(error: LeaseLost | None, outbox_id: UUID, worker_id: str) 
 
 
 def assert_refused(
-    error: OrchestrationError, *, sqlstate: str, invariant: str, table: str, column: str | None
+    error: OrchestrationError,
+    *,
+    sqlstate: str,
+    invariant: str,
+    table: str,
+    column: str | None,
+    retry: Retry = Retry.NEVER,
 ) -> None:
     assert (error.sqlstate, error.invariant, error.constraint) == (sqlstate, invariant, invariant)
     assert (error.schema, error.table, error.column) == ("orchestration", table, column)
     assert isinstance(error.detail, dict)
     assert error.hint
-    assert error.retry is Retry.NEVER
+    assert error.retry is retry
     assert str(error).startswith(f"{invariant}: ")
     assert error.__cause__ is not None
 
@@ -342,6 +351,120 @@ def test_one_key_of_two_instructions_is_two_items(worker: Worker) -> None:
     assert (one.sequence_id, two.sequence_id) == (1, 2)
 
 
+@pytest.mark.invariant("INV-INS-005")
+@pytest.mark.parametrize("whose", ["nobody's", "another's"])
+def test_an_item_of_an_instruction_that_is_not_its_participant_s_is_refused(
+    worker: Worker, whose: str
+) -> None:
+    asked = new("k", instruction_id=uuid4() if whose == "nobody's" else new_instruction_id("p"))
+    with pytest.raises(errors.ForeignKeyViolation) as raised:
+        worker.enqueue(new("another"), asked)
+    assert type(raised.value) is errors.ForeignKeyViolation
+    assert_refused(
+        raised.value,
+        sqlstate="23503",
+        invariant="INV-INS-005",
+        table="instructions",
+        column="id",
+    )
+    assert raised.value.detail == {
+        "id": str(asked.instruction_id),
+        "participant_id": "bank-a",
+        "idempotency_key": "k",
+    }
+    worker.session.rollback()
+    # The other item of the batch went with it.
+    assert worker.claim() == []
+    assert worker.enqueue(new("next"))[0].sequence_id == 1
+
+
+def move(owner: Connect, instruction_id: UUID, *states: str) -> None:
+    """Through these states, as the owner."""
+    for state in states:
+        owner.execute(
+            "UPDATE orchestration.instructions SET state = %s,"
+            " reason = CASE %s WHEN 'FAILED' THEN 'test' END WHERE id = %s",
+            (state, state, instruction_id),
+        )
+
+
+def receive(owner: Connect) -> UUID:
+    """An instruction of bank-a that nobody has authorized."""
+    received = uuid4()
+    owner.execute(
+        "INSERT INTO orchestration.instructions (id, participant_id, idempotency_key,"
+        " instruction_type, end_to_end_id, amount_minor, currency, debtor_account,"
+        " creditor_account, payload, attestation_id, policy_version_id)"
+        " SELECT %s, participant_id, 'received', instruction_type, end_to_end_id, amount_minor,"
+        " currency, debtor_account, creditor_account, payload, attestation_id, policy_version_id"
+        " FROM orchestration.instructions WHERE id = %s",
+        (received, new_instruction_id()),
+    )
+    return received
+
+
+@pytest.mark.invariant("INV-INS-006")
+@pytest.mark.parametrize("state", ["RECEIVED", "COMPLETED", "FAILED"])
+def test_an_item_of_an_instruction_that_is_not_open_is_refused(
+    worker: Worker, owner: Connect, state: str
+) -> None:
+    asked = new("k")
+    stored: list[OutboxItemRecord] = []
+    if state == "RECEIVED":
+        asked = new("k", instruction_id=receive(owner))
+    elif state == "COMPLETED":
+        stored = worker.enqueue(first := new("k0", instruction_id=asked.instruction_id))
+        worker.complete(worker.claim_one(), DISPATCHED)
+        move(owner, asked.instruction_id, "EXECUTING", "COMPLETED")
+    else:
+        move(owner, asked.instruction_id, "FAILED")
+    with pytest.raises(errors.InstructionStateForbids) as raised:
+        worker.enqueue(new("another"), asked)
+    assert type(raised.value) is errors.InstructionStateForbids
+    assert_refused(
+        raised.value,
+        sqlstate="P7404",
+        invariant="INV-INS-006",
+        table="instructions",
+        column="state",
+        retry=Retry.AFTER_RESOLUTION,
+    )
+    assert raised.value.detail == {
+        "id": str(asked.instruction_id),
+        "state": state,
+        "participant_id": "bank-a",
+        "idempotency_key": "k",
+    }
+    worker.session.rollback()
+    assert worker.claim() == []
+    assert worker.enqueue(new("next"))[0].sequence_id == len(stored) + 1
+    if stored:
+        # A replay is told what was stored, whatever has become of its instruction.
+        assert worker.enqueue(first) == stored
+
+
+@pytest.mark.invariant("INV-INS-006")
+@pytest.mark.parametrize("states", [(), ("EXECUTING",)], ids=["authorized", "executing"])
+def test_an_item_of_an_instruction_that_is_open_is_stored(
+    worker: Worker, owner: Connect, states: tuple[str, ...]
+) -> None:
+    asked = new()
+    move(owner, asked.instruction_id, *states)
+    assert [one.instruction_id for one in worker.enqueue(asked)] == [asked.instruction_id]
+
+
+@pytest.mark.invariant("INV-INS-006")
+def test_the_first_item_that_cannot_be_is_the_one_that_is_told(
+    worker: Worker, owner: Connect
+) -> None:
+    received, stranger = receive(owner), uuid4()
+    with pytest.raises(errors.InstructionStateForbids):
+        worker.enqueue(new(instruction_id=received), new(instruction_id=stranger))
+    worker.session.rollback()
+    with pytest.raises(errors.ForeignKeyViolation):
+        worker.enqueue(new(instruction_id=stranger), new(instruction_id=received))
+
+
 @pytest.mark.invariant("INV-OUT-004")
 def test_an_item_twice_in_a_batch_is_one_returned_twice(worker: Worker) -> None:
     a, b = new("a"), new("b")
@@ -364,11 +487,12 @@ def test_a_key_twice_in_a_batch_with_other_content_is_a_conflict(worker: Worker)
 @pytest.mark.invariant("INV-OUT-007")
 def test_a_batch_is_returned_and_numbered_in_the_order_of_its_input(worker: Worker) -> None:
     (old,) = worker.enqueue(replayed := new("old"))
-    news = [new(f"k{n:02}", participant_id=f"bank-{n % 3}") for n in range(30, 0, -1)]
+    participants = ("bank-b", "p", "q")
+    news = [new(f"k{n:02}", participant_id=participants[n % 3]) for n in range(30, 0, -1)]
     made = worker.enqueue(*news[:10], replayed, *news[10:])
     assert made.pop(10) == old
     assert [one.idempotency_key for one in made] == [one.idempotency_key for one in news]
-    for participant in ("bank-0", "bank-1", "bank-2"):
+    for participant in participants:
         numbers = [one.sequence_id for one in made if one.participant_id == participant]
         assert numbers == list(range(1, 11))
 
@@ -801,7 +925,7 @@ def test_a_worker_whose_lease_has_expired_completes_and_renews_nothing(
 @pytest.mark.invariant("INV-OUT-002")
 @pytest.mark.parametrize(
     "changed",
-    [{"worker_id": "thief"}, {"lease_token": new_instruction_id()}],
+    [{"worker_id": "thief"}, {"lease_token": uuid4()}],
     ids=["another worker", "another token"],
 )
 def test_a_lease_is_its_worker_s_and_its_token_s(worker: Worker, changed: dict[str, Any]) -> None:
@@ -895,7 +1019,7 @@ def test_of_two_retries_of_an_item_in_a_batch_the_first_delay_counts(worker: Wor
 def test_an_unknown_item_is_not_found(worker: Worker, control: Worker) -> None:
     worker.enqueue(new())
     claimed = worker.claim_one()
-    unknown = claimed.model_copy(update={"outbox_id": new_instruction_id()})
+    unknown = claimed.model_copy(update={"outbox_id": uuid4()})
     acts: list[Callable[[], object]] = [
         lambda: worker.complete(unknown, DISPATCHED),
         lambda: worker.complete_many((claimed, DISPATCHED), (unknown, DISPATCHED)),
@@ -1194,6 +1318,31 @@ def test_only_the_newest_item_of_a_key_is_redriven(
     control.session.rollback()
     if completion is REJECTED:
         assert control.redrive(second.outbox_id).redrive_no == 2
+
+
+@pytest.mark.invariant("INV-INS-006")
+def test_an_item_of_an_instruction_that_has_ended_is_not_redriven(
+    worker: Worker, control: Worker, owner: Connect
+) -> None:
+    made = worker.ended(REJECTED)
+    move(owner, made.instruction_id, "FAILED")
+    with pytest.raises(errors.InstructionStateForbids) as raised:
+        control.redrive(made.outbox_id)
+    assert_refused(
+        raised.value,
+        sqlstate="P7404",
+        invariant="INV-INS-006",
+        table="instructions",
+        column="state",
+        retry=Retry.AFTER_RESOLUTION,
+    )
+    assert raised.value.detail == {
+        "id": str(made.instruction_id),
+        "state": "FAILED",
+        "outbox_id": str(made.outbox_id),
+    }
+    worker.session.rollback()
+    assert worker.claim() == []
 
 
 # Reading.

@@ -28,6 +28,9 @@ MAY_SELECT: Final[Mapping[str, frozenset[str]]] = {
     "ingress_attestation_events": frozenset({"control", "readonly", "auditor"}),
     "ingress_attestation_status": EVERYONE,
     "ingress_attestation_heads": frozenset({"auditor"}),
+    "instructions": EVERYONE - {"readonly"},
+    "instruction_status": EVERYONE,
+    "status_history": EVERYONE - {"ingest"},
     "payment_outbox_items": frozenset({"executor", "control", "auditor"}),
     "payment_outbox_pending": EVERYONE - {"ingest"},
     "payment_outbox_attempts": EVERYONE - {"ingest"},
@@ -40,6 +43,11 @@ MAY_EXECUTE: Final[Mapping[str, frozenset[str]]] = {
     "append_attestations": frozenset({"ingest"}),
     "require_policy_accepted": frozenset({"ingest", "executor", "control"}),
     "require_credential_not_revoked": frozenset({"ingest", "executor", "control"}),
+    "receive_instruction": frozenset({"ingest"}),
+    "authorize_instruction": frozenset({"executor"}),
+    "start_execution": frozenset({"executor"}),
+    "complete_instruction": frozenset({"executor"}),
+    "fail_instruction": frozenset({"executor"}),
     "enqueue_payment_outbox": frozenset({"ingest", "executor"}),
     "claim_outbox_batch": frozenset({"executor"}),
     "renew_outbox_lease": frozenset({"executor"}),
@@ -59,7 +67,12 @@ VERIFYING: Final = frozenset({"control", "auditor"})
 """Who may execute `verify_*`, whatever is verified."""
 
 OWNER_VIEWS: Final = frozenset(
-    {"ingress_attestation_status", "payment_outbox_status", "payment_outbox_depth"}
+    {
+        "ingress_attestation_status",
+        "instruction_status",
+        "payment_outbox_status",
+        "payment_outbox_depth",
+    }
 )
 """Views that show a role less than the table holds, and so run as their owner."""
 
@@ -69,12 +82,20 @@ EVIDENCE: Final = (
     "revoked_tokens",
     "ingress_attestations",
     "ingress_attestation_events",
+    "instructions",
+    "status_history",
     "payment_outbox_items",
     "payment_outbox_attempts",
 )
 
 WRITERS: Final = frozenset(
-    {"ingress_attestations.heads", "payment_outbox_items.fill", "payment_outbox_items.sequences"}
+    {
+        "ingress_attestations.heads",
+        "instructions.history_insert",
+        "instructions.history_update",
+        "payment_outbox_items.fill",
+        "payment_outbox_items.sequences",
+    }
 )
 """Triggers that only assign or write other rows (`table.trigger`) and so are ENABLE; all others
 refuse, and are ENABLE ALWAYS."""

@@ -127,4 +127,6 @@ def test_a_row_says_which_login_wrote_it(
         table: {name for (name,) in superuser.execute(f"SELECT db_user FROM orchestration.{table}")}
         for table in EVIDENCE
     }
-    assert said == {table: {writers[evidence.WRITER[table]].info.user} for table in EVIDENCE}
+    assert said == {
+        table: {writers[role].info.user for role in evidence.WRITERS[table]} for table in EVIDENCE
+    }

@@ -59,6 +59,9 @@ GUARDED = [
     *guarded("ingress_attestations", "INV-ATT-001", "P0001", *WRITES),
     *guarded("ingress_attestation_events", "INV-ATT-001", "P0001", *WRITES),
     *guarded("ingress_attestation_heads", "INV-ATT-005", "P0001", "DELETE", "TRUNCATE"),
+    *guarded("instructions", "INV-INS-002", "P7401", "UPDATE"),
+    *guarded("instructions", "INV-INS-002", "P0001", "DELETE", "TRUNCATE"),
+    *guarded("status_history", "INV-APP-001", "P0001", *WRITES),
     *guarded("payment_outbox_items", "INV-OUT-001", "P0001", *WRITES),
     *guarded("payment_outbox_attempts", "INV-OUT-001", "P0001", *WRITES),
     *guarded("payment_outbox_pending", "INV-OUT-009", "P7006", "DELETE", "TRUNCATE"),
@@ -166,9 +169,89 @@ def test_a_stray_pending_row_without_its_item_meets_the_guard(login: Login) -> N
         login("readonly"),
         "INSERT INTO orchestration.payment_outbox_pending (outbox_id, instruction_id,"
         " participant_id, sequence_id, rail_type)"
-        " VALUES (gen_random_uuid(), gen_random_uuid(), 'participant', 9, 'rail')",
+        " SELECT gen_random_uuid(), i.id, i.participant_id, 9, 'rail'"
+        " FROM orchestration.instructions i WHERE i.open",
     )
     assert_invariant(found, "INV-OUT-009", "P7006", "payment_outbox_pending")
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.invariant("INV-INS-006")
+def test_a_stray_pending_row_of_an_instruction_that_is_not_open_meets_the_foreign_key(
+    login: Login,
+) -> None:
+    found = refusal(
+        login("readonly"),
+        "WITH i AS (INSERT INTO orchestration.payment_outbox_items (outbox_id, instruction_id,"
+        " participant_id, idempotency_key, rail_type, payload)"
+        " SELECT gen_random_uuid(), i.id, i.participant_id, 'forged', 'rail', '{}'"
+        " FROM orchestration.instructions i WHERE NOT i.open RETURNING *)"
+        " INSERT INTO orchestration.payment_outbox_pending (outbox_id, instruction_id,"
+        " participant_id, sequence_id, rail_type)"
+        " SELECT outbox_id, instruction_id, participant_id, sequence_id, rail_type FROM i",
+    )
+    assert (found.sqlstate, found.table, found.constraint) == (
+        "23503",
+        "payment_outbox_pending",
+        "fk_payment_outbox_pending_participant_id_instruction_id_open",
+    )
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.invariant("INV-INS-001")
+def test_a_stray_leap_of_an_instruction_meets_the_guard(login: Login) -> None:
+    found = refusal(
+        login("readonly"),
+        "UPDATE orchestration.instructions SET state = 'COMPLETED' WHERE state = 'RECEIVED'",
+    )
+    assert_invariant(found, "INV-INS-001", "P7401", "instructions")
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.invariant("INV-INS-001")
+def test_a_stray_instruction_that_enters_authorized_meets_the_guard(login: Login) -> None:
+    found = refusal(
+        login("readonly"),
+        "INSERT INTO orchestration.instructions (participant_id, idempotency_key,"
+        " instruction_type, end_to_end_id, amount_minor, currency, debtor_account,"
+        " creditor_account, payload, attestation_id, policy_version_id, state)"
+        " SELECT participant_id, 'forged', instruction_type, end_to_end_id, amount_minor,"
+        " currency, debtor_account, creditor_account, payload, attestation_id,"
+        " policy_version_id, 'AUTHORIZED' FROM orchestration.instructions LIMIT 1",
+    )
+    assert_invariant(found, "INV-INS-001", "P7401", "instructions")
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.invariant("INV-INS-004")
+def test_a_stray_row_of_history_meets_the_guard(login: Login) -> None:
+    found = refusal(
+        login("readonly"),
+        "INSERT INTO orchestration.status_history"
+        " (instruction_id, version, participant_id, from_state, to_state)"
+        " SELECT id, version + 1, participant_id, 'RECEIVED', 'AUTHORIZED'"
+        " FROM orchestration.instructions WHERE state = 'RECEIVED'",
+    )
+    assert_invariant(found, "INV-INS-004", "P0001", "status_history")
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.invariant("INV-INS-006")
+def test_a_stray_end_of_an_instruction_with_a_live_item_meets_the_foreign_key(
+    login: Login,
+) -> None:
+    readonly = login("readonly")
+    readonly.execute(
+        "UPDATE orchestration.instructions SET state = 'EXECUTING' WHERE state = 'AUTHORIZED'"
+    )
+    found = refusal(
+        readonly,
+        "UPDATE orchestration.instructions SET state = 'COMPLETED' WHERE state = 'EXECUTING'",
+    )
+    assert (found.sqlstate, found.constraint) == (
+        "23503",
+        "fk_payment_outbox_pending_participant_id_instruction_id_open",
+    )
 
 
 @pytest.mark.usefixtures("filled")

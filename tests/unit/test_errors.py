@@ -29,6 +29,11 @@ CODES = {
     "P7301": ("InvalidAttestationState", NEVER),
     "P7302": ("ChainDiscontinuity", NEVER),
     "P7303": ("IdempotencyConflict", NEVER),
+    "P7401": ("InvalidInstructionTransition", NEVER),
+    "P7402": ("IdempotencyConflict", NEVER),
+    "P7403": ("StaleInstruction", LATER),
+    "P7404": ("InstructionStateForbids", LATER),
+    "P7405": ("SegregationOfDuties", NEVER),
     "23505": ("UniqueViolation", NEVER),
     "23503": ("ForeignKeyViolation", NEVER),
     "23514": ("CheckViolation", NEVER),
@@ -54,11 +59,6 @@ CODES = {
 """The class and the retry of every code of the core."""
 
 OF_THE_ENGINE_AROUND = {
-    "P7401": ("InvalidInstructionTransition", NEVER),
-    "P7402": ("IdempotencyConflict", NEVER),
-    "P7403": ("StaleInstruction", LATER),
-    "P7404": ("InstructionStateForbids", LATER),
-    "P7405": ("SegregationOfDuties", NEVER),
     "P7501": ("KillSwitchEngaged", LATER),
     "P7601": ("UnbalancedJournal", NEVER),
     "P7602": ("SealedJournal", NEVER),
@@ -97,6 +97,7 @@ def test_no_code_is_claimed_by_two_classes() -> None:
         (errors.UnclassifiedDatabaseError, NEVER),
         (errors.ActivePolicyRace, NEVER),
         (errors.ChainRace, SAFE),
+        (errors.InstructionStateRace, LATER),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else str(value),
 )
@@ -124,6 +125,12 @@ def test_the_race_for_a_chain_is_a_discontinuity_and_a_unique_violation(constrai
     assert issubclass(race, errors.ChainDiscontinuity)
     assert issubclass(race, errors.UniqueViolation)
     assert race().retry is Retry.SAFE
+
+
+def test_the_race_for_an_instruction_s_state_is_forbidden_and_a_foreign_key_violation() -> None:
+    race = errors.BY_CONSTRAINT["fk_payment_outbox_pending_participant_id_instruction_id_open"]
+    assert issubclass(race, errors.InstructionStateForbids)
+    assert issubclass(race, errors.ForeignKeyViolation)
 
 
 @pytest.mark.parametrize("cls", all_classes(), ids=lambda cls: cls.__name__)

@@ -138,7 +138,7 @@ def test_a_constraint_with_a_class_of_its_own_exists() -> None:
     ours = {
         name
         for name in errors.BY_CONSTRAINT
-        if any(name.startswith(f"uq_{table}_") for table in tables)
+        if any(name.startswith((f"uq_{table}_", f"fk_{table}_")) for table in tables)
     }
     assert ours
     assert ours <= names

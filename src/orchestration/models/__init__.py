@@ -10,6 +10,7 @@ from orchestration.models.attestation import (
     IngressAttestationHead,
 )
 from orchestration.models.base import Base
+from orchestration.models.instruction import Instruction, StatusHistory
 from orchestration.models.outbox import (
     ParticipantOutboxSequence,
     PaymentOutboxAttempt,
@@ -30,6 +31,7 @@ __all__ = [
     "IngressAttestation",
     "IngressAttestationEvent",
     "IngressAttestationHead",
+    "Instruction",
     "ParticipantOutboxSequence",
     "PaymentOutboxAttempt",
     "PaymentOutboxItem",
@@ -41,4 +43,5 @@ __all__ = [
     "RevokedClientCert",
     "RevokedToken",
     "SchemaRevision",
+    "StatusHistory",
 ]

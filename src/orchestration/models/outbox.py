@@ -1,14 +1,23 @@
 """The transactional outbox: the register, what is pending of it, every attempt (INV-OUT).
 
 No foreign keys among these tables: statement triggers tie items to pending rows and attempts to
-both, at a fraction of the price.
+both, at a fraction of the price. One leads out of them: a pending row's instruction is open.
 """
 
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, Index, Integer, LargeBinary, UniqueConstraint, text
+from sqlalchemy import (
+    CheckConstraint,
+    Computed,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from orchestration.models.base import Base, assigned, in_years
@@ -98,11 +107,15 @@ class PaymentOutboxPending(Base):
             " AND isfinite(lease_expires_at)",
             name="lease",
         ),
+        ForeignKeyConstraint(
+            ["participant_id", "instruction_id", "open"],
+            ["instructions.participant_id", "instructions.id", "instructions.open"],
+        ),
         {"postgresql_with": {"fillfactor": "50"}},
     )
 
     outbox_id: Mapped[UUID] = mapped_column(primary_key=True)
-    instruction_id: Mapped[UUID]
+    instruction_id: Mapped[UUID] = mapped_column(index=True)
     participant_id: Mapped[str]
     sequence_id: Mapped[int]
     rail_type: Mapped[str]
@@ -111,6 +124,7 @@ class PaymentOutboxPending(Base):
     claimed_by: Mapped[str | None]
     lease_token: Mapped[UUID | None]
     lease_expires_at: Mapped[datetime | None]
+    open: Mapped[bool] = mapped_column(Computed("true", persisted=True))
 
 
 class PaymentOutboxAttempt(Base):

@@ -5,12 +5,14 @@ the typed errors of `orchestration.errors`.
 """
 
 from orchestration.repo.attestation import AttestationRepository
+from orchestration.repo.instruction import InstructionRepository
 from orchestration.repo.outbox import OutboxRepository
 from orchestration.repo.policy_version import PolicyVersionRepository
 from orchestration.repo.revocation import RevocationRepository
 
 __all__ = [
     "AttestationRepository",
+    "InstructionRepository",
     "OutboxRepository",
     "PolicyVersionRepository",
     "RevocationRepository",

@@ -8,8 +8,9 @@ CREATE OR REPLACE FUNCTION orchestration.enqueue_payment_outbox(p_items jsonb)
 AS $function$
 #variable_conflict use_column
 DECLARE
+  v_instructions bigint;
+  v_open bigint;
   v_stored bigint;
-  v_taken boolean;
   v_other record;
 BEGIN
   IF jsonb_typeof(p_items) IS DISTINCT FROM 'array' OR jsonb_array_length(p_items) > 10000 THEN
@@ -17,6 +18,60 @@ BEGIN
       'INV-API-001', '22023', 'p_items is an array of 0 to 10,000 objects',
       'payment_outbox_items', '{}', 'Send a batch in parts.'
     );
+  END IF;
+  -- The instructions first, in one order: none of them ends before this transaction does.
+  SELECT count(*), count(*) FILTER (WHERE i.open AND i.participant_id = r.participant_id)
+  INTO v_instructions, v_open
+  FROM (
+    SELECT DISTINCT r.instruction_id, r.participant_id
+    FROM jsonb_to_recordset(p_items) AS r (instruction_id uuid, participant_id text)
+    ORDER BY r.instruction_id
+    OFFSET 0
+  ) r
+  LEFT JOIN LATERAL (
+    SELECT i.participant_id, i.open
+    FROM orchestration.instructions i
+    WHERE i.id = r.instruction_id
+    FOR KEY SHARE
+  ) i ON true;
+  IF v_open < v_instructions THEN
+    -- A replay is answered whatever has become of its instruction since; a missing value is left
+    -- to its column.
+    SELECT r.instruction_id, r.participant_id, r.idempotency_key, i.state
+    INTO v_other
+    FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
+      instruction_id uuid, participant_id text, idempotency_key text
+    )) WITH ORDINALITY AS r (instruction_id, participant_id, idempotency_key, ord)
+    LEFT JOIN orchestration.instructions i
+      ON i.id = r.instruction_id AND i.participant_id = r.participant_id
+    WHERE i.open IS NOT TRUE
+      AND r.instruction_id IS NOT NULL
+      AND r.participant_id IS NOT NULL
+      AND NOT EXISTS (
+        SELECT FROM orchestration.payment_outbox_items o
+        WHERE o.instruction_id = r.instruction_id AND o.idempotency_key = r.idempotency_key
+        OFFSET 0
+      )
+    ORDER BY r.ord
+    LIMIT 1;
+    IF FOUND AND v_other.state IS NULL THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-INS-005', '23503', 'the instruction is not one of this participant',
+        'instructions',
+        jsonb_build_object('id', v_other.instruction_id,
+          'participant_id', v_other.participant_id, 'idempotency_key', v_other.idempotency_key),
+        'Receive and authorize the instruction first.', 'id'
+      );
+    ELSIF FOUND THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-INS-006', 'P7404',
+        format('the instruction is %s: only an authorized one is dispatched', v_other.state),
+        'instructions',
+        jsonb_build_object('id', v_other.instruction_id, 'state', v_other.state,
+          'participant_id', v_other.participant_id, 'idempotency_key', v_other.idempotency_key),
+        'Authorize the instruction first; a new try of an ended one is a new instruction.', 'state'
+      );
+    END IF;
   END IF;
   -- The participants' rows, in one order, the missing ones made in the same pass: whoever enqueues
   -- for a participant waits here, and looks keys and numbers up only afterwards.
@@ -110,17 +165,7 @@ BEGIN
     FROM numbered n
     JOIN stored s ON s.outbox_id = n.outbox_id
   )
-  SELECT c.stored,
-         -- Another participant took a key in this moment: a number would be left over. Said within
-         -- the statement, before its guard calls the numbers wrong.
-         CASE WHEN c.stored < c.fresh THEN orchestration.raise_invariant(
-           'INV-OUT-004', '40001', 'the idempotency key was taken at the same time',
-           'payment_outbox_items', '{}', 'Run the transaction again.', 'idempotency_key'
-         ) IS NULL END
-  INTO v_stored, v_taken
-  FROM (
-    SELECT (SELECT count(*) FROM numbered) AS fresh, (SELECT count(*) FROM stored) AS stored
-  ) c;
+  SELECT count(*) INTO v_stored FROM stored;
   IF v_stored < jsonb_array_length(p_items) THEN
     SELECT i.outbox_id, i.instruction_id, i.idempotency_key
     INTO v_other

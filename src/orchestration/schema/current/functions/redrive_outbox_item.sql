@@ -9,6 +9,7 @@ DECLARE
   v_item orchestration.payment_outbox_items;
   v_newest orchestration.payment_outbox_items;
   v_state text;
+  v_open boolean;
   v_outcome text;
   v_sequence_id bigint;
 BEGIN
@@ -19,6 +20,21 @@ BEGIN
     PERFORM orchestration.raise_invariant(
       'INV-API-002', 'P0002', 'the item does not exist', 'payment_outbox_items',
       jsonb_build_object('outbox_id', p_outbox_id), 'Read the id again.', 'outbox_id'
+    );
+  END IF;
+  -- The instruction before the participant's row, as in enqueue_payment_outbox.
+  SELECT i.state, i.open INTO v_state, v_open
+  FROM orchestration.instructions i
+  WHERE i.id = v_item.instruction_id
+  FOR KEY SHARE;
+  IF NOT v_open THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-INS-006', 'P7404',
+      format('the instruction is %s: only an authorized one is dispatched', v_state),
+      'instructions',
+      jsonb_build_object('id', v_item.instruction_id, 'state', v_state,
+        'outbox_id', p_outbox_id),
+      'A new try of an ended instruction is a new instruction.', 'state'
     );
   END IF;
   -- The participant's row makes redrives of one item wait for each other.

@@ -25,6 +25,28 @@ AS $function$
     WHERE (i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.rail_type)
       = (p.outbox_id, p.instruction_id, p.participant_id, p.sequence_id, p.rail_type))
   UNION ALL
+  SELECT 'UNAUTHORIZED: pending, and its instruction is not open', p.outbox_id, p.participant_id,
+         jsonb_build_object('instruction_id', p.instruction_id)
+  FROM orchestration.payment_outbox_pending p
+  WHERE NOT EXISTS (
+    SELECT FROM orchestration.instructions n
+    WHERE n.id = p.instruction_id AND n.participant_id = p.participant_id AND n.open)
+  UNION ALL
+  SELECT 'ENDED: the instruction is not as its items have ended', NULL, n.participant_id,
+         jsonb_build_object('instruction_id', n.id, 'state', n.state,
+           'dispatched', t.dispatched, 'unknown', t.unknown)
+  FROM orchestration.instructions n
+  CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE t.state = 'DISPATCHED') AS dispatched,
+           count(*) FILTER (WHERE t.outcome = 'UNKNOWN') AS unknown
+    FROM orchestration.payment_outbox_items i
+    JOIN orchestration.payment_outbox_attempts t
+      ON t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
+    WHERE i.instruction_id = n.id
+  ) t
+  WHERE n.state = 'COMPLETED' AND t.dispatched = 0
+    OR n.state = 'FAILED' AND t.dispatched + t.unknown > 0
+  UNION ALL
   SELECT 'ORPHAN: an attempt of no item', a.outbox_id, NULL,
          jsonb_build_object('attempt_no', a.attempt_no, 'phase', a.phase)
   FROM orchestration.payment_outbox_attempts a

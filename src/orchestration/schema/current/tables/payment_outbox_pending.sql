@@ -8,6 +8,7 @@ next_attempt_at timestamp with time zone NOT NULL DEFAULT clock_timestamp()
 claimed_by text
 lease_token uuid
 lease_expires_at timestamp with time zone
+open boolean NOT NULL GENERATED ALWAYS AS (true) STORED
 -- kind: r, persistence: p
 -- owner: symphony_owner
 -- options: fillfactor=50

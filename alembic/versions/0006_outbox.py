@@ -1,6 +1,6 @@
 """The outbox: a register of items, what is pending of it, and every attempt.
 
-Serves: INV-OUT-001 to INV-OUT-009, INV-API-001, INV-API-002.
+Serves: INV-OUT-001 to INV-OUT-009, INV-INS-005, INV-INS-006, INV-API-001, INV-API-002.
 """
 
 import sqlalchemy as sa
@@ -8,8 +8,8 @@ from alembic import context, op
 from alembic.util import CommandError
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
@@ -21,7 +21,7 @@ def upgrade() -> None:
     create_guards()
     create_functions()
     grant()
-    op.execute("UPDATE orchestration.schema_revision SET revision = '0005'")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0006'")
     op.execute("RESET ROLE")
 
 
@@ -147,6 +147,7 @@ def create_tables() -> None:
         sa.Column("claimed_by", sa.Text(), nullable=True),
         sa.Column("lease_token", sa.Uuid(), nullable=True),
         sa.Column("lease_expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("open", sa.Boolean(), sa.Computed("true", persisted=True), nullable=False),
         sa.CheckConstraint(
             "attempt_count >= 0", name=op.f("ck_payment_outbox_pending_attempt_count")
         ),
@@ -159,10 +160,26 @@ def create_tables() -> None:
             " AND isfinite(lease_expires_at)",
             name=op.f("ck_payment_outbox_pending_lease"),
         ),
+        # A pending item's instruction is open: authorized, and not ended.
+        sa.ForeignKeyConstraint(
+            ["participant_id", "instruction_id", "open"],
+            [
+                "orchestration.instructions.participant_id",
+                "orchestration.instructions.id",
+                "orchestration.instructions.open",
+            ],
+            name=op.f("fk_payment_outbox_pending_participant_id_instruction_id_open"),
+        ),
         sa.PrimaryKeyConstraint("outbox_id", name=op.f("pk_payment_outbox_pending")),
         schema="orchestration",
         # A claim and a retry update the row in place (HOT): no index on what they change, and room.
         postgresql_with={"fillfactor": "50"},
+    )
+    op.create_index(
+        op.f("ix_payment_outbox_pending_instruction_id"),
+        "payment_outbox_pending",
+        ["instruction_id"],
+        schema="orchestration",
     )
     op.create_table(
         "payment_outbox_attempts",
@@ -739,6 +756,70 @@ $$
     )
     op.execute(
         """
+CREATE FUNCTION orchestration.guard_instruction_end() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+-- No item is open any more: the foreign key of payment_outbox_pending has judged that first.
+DECLARE
+  v_dispatched bigint;
+  v_unknown bigint;
+BEGIN
+  IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+    -- What an older snapshot does not see has moved the participant's row or ended a pending one.
+    PERFORM 1
+    FROM orchestration.participant_outbox_sequences s
+    WHERE s.participant_id = OLD.participant_id
+    FOR SHARE;
+    IF NOT FOUND THEN
+      -- A row made since is not seen either, but it is in the way: 40001.
+      INSERT INTO orchestration.participant_outbox_sequences (participant_id)
+      VALUES (OLD.participant_id)
+      ON CONFLICT (participant_id) DO NOTHING;
+    END IF;
+    PERFORM 1
+    FROM orchestration.payment_outbox_pending p
+    WHERE p.instruction_id = OLD.id
+    ORDER BY p.outbox_id
+    FOR KEY SHARE;
+  END IF;
+  SELECT count(*) FILTER (WHERE t.state = 'DISPATCHED'),
+         count(*) FILTER (WHERE t.outcome = 'UNKNOWN')
+  INTO v_dispatched, v_unknown
+  FROM orchestration.payment_outbox_items i
+  JOIN orchestration.payment_outbox_attempts t
+    ON t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
+  WHERE i.instruction_id = OLD.id;
+  IF NEW.state = 'COMPLETED' AND v_dispatched = 0
+    OR NEW.state = 'FAILED' AND v_dispatched + v_unknown > 0 THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-INS-006', 'P7404',
+      CASE NEW.state
+        WHEN 'COMPLETED' THEN 'COMPLETED needs an item that was DISPATCHED'
+        ELSE 'FAILED needs that no item was DISPATCHED and none is UNKNOWN'
+      END,
+      'instructions',
+      jsonb_build_object('id', OLD.id, 'from', OLD.state, 'to', NEW.state,
+        'dispatched', v_dispatched, 'unknown', v_unknown),
+      'Read payment_outbox_status of the instruction.', 'state'
+    );
+  END IF;
+  RETURN NULL;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER guard_end AFTER UPDATE ON orchestration.instructions
+FOR EACH ROW
+WHEN (NEW.state IN ('COMPLETED', 'FAILED') AND NEW.state <> OLD.state)
+EXECUTE FUNCTION orchestration.guard_instruction_end()
+"""
+    )
+    op.execute("ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER guard_end")
+    op.execute(
+        """
 CREATE TRIGGER fill BEFORE INSERT ON orchestration.payment_outbox_items
 FOR EACH ROW
 WHEN (NEW.outbox_id IS NULL OR NEW.sequence_id IS NULL OR NEW.payload_hash IS NULL)
@@ -895,8 +976,9 @@ SET enable_mergejoin = off
 AS $$
 #variable_conflict use_column
 DECLARE
+  v_instructions bigint;
+  v_open bigint;
   v_stored bigint;
-  v_taken boolean;
   v_other record;
 BEGIN
   IF jsonb_typeof(p_items) IS DISTINCT FROM 'array' OR jsonb_array_length(p_items) > 10000 THEN
@@ -904,6 +986,60 @@ BEGIN
       'INV-API-001', '22023', 'p_items is an array of 0 to 10,000 objects',
       'payment_outbox_items', '{}', 'Send a batch in parts.'
     );
+  END IF;
+  -- The instructions first, in one order: none of them ends before this transaction does.
+  SELECT count(*), count(*) FILTER (WHERE i.open AND i.participant_id = r.participant_id)
+  INTO v_instructions, v_open
+  FROM (
+    SELECT DISTINCT r.instruction_id, r.participant_id
+    FROM jsonb_to_recordset(p_items) AS r (instruction_id uuid, participant_id text)
+    ORDER BY r.instruction_id
+    OFFSET 0
+  ) r
+  LEFT JOIN LATERAL (
+    SELECT i.participant_id, i.open
+    FROM orchestration.instructions i
+    WHERE i.id = r.instruction_id
+    FOR KEY SHARE
+  ) i ON true;
+  IF v_open < v_instructions THEN
+    -- A replay is answered whatever has become of its instruction since; a missing value is left
+    -- to its column.
+    SELECT r.instruction_id, r.participant_id, r.idempotency_key, i.state
+    INTO v_other
+    FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
+      instruction_id uuid, participant_id text, idempotency_key text
+    )) WITH ORDINALITY AS r (instruction_id, participant_id, idempotency_key, ord)
+    LEFT JOIN orchestration.instructions i
+      ON i.id = r.instruction_id AND i.participant_id = r.participant_id
+    WHERE i.open IS NOT TRUE
+      AND r.instruction_id IS NOT NULL
+      AND r.participant_id IS NOT NULL
+      AND NOT EXISTS (
+        SELECT FROM orchestration.payment_outbox_items o
+        WHERE o.instruction_id = r.instruction_id AND o.idempotency_key = r.idempotency_key
+        OFFSET 0
+      )
+    ORDER BY r.ord
+    LIMIT 1;
+    IF FOUND AND v_other.state IS NULL THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-INS-005', '23503', 'the instruction is not one of this participant',
+        'instructions',
+        jsonb_build_object('id', v_other.instruction_id,
+          'participant_id', v_other.participant_id, 'idempotency_key', v_other.idempotency_key),
+        'Receive and authorize the instruction first.', 'id'
+      );
+    ELSIF FOUND THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-INS-006', 'P7404',
+        format('the instruction is %s: only an authorized one is dispatched', v_other.state),
+        'instructions',
+        jsonb_build_object('id', v_other.instruction_id, 'state', v_other.state,
+          'participant_id', v_other.participant_id, 'idempotency_key', v_other.idempotency_key),
+        'Authorize the instruction first; a new try of an ended one is a new instruction.', 'state'
+      );
+    END IF;
   END IF;
   -- The participants' rows, in one order, the missing ones made in the same pass: whoever enqueues
   -- for a participant waits here, and looks keys and numbers up only afterwards.
@@ -997,17 +1133,7 @@ BEGIN
     FROM numbered n
     JOIN stored s ON s.outbox_id = n.outbox_id
   )
-  SELECT c.stored,
-         -- Another participant took a key in this moment: a number would be left over. Said within
-         -- the statement, before its guard calls the numbers wrong.
-         CASE WHEN c.stored < c.fresh THEN orchestration.raise_invariant(
-           'INV-OUT-004', '40001', 'the idempotency key was taken at the same time',
-           'payment_outbox_items', '{}', 'Run the transaction again.', 'idempotency_key'
-         ) IS NULL END
-  INTO v_stored, v_taken
-  FROM (
-    SELECT (SELECT count(*) FROM numbered) AS fresh, (SELECT count(*) FROM stored) AS stored
-  ) c;
+  SELECT count(*) INTO v_stored FROM stored;
   IF v_stored < jsonb_array_length(p_items) THEN
     SELECT i.outbox_id, i.instruction_id, i.idempotency_key
     INTO v_other
@@ -1562,6 +1688,7 @@ DECLARE
   v_item orchestration.payment_outbox_items;
   v_newest orchestration.payment_outbox_items;
   v_state text;
+  v_open boolean;
   v_outcome text;
   v_sequence_id bigint;
 BEGIN
@@ -1572,6 +1699,21 @@ BEGIN
     PERFORM orchestration.raise_invariant(
       'INV-API-002', 'P0002', 'the item does not exist', 'payment_outbox_items',
       jsonb_build_object('outbox_id', p_outbox_id), 'Read the id again.', 'outbox_id'
+    );
+  END IF;
+  -- The instruction before the participant's row, as in enqueue_payment_outbox.
+  SELECT i.state, i.open INTO v_state, v_open
+  FROM orchestration.instructions i
+  WHERE i.id = v_item.instruction_id
+  FOR KEY SHARE;
+  IF NOT v_open THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-INS-006', 'P7404',
+      format('the instruction is %s: only an authorized one is dispatched', v_state),
+      'instructions',
+      jsonb_build_object('id', v_item.instruction_id, 'state', v_state,
+        'outbox_id', p_outbox_id),
+      'A new try of an ended instruction is a new instruction.', 'state'
     );
   END IF;
   -- The participant's row makes redrives of one item wait for each other.
@@ -1658,6 +1800,28 @@ AS $$
     WHERE (i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.rail_type)
       = (p.outbox_id, p.instruction_id, p.participant_id, p.sequence_id, p.rail_type))
   UNION ALL
+  SELECT 'UNAUTHORIZED: pending, and its instruction is not open', p.outbox_id, p.participant_id,
+         jsonb_build_object('instruction_id', p.instruction_id)
+  FROM orchestration.payment_outbox_pending p
+  WHERE NOT EXISTS (
+    SELECT FROM orchestration.instructions n
+    WHERE n.id = p.instruction_id AND n.participant_id = p.participant_id AND n.open)
+  UNION ALL
+  SELECT 'ENDED: the instruction is not as its items have ended', NULL, n.participant_id,
+         jsonb_build_object('instruction_id', n.id, 'state', n.state,
+           'dispatched', t.dispatched, 'unknown', t.unknown)
+  FROM orchestration.instructions n
+  CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE t.state = 'DISPATCHED') AS dispatched,
+           count(*) FILTER (WHERE t.outcome = 'UNKNOWN') AS unknown
+    FROM orchestration.payment_outbox_items i
+    JOIN orchestration.payment_outbox_attempts t
+      ON t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
+    WHERE i.instruction_id = n.id
+  ) t
+  WHERE n.state = 'COMPLETED' AND t.dispatched = 0
+    OR n.state = 'FAILED' AND t.dispatched + t.unknown > 0
+  UNION ALL
   SELECT 'ORPHAN: an attempt of no item', a.outbox_id, NULL,
          jsonb_build_object('attempt_no', a.attempt_no, 'phase', a.phase)
   FROM orchestration.payment_outbox_attempts a
@@ -1726,6 +1890,7 @@ REVOKE EXECUTE ON FUNCTION
   orchestration.guard_outbox_pending_update(),
   orchestration.guard_outbox_pending_delete(),
   orchestration.guard_outbox_attempts(),
+  orchestration.guard_instruction_end(),
   orchestration.enqueue_payment_outbox(jsonb),
   orchestration.close_dead_attempts(uuid[]),
   orchestration.claim_outbox_batch(text, bigint, interval),
@@ -1819,6 +1984,8 @@ def downgrade() -> None:
     op.drop_table("payment_outbox_pending", schema="orchestration")
     op.drop_table("payment_outbox_items", schema="orchestration")
     op.drop_table("participant_outbox_sequences", schema="orchestration")
+    op.execute("DROP TRIGGER guard_end ON orchestration.instructions")
+    op.execute("DROP FUNCTION orchestration.guard_instruction_end()")
     op.execute("DROP FUNCTION orchestration.guard_outbox_attempts()")
     op.execute("DROP FUNCTION orchestration.guard_outbox_pending_delete()")
     op.execute("DROP FUNCTION orchestration.guard_outbox_pending_update()")
@@ -1827,5 +1994,5 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION orchestration.advance_outbox_sequences()")
     op.execute("DROP FUNCTION orchestration.fill_outbox_item()")
     op.execute("DROP FUNCTION orchestration.bump_participant_outbox_seq(text)")
-    op.execute("UPDATE orchestration.schema_revision SET revision = '0004'")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0005'")
     op.execute("RESET ROLE")

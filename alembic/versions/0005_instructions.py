@@ -1,0 +1,857 @@
+"""Instructions, their states and the history of them.
+
+Serves: INV-INS-001 to INV-INS-004, INV-INS-007 to INV-INS-010, INV-APP-001, INV-API-001,
+INV-API-002, and the existence half of INV-ATT-008. INV-INS-005 and INV-INS-006 tie instructions to
+the outbox and stand in its revision.
+"""
+
+import sqlalchemy as sa
+from alembic import context, op
+from alembic.util import CommandError
+from sqlalchemy.dialects.postgresql import JSONB
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("SET LOCAL ROLE symphony_owner")
+    create_tables()
+    create_view()
+    create_guards()
+    create_functions()
+    grant()
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0005'")
+    op.execute("RESET ROLE")
+
+
+def create_tables() -> None:
+    op.create_table(
+        "instructions",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("participant_id", sa.Text(), nullable=False),
+        sa.Column("idempotency_key", sa.Text(), nullable=False),
+        sa.Column("instruction_type", sa.Text(), nullable=False),
+        sa.Column("end_to_end_id", sa.Text(), nullable=False),
+        sa.Column("uetr", sa.Uuid(), nullable=True),
+        sa.Column("value_date", sa.Date(), nullable=True),
+        sa.Column("amount_minor", sa.BigInteger(), nullable=False),
+        sa.Column("currency", sa.Text(), nullable=False),
+        sa.Column("debtor_account", sa.Text(), nullable=False),
+        sa.Column("creditor_account", sa.Text(), nullable=False),
+        sa.Column("payload", JSONB(), nullable=False),
+        sa.Column(
+            "payload_salt",
+            sa.LargeBinary(),
+            server_default=sa.text("uuid_send(gen_random_uuid())"),
+            nullable=False,
+        ),
+        sa.Column("payload_hash", sa.Text(), nullable=False),
+        sa.Column("attestation_id", sa.Uuid(), nullable=False),
+        sa.Column("policy_version_id", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), server_default=sa.text("'RECEIVED'"), nullable=False),
+        sa.Column(
+            "open",
+            sa.Boolean(),
+            sa.Computed(
+                "state = ANY (ARRAY['AUTHORIZED'::text, 'EXECUTING'::text])", persisted=True
+            ),
+            nullable=False,
+        ),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("version", sa.Integer(), server_default=sa.text("1"), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("completed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("db_user", sa.Text(), nullable=False),
+        sa.Column("xact_id", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("participant_id <> ''", name=op.f("ck_instructions_participant_id")),
+        sa.CheckConstraint("idempotency_key <> ''", name=op.f("ck_instructions_idempotency_key")),
+        sa.CheckConstraint("instruction_type <> ''", name=op.f("ck_instructions_instruction_type")),
+        sa.CheckConstraint("end_to_end_id <> ''", name=op.f("ck_instructions_end_to_end_id")),
+        sa.CheckConstraint(
+            "extract(year FROM value_date) BETWEEN 1 AND 9998",
+            name=op.f("ck_instructions_value_date"),
+        ),
+        sa.CheckConstraint("amount_minor > 0", name=op.f("ck_instructions_amount_minor")),
+        sa.CheckConstraint(
+            "octet_length(currency) = 3 AND currency ~ '^[A-Z]*$'",
+            name=op.f("ck_instructions_currency"),
+        ),
+        sa.CheckConstraint("debtor_account <> ''", name=op.f("ck_instructions_debtor_account")),
+        sa.CheckConstraint("creditor_account <> ''", name=op.f("ck_instructions_creditor_account")),
+        # What a JSON reader would choke on, 500 levels or 1234 digits, is kept out.
+        sa.CheckConstraint(
+            "jsonb_typeof(payload) = 'object' AND (octet_length(payload::text) <= 1000"
+            " OR NOT jsonb_path_exists(payload, 'strict $.**{501}')"
+            " AND NOT jsonb_path_exists(payload, 'strict $.** ? (@ >= $n || @ <= -$n)',"
+            " ('{\"n\": 1' || repeat('0', 1234) || '}')::jsonb))",
+            name=op.f("ck_instructions_payload"),
+        ),
+        sa.CheckConstraint(
+            "octet_length(payload_salt) = 16", name=op.f("ck_instructions_payload_salt")
+        ),
+        sa.CheckConstraint(
+            "payload_hash = encode(sha256('orchestration.payload.v1'::bytea || payload_salt"
+            " || convert_to(payload::text, 'UTF8')), 'hex')",
+            name=op.f("ck_instructions_payload_hash"),
+        ),
+        sa.CheckConstraint(
+            "state IN ('RECEIVED', 'AUTHORIZED', 'EXECUTING', 'COMPLETED', 'FAILED')",
+            name=op.f("ck_instructions_state"),
+        ),
+        sa.CheckConstraint(
+            "(state = 'FAILED') = (reason IS NOT NULL) AND reason <> ''",
+            name=op.f("ck_instructions_reason"),
+        ),
+        sa.CheckConstraint("version >= 1", name=op.f("ck_instructions_version")),
+        sa.CheckConstraint(
+            "(state IN ('COMPLETED', 'FAILED')) = (completed_at IS NOT NULL)"
+            " AND extract(year FROM created_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998",
+            name=op.f("ck_instructions_times"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["attestation_id"],
+            ["orchestration.ingress_attestations.id"],
+            name=op.f("fk_instructions_attestation_id"),
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_instructions")),
+        sa.UniqueConstraint(
+            "participant_id",
+            "idempotency_key",
+            name=op.f("uq_instructions_participant_id_idempotency_key"),
+        ),
+        sa.UniqueConstraint("participant_id", "id", name=op.f("uq_instructions_participant_id_id")),
+        sa.UniqueConstraint(
+            "participant_id", "id", "open", name=op.f("uq_instructions_participant_id_id_open")
+        ),
+        schema="orchestration",
+    )
+    op.create_index(
+        op.f("ix_instructions_attestation_id"),
+        "instructions",
+        ["attestation_id"],
+        schema="orchestration",
+    )
+    op.create_index(
+        op.f("ix_instructions_xact_id"),
+        "instructions",
+        ["xact_id"],
+        schema="orchestration",
+        postgresql_using="brin",
+    )
+    op.create_table(
+        "status_history",
+        sa.Column("instruction_id", sa.Uuid(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("participant_id", sa.Text(), nullable=False),
+        sa.Column("from_state", sa.Text(), nullable=True),
+        sa.Column("to_state", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("occurred_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("db_user", sa.Text(), nullable=False),
+        sa.Column("xact_id", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint(
+            "CASE to_state"
+            " WHEN 'RECEIVED' THEN from_state IS NULL AND version = 1"
+            " WHEN 'AUTHORIZED' THEN from_state = 'RECEIVED'"
+            " WHEN 'EXECUTING' THEN from_state = 'AUTHORIZED'"
+            " WHEN 'COMPLETED' THEN from_state = 'EXECUTING'"
+            " WHEN 'FAILED' THEN from_state IN ('RECEIVED', 'AUTHORIZED', 'EXECUTING')"
+            " ELSE false END"
+            " AND (from_state IS NOT NULL OR to_state = 'RECEIVED')",
+            name=op.f("ck_status_history_transition"),
+        ),
+        sa.CheckConstraint(
+            "(to_state = 'FAILED') = (reason IS NOT NULL)", name=op.f("ck_status_history_reason")
+        ),
+        sa.ForeignKeyConstraint(
+            ["participant_id", "instruction_id"],
+            ["orchestration.instructions.participant_id", "orchestration.instructions.id"],
+            name=op.f("fk_status_history_participant_id_instruction_id"),
+        ),
+        sa.PrimaryKeyConstraint("instruction_id", "version", name=op.f("pk_status_history")),
+        schema="orchestration",
+    )
+    op.create_index(
+        op.f("ix_status_history_xact_id"),
+        "status_history",
+        ["xact_id"],
+        schema="orchestration",
+        postgresql_using="brin",
+    )
+
+
+def create_view() -> None:
+    op.execute(
+        """
+CREATE VIEW orchestration.instruction_status
+WITH (security_barrier = true)
+AS
+SELECT i.id,
+       i.participant_id,
+       i.idempotency_key,
+       i.instruction_type,
+       i.end_to_end_id,
+       i.uetr,
+       i.value_date,
+       i.amount_minor,
+       i.currency,
+       i.payload_hash,
+       i.attestation_id,
+       i.policy_version_id,
+       i.state,
+       i.reason,
+       i.version,
+       i.created_at,
+       i.updated_at,
+       i.completed_at,
+       i.db_user
+FROM orchestration.instructions i
+"""
+    )
+
+
+def create_guards() -> None:
+    op.execute(
+        """
+CREATE FUNCTION orchestration.guard_instruction() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+DECLARE
+  v_replica boolean := current_setting('session_replication_role') = 'replica';
+  v_detail jsonb;
+BEGIN
+  IF TG_OP = 'INSERT' THEN
+    IF NOT v_replica THEN
+      NEW.id := coalesce(NEW.id, orchestration.uuid_v7());
+      NEW.payload_hash := coalesce(
+        NEW.payload_hash,
+        encode(sha256('orchestration.payload.v1'::bytea || NEW.payload_salt
+          || convert_to(NEW.payload::text, 'UTF8')), 'hex')
+      );
+      NEW.created_at := coalesce(NEW.created_at, clock_timestamp());
+      NEW.updated_at := NEW.created_at;
+      NEW.db_user := SESSION_USER;
+      NEW.xact_id := pg_current_xact_id()::text::bigint;
+    END IF;
+    v_detail := jsonb_build_object('id', NEW.id, 'participant_id', NEW.participant_id,
+      'idempotency_key', NEW.idempotency_key);
+    IF EXISTS (SELECT FROM orchestration.instructions i WHERE i.id = NEW.id) THEN
+      -- The primary key refuses it.
+      RETURN NEW;
+    END IF;
+    IF (NEW.state, NEW.version) IS DISTINCT FROM ('RECEIVED', 1) THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-INS-001', 'P7401', 'an instruction enters as RECEIVED, version 1', 'instructions',
+        v_detail || jsonb_build_object('state', NEW.state, 'version', NEW.version),
+        'Receive it by receive_instruction; the other states are reached later.', 'state'
+      );
+    END IF;
+    IF NOT isfinite(NEW.created_at) OR NEW.created_at > clock_timestamp() THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-INS-002', 'P7401', 'created_at is in the future', 'instructions',
+        v_detail || jsonb_build_object('created_at', NEW.created_at),
+        'Leave created_at out: the database sets it.', 'created_at'
+      );
+    END IF;
+    IF NEW.policy_version_id IS NOT NULL AND NOT EXISTS (
+      SELECT FROM orchestration.policy_versions p WHERE p.id = NEW.policy_version_id
+    ) THEN
+      -- A snapshot older than the version is told so by the gate, with 40001.
+      PERFORM orchestration.share_policy_gate();
+      PERFORM orchestration.raise_invariant(
+        'INV-ATT-008', 'P7105', format('policy version %s is unknown', NEW.policy_version_id),
+        'policy_versions', v_detail || jsonb_build_object('id', NEW.policy_version_id),
+        'Receive it under a version of accepted_policy_versions.', 'id'
+      );
+    END IF;
+    RETURN NEW;
+  END IF;
+
+  v_detail := jsonb_build_object('id', OLD.id, 'from', OLD.state, 'to', NEW.state);
+  IF (NEW.id, NEW.participant_id, NEW.idempotency_key, NEW.instruction_type, NEW.end_to_end_id,
+      NEW.uetr, NEW.value_date, NEW.amount_minor, NEW.currency, NEW.debtor_account,
+      NEW.creditor_account, NEW.payload, NEW.payload_salt, NEW.payload_hash, NEW.attestation_id,
+      NEW.policy_version_id, NEW.created_at, NEW.db_user, NEW.xact_id)
+    IS DISTINCT FROM (OLD.id, OLD.participant_id, OLD.idempotency_key, OLD.instruction_type,
+      OLD.end_to_end_id, OLD.uetr, OLD.value_date, OLD.amount_minor, OLD.currency,
+      OLD.debtor_account, OLD.creditor_account, OLD.payload, OLD.payload_salt, OLD.payload_hash,
+      OLD.attestation_id, OLD.policy_version_id, OLD.created_at, OLD.db_user, OLD.xact_id) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-INS-002', 'P7401', 'identity and content never change', 'instructions', v_detail,
+      'Fail it, and receive the right content under a new idempotency key.'
+    );
+  END IF;
+  IF NEW.state = OLD.state THEN
+    IF (NEW.reason, NEW.version, NEW.updated_at, NEW.completed_at)
+      IS DISTINCT FROM (OLD.reason, OLD.version, OLD.updated_at, OLD.completed_at) THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-INS-002', 'P7401', 'version, reason and times change with the state only',
+        'instructions', v_detail, 'The database sets them when the state changes.', 'version'
+      );
+    END IF;
+    RETURN NEW;
+  END IF;
+  IF OLD.state IN ('COMPLETED', 'FAILED') THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-INS-002', 'P7401', format('%s is final', OLD.state), 'instructions', v_detail,
+      'A new try is a new instruction, under a new idempotency key.', 'state'
+    );
+  END IF;
+  IF (OLD.state, NEW.state) NOT IN (
+    ('RECEIVED', 'AUTHORIZED'), ('AUTHORIZED', 'EXECUTING'), ('EXECUTING', 'COMPLETED'),
+    ('RECEIVED', 'FAILED'), ('AUTHORIZED', 'FAILED'), ('EXECUTING', 'FAILED')
+  ) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-INS-001', 'P7401', format('%s does not follow %s', NEW.state, OLD.state),
+      'instructions', v_detail,
+      'RECEIVED, AUTHORIZED, EXECUTING, COMPLETED; FAILED from any of the first three.', 'state'
+    );
+  END IF;
+  IF NOT v_replica THEN
+    NEW.version := OLD.version + 1;
+    NEW.updated_at := greatest(clock_timestamp(), OLD.updated_at + interval '1 microsecond');
+    NEW.completed_at := CASE WHEN NEW.state IN ('COMPLETED', 'FAILED') THEN NEW.updated_at END;
+  END IF;
+  RETURN NEW;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.record_status_history() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+BEGIN
+  IF TG_OP = 'INSERT' THEN
+    INSERT INTO orchestration.status_history (instruction_id, version, participant_id, to_state)
+    SELECT a.id, a.version, a.participant_id, a.state
+    FROM after a;
+  ELSE
+    INSERT INTO orchestration.status_history (
+      instruction_id, version, participant_id, from_state, to_state, reason
+    )
+    SELECT a.id, a.version, a.participant_id, b.state, a.state, a.reason
+    FROM after a
+    JOIN before b ON b.id = a.id
+    WHERE b.version <> a.version;
+  END IF;
+  RETURN NULL;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.guard_status_history() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+DECLARE
+  v_instruction record;
+BEGIN
+  SELECT i.participant_id, i.version, i.state, i.updated_at
+  INTO v_instruction
+  FROM orchestration.instructions i
+  WHERE i.id = NEW.instruction_id;
+  IF current_setting('session_replication_role') <> 'replica' THEN
+    NEW.occurred_at := coalesce(v_instruction.updated_at, clock_timestamp());
+    NEW.db_user := SESSION_USER;
+    NEW.xact_id := pg_current_xact_id()::text::bigint;
+  END IF;
+  IF v_instruction IS NULL OR EXISTS (
+    SELECT FROM orchestration.status_history h
+    WHERE h.instruction_id = NEW.instruction_id AND h.version = NEW.version
+  ) THEN
+    -- The foreign key or the primary key refuses it.
+    RETURN NEW;
+  END IF;
+  IF (NEW.participant_id, NEW.version, NEW.to_state) IS DISTINCT FROM
+    (v_instruction.participant_id, v_instruction.version, v_instruction.state) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-INS-004', 'P0001', 'the row is not the instruction''s current version and state',
+      'status_history',
+      jsonb_build_object('instruction_id', NEW.instruction_id, 'version', NEW.version,
+        'to_state', NEW.to_state),
+      'The database writes the history itself, with every change of state.', 'version'
+    );
+  END IF;
+  RETURN NEW;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER guard BEFORE INSERT OR UPDATE ON orchestration.instructions
+FOR EACH ROW EXECUTE FUNCTION orchestration.guard_instruction()
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER history_insert AFTER INSERT ON orchestration.instructions
+REFERENCING NEW TABLE AS after
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_status_history()
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER history_update AFTER UPDATE ON orchestration.instructions
+REFERENCING OLD TABLE AS before NEW TABLE AS after
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_status_history()
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER no_delete BEFORE DELETE ON orchestration.instructions
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-INS-002', 'P0001', 'id', 'state')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.instructions
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-INS-002', 'P0001')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER guard BEFORE INSERT ON orchestration.status_history
+FOR EACH ROW EXECUTE FUNCTION orchestration.guard_status_history()
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.status_history
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change(
+  'INV-APP-001', 'P0001', 'instruction_id', 'version')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.status_history
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001')
+"""
+    )
+    op.execute("ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER guard")
+    op.execute("ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER no_delete")
+    op.execute("ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER no_truncate")
+    op.execute("ALTER TABLE orchestration.status_history ENABLE ALWAYS TRIGGER guard")
+    op.execute("ALTER TABLE orchestration.status_history ENABLE ALWAYS TRIGGER append_only")
+    op.execute("ALTER TABLE orchestration.status_history ENABLE ALWAYS TRIGGER no_truncate")
+
+
+def create_functions() -> None:
+    op.execute(
+        """
+CREATE FUNCTION orchestration.receive_instruction(p_instructions jsonb)
+RETURNS SETOF orchestration.instructions
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+DECLARE
+  v_other record;
+BEGIN
+  IF jsonb_typeof(p_instructions) IS DISTINCT FROM 'array'
+    OR jsonb_array_length(p_instructions) > 10000 THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_instructions is an array of 0 to 10,000 objects',
+      'instructions', '{}', 'Send a batch in parts.'
+    );
+  END IF;
+  -- In order of the key: batches that share keys wait for each other, never in a circle.
+  INSERT INTO orchestration.instructions (
+    participant_id, idempotency_key, instruction_type, end_to_end_id, uetr, value_date,
+    amount_minor, currency, debtor_account, creditor_account, payload, attestation_id,
+    policy_version_id
+  )
+  SELECT r.participant_id, r.idempotency_key, r.instruction_type, r.end_to_end_id, r.uetr,
+         r.value_date, r.amount_minor, r.currency, r.debtor_account, r.creditor_account, r.payload,
+         r.attestation_id, r.policy_version_id
+  FROM ROWS FROM (jsonb_to_recordset(p_instructions) AS (
+    participant_id text, idempotency_key text, instruction_type text, end_to_end_id text,
+    uetr uuid, value_date date, amount_minor bigint, currency text, debtor_account text,
+    creditor_account text, payload jsonb, attestation_id uuid, policy_version_id text
+  )) WITH ORDINALITY AS r (
+    participant_id, idempotency_key, instruction_type, end_to_end_id,
+    uetr, value_date, amount_minor, currency, debtor_account,
+    creditor_account, payload, attestation_id, policy_version_id, ord
+  )
+  ORDER BY r.participant_id, r.idempotency_key, r.ord
+  ON CONFLICT (participant_id, idempotency_key) DO NOTHING;
+
+  -- Who asked and under which policy was judged with the first: the rest is the content.
+  SELECT i.id, i.participant_id, i.idempotency_key
+  INTO v_other
+  FROM ROWS FROM (jsonb_to_recordset(p_instructions) AS (
+    participant_id text, idempotency_key text, instruction_type text, end_to_end_id text,
+    uetr uuid, value_date date, amount_minor bigint, currency text, debtor_account text,
+    creditor_account text, payload jsonb
+  )) WITH ORDINALITY AS r (
+    participant_id, idempotency_key, instruction_type, end_to_end_id,
+    uetr, value_date, amount_minor, currency, debtor_account,
+    creditor_account, payload, ord
+  )
+  CROSS JOIN LATERAL (
+    SELECT i.*
+    FROM orchestration.instructions i
+    WHERE i.participant_id = r.participant_id AND i.idempotency_key = r.idempotency_key
+    OFFSET 0
+  ) i
+  WHERE (i.instruction_type, i.end_to_end_id, i.uetr, i.value_date, i.amount_minor, i.currency,
+      i.debtor_account, i.creditor_account, i.payload::text)
+    IS DISTINCT FROM (r.instruction_type, r.end_to_end_id, r.uetr, r.value_date, r.amount_minor,
+      r.currency, r.debtor_account, r.creditor_account, r.payload::text)
+  ORDER BY r.ord
+  LIMIT 1;
+  IF FOUND THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-INS-008', 'P7402', 'the idempotency key was used with other content', 'instructions',
+      jsonb_build_object('id', v_other.id, 'participant_id', v_other.participant_id,
+        'idempotency_key', v_other.idempotency_key),
+      'Use a new idempotency key for new content.', 'idempotency_key'
+    );
+  END IF;
+  RETURN QUERY
+  SELECT i.*
+  FROM ROWS FROM (jsonb_to_recordset(p_instructions) AS (
+    participant_id text, idempotency_key text
+  )) WITH ORDINALITY AS r (participant_id, idempotency_key, ord)
+  CROSS JOIN LATERAL (
+    SELECT i.*
+    FROM orchestration.instructions i
+    WHERE i.participant_id = r.participant_id AND i.idempotency_key = r.idempotency_key
+    OFFSET 0
+  ) i
+  ORDER BY r.ord;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.lock_instruction(p_id uuid, p_version integer, p_state text)
+RETURNS SETOF orchestration.instructions
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+-- The instruction, locked against every other transition, if it still is what the caller has seen
+-- and not yet what it is to become.
+DECLARE
+  v_instruction orchestration.instructions;
+BEGIN
+  SELECT i.* INTO v_instruction
+  FROM orchestration.instructions i
+  WHERE i.id = p_id
+  FOR NO KEY UPDATE;
+  IF v_instruction.id IS NULL THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-002', 'P0002', 'the instruction does not exist', 'instructions',
+      jsonb_build_object('id', p_id), 'Read the id again.', 'id'
+    );
+  END IF;
+  IF v_instruction.version IS DISTINCT FROM p_version THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-INS-009', 'P7403',
+      format('the instruction is at version %s', v_instruction.version), 'instructions',
+      jsonb_build_object('id', p_id, 'version', v_instruction.version, 'given', p_version,
+        'state', v_instruction.state),
+      'Read it again and decide anew.', 'version'
+    );
+  END IF;
+  IF v_instruction.state = p_state THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-INS-001', 'P7401', format('the instruction is %s already', p_state), 'instructions',
+      jsonb_build_object('id', p_id, 'from', p_state, 'to', p_state),
+      'Nothing is left to do: each transition happens once.', 'state'
+    );
+  END IF;
+  RETURN NEXT v_instruction;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.authorize_instruction(p_id uuid, p_version integer)
+RETURNS SETOF orchestration.instructions
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+DECLARE
+  v_instruction orchestration.instructions;
+  v_cert text;
+  v_token text;
+  v_now timestamptz;
+BEGIN
+  PERFORM orchestration.share_policy_gate();
+  PERFORM orchestration.share_revocation_gate();
+  SELECT l.* INTO v_instruction
+  FROM orchestration.lock_instruction(p_id, p_version, 'AUTHORIZED') l;
+  IF v_instruction.state = 'RECEIVED' THEN
+    IF v_instruction.db_user = SESSION_USER THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-INS-007', 'P7405', 'the login that received an instruction does not authorize it',
+        'instructions', jsonb_build_object('id', p_id, 'db_user', v_instruction.db_user),
+        'Have another login authorize it.', 'db_user'
+      );
+    END IF;
+    IF NOT EXISTS (
+      SELECT FROM orchestration.accepted_policy_versions a
+      WHERE a.id = v_instruction.policy_version_id
+    ) THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-INS-010', 'P7105',
+        format('policy version %s is not accepted any more', v_instruction.policy_version_id),
+        'policy_versions',
+        jsonb_build_object('id', v_instruction.policy_version_id, 'instruction_id', p_id),
+        'Fail it, and receive it anew under a version of accepted_policy_versions.', 'id'
+      );
+    END IF;
+    SELECT a.client_cert_fingerprint_sha256, a.token_hash
+    INTO v_cert, v_token
+    FROM orchestration.ingress_attestations a
+    WHERE a.id = v_instruction.attestation_id;
+    v_now := clock_timestamp();
+    IF EXISTS (
+      SELECT FROM orchestration.revoked_client_certs c
+      WHERE c.cert_fingerprint_sha256 = v_cert
+        AND c.revoked_at <= v_now
+        AND (c.expires_at IS NULL OR v_now < c.expires_at)
+    ) THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-INS-010', 'P7202', 'the client certificate it was attested with is revoked',
+        'revoked_client_certs',
+        jsonb_build_object('cert_fingerprint_sha256', v_cert, 'instruction_id', p_id),
+        'Fail it, and have the client attest it anew.', 'cert_fingerprint_sha256'
+      );
+    END IF;
+    IF EXISTS (
+      SELECT FROM orchestration.revoked_tokens t
+      WHERE t.token_hash = v_token
+        AND t.revoked_at <= v_now
+        AND (t.expires_at IS NULL OR v_now < t.expires_at)
+    ) THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-INS-010', 'P7202', 'the token it was attested with is revoked', 'revoked_tokens',
+        jsonb_build_object('token_hash', v_token, 'instruction_id', p_id),
+        'Fail it, and have the caller attest it anew.', 'token_hash'
+      );
+    END IF;
+  END IF;
+  RETURN QUERY
+  UPDATE orchestration.instructions i SET state = 'AUTHORIZED' WHERE i.id = p_id RETURNING i.*;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.start_execution(p_id uuid, p_version integer)
+RETURNS SETOF orchestration.instructions
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+BEGIN
+  PERFORM orchestration.lock_instruction(p_id, p_version, 'EXECUTING');
+  RETURN QUERY
+  UPDATE orchestration.instructions i SET state = 'EXECUTING' WHERE i.id = p_id RETURNING i.*;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.end_instruction(
+  p_id uuid,
+  p_version integer,
+  p_state text,
+  p_reason text
+) RETURNS SETOF orchestration.instructions
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+BEGIN
+  -- The whole lock at once: growing, it would deadlock with a unit that enqueues and then starts.
+  PERFORM 1 FROM orchestration.instructions i WHERE i.id = p_id FOR UPDATE;
+  PERFORM orchestration.lock_instruction(p_id, p_version, p_state);
+  RETURN QUERY
+  UPDATE orchestration.instructions i
+  SET state = p_state, reason = p_reason
+  WHERE i.id = p_id
+  RETURNING i.*;
+EXCEPTION
+  -- What refers to an open instruction decides, also in a race.
+  WHEN foreign_key_violation THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-INS-006', 'P7404', 'an instruction ends after its last open item', 'instructions',
+      jsonb_build_object('id', p_id, 'to', p_state),
+      'Have its items dispatched, failed or cancelled first: payment_outbox_status shows them.',
+      'state'
+    );
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.complete_instruction(p_id uuid, p_version integer)
+RETURNS SETOF orchestration.instructions
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+BEGIN
+  RETURN QUERY
+  SELECT e.* FROM orchestration.end_instruction(p_id, p_version, 'COMPLETED', NULL) e;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.fail_instruction(p_id uuid, p_version integer, p_reason text)
+RETURNS SETOF orchestration.instructions
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+BEGIN
+  RETURN QUERY
+  SELECT e.* FROM orchestration.end_instruction(p_id, p_version, 'FAILED', p_reason) e;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.verify_instructions()
+RETURNS TABLE (finding text, instruction_id uuid, participant_id text, detail jsonb)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+  SELECT 'HISTORY: it does not lead to the instruction''s version and state',
+         i.id, i.participant_id,
+         jsonb_build_object('version', i.version, 'state', i.state, 'rows', h.rows,
+           'last', h.last)
+  FROM orchestration.instructions i
+  CROSS JOIN LATERAL (
+    SELECT count(*) AS rows,
+           (array_agg(h.to_state ORDER BY h.version DESC))[1] AS last,
+           count(*) FILTER (WHERE h.version > 1 AND h.from_state IS DISTINCT FROM h.before)
+             AS leaps
+    FROM (
+      SELECT h.*, lag(h.to_state) OVER (ORDER BY h.version) AS before
+      FROM orchestration.status_history h
+      WHERE h.instruction_id = i.id
+    ) h
+  ) h
+  WHERE (h.rows, h.last, h.leaps) IS DISTINCT FROM (i.version::bigint, i.state, 0::bigint)
+  UNION ALL
+  SELECT 'ORPHAN: history of no instruction', h.instruction_id, h.participant_id,
+         jsonb_build_object('version', h.version, 'to_state', h.to_state)
+  FROM orchestration.status_history h
+  WHERE NOT EXISTS (
+    SELECT FROM orchestration.instructions i
+    WHERE (i.id, i.participant_id) = (h.instruction_id, h.participant_id))
+  UNION ALL
+  SELECT 'ORPHAN: an instruction of no attestation', i.id, i.participant_id,
+         jsonb_build_object('attestation_id', i.attestation_id)
+  FROM orchestration.instructions i
+  WHERE NOT EXISTS (
+    SELECT FROM orchestration.ingress_attestations a WHERE a.id = i.attestation_id)
+$$
+"""
+    )
+
+
+def grant() -> None:
+    op.execute(
+        """
+REVOKE EXECUTE ON FUNCTION
+  orchestration.guard_instruction(),
+  orchestration.record_status_history(),
+  orchestration.guard_status_history(),
+  orchestration.receive_instruction(jsonb),
+  orchestration.lock_instruction(uuid, integer, text),
+  orchestration.authorize_instruction(uuid, integer),
+  orchestration.start_execution(uuid, integer),
+  orchestration.end_instruction(uuid, integer, text, text),
+  orchestration.complete_instruction(uuid, integer),
+  orchestration.fail_instruction(uuid, integer, text),
+  orchestration.verify_instructions()
+FROM PUBLIC
+"""
+    )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.instructions
+TO symphony_ingest, symphony_executor, symphony_control, symphony_auditor
+"""
+    )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.instruction_status
+TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.status_history
+TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
+    op.execute(
+        "GRANT EXECUTE ON FUNCTION orchestration.receive_instruction(jsonb) TO symphony_ingest"
+    )
+    op.execute(
+        """
+GRANT EXECUTE ON FUNCTION
+  orchestration.authorize_instruction(uuid, integer),
+  orchestration.start_execution(uuid, integer),
+  orchestration.complete_instruction(uuid, integer),
+  orchestration.fail_instruction(uuid, integer, text)
+TO symphony_executor
+"""
+    )
+    op.execute(
+        """
+GRANT EXECUTE ON FUNCTION orchestration.verify_instructions()
+TO symphony_control, symphony_auditor
+"""
+    )
+
+
+def downgrade() -> None:
+    if (
+        not context.is_offline_mode()
+        and context.get_x_argument(as_dictionary=True).get("destroy-evidence") != "yes"
+    ):
+        evidence = op.get_bind().scalar(
+            sa.text("SELECT EXISTS (SELECT FROM orchestration.instructions)")
+        )
+        if evidence:
+            raise CommandError(
+                "instructions holds evidence; to destroy it say -x destroy-evidence=yes"
+            )
+    op.execute("SET LOCAL ROLE symphony_owner")
+    op.execute("DROP FUNCTION orchestration.verify_instructions()")
+    op.execute("DROP FUNCTION orchestration.fail_instruction(uuid, integer, text)")
+    op.execute("DROP FUNCTION orchestration.complete_instruction(uuid, integer)")
+    op.execute("DROP FUNCTION orchestration.end_instruction(uuid, integer, text, text)")
+    op.execute("DROP FUNCTION orchestration.start_execution(uuid, integer)")
+    op.execute("DROP FUNCTION orchestration.authorize_instruction(uuid, integer)")
+    op.execute("DROP FUNCTION orchestration.lock_instruction(uuid, integer, text)")
+    op.execute("DROP FUNCTION orchestration.receive_instruction(jsonb)")
+    op.execute("DROP VIEW orchestration.instruction_status")
+    op.drop_table("status_history", schema="orchestration")
+    op.drop_table("instructions", schema="orchestration")
+    op.execute("DROP FUNCTION orchestration.guard_status_history()")
+    op.execute("DROP FUNCTION orchestration.record_status_history()")
+    op.execute("DROP FUNCTION orchestration.guard_instruction()")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0004'")
+    op.execute("RESET ROLE")

@@ -1,0 +1,37 @@
+"""The desk: another login than the ingress's authorizes an instruction and orders its dispatch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from orchestration.records import InstructionRecord, NewOutboxItem, OutboxItemRecord
+from orchestration.repo import InstructionRepository, OutboxRepository
+
+
+def order(
+    session: Session, instruction: InstructionRecord, payload: Mapping[str, Any]
+) -> OutboxItemRecord:
+    """Authorize the instruction as it was received, begin its execution and enqueue its payment.
+
+    Raises StaleInstruction (P7403), PolicyNotAccepted (P7105), CredentialRevoked (P7202).
+    """
+    instructions = InstructionRepository(session)
+    authorized = instructions.authorize(instruction.id, version=instruction.version)
+    instructions.start_execution(instruction.id, version=authorized.version)
+    return enqueue(session, instruction, payload)
+
+
+def enqueue(
+    session: Session, instruction: InstructionRecord, payload: Mapping[str, Any]
+) -> OutboxItemRecord:
+    """Raises InstructionStateForbids (P7404) for an instruction that is not authorized."""
+    return OutboxRepository(session).enqueue(
+        NewOutboxItem(
+            instruction_id=instruction.id,
+            participant_id=instruction.participant_id,
+            idempotency_key=instruction.idempotency_key,
+            rail_type=payload["rail"],
+            payload=dict(payload),
+        )
+    )

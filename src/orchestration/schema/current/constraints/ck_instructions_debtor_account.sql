@@ -1,0 +1,1 @@
+ALTER TABLE orchestration.instructions ADD CONSTRAINT ck_instructions_debtor_account CHECK ((debtor_account <> ''::text));

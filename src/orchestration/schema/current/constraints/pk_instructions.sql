@@ -1,0 +1,1 @@
+ALTER TABLE orchestration.instructions ADD CONSTRAINT pk_instructions PRIMARY KEY (id);

@@ -1,0 +1,72 @@
+CREATE OR REPLACE FUNCTION orchestration.authorize_instruction(p_id uuid, p_version integer)
+ RETURNS SETOF orchestration.instructions
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+DECLARE
+  v_instruction orchestration.instructions;
+  v_cert text;
+  v_token text;
+  v_now timestamptz;
+BEGIN
+  PERFORM orchestration.share_policy_gate();
+  PERFORM orchestration.share_revocation_gate();
+  SELECT l.* INTO v_instruction
+  FROM orchestration.lock_instruction(p_id, p_version, 'AUTHORIZED') l;
+  IF v_instruction.state = 'RECEIVED' THEN
+    IF v_instruction.db_user = SESSION_USER THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-INS-007', 'P7405', 'the login that received an instruction does not authorize it',
+        'instructions', jsonb_build_object('id', p_id, 'db_user', v_instruction.db_user),
+        'Have another login authorize it.', 'db_user'
+      );
+    END IF;
+    IF NOT EXISTS (
+      SELECT FROM orchestration.accepted_policy_versions a
+      WHERE a.id = v_instruction.policy_version_id
+    ) THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-INS-010', 'P7105',
+        format('policy version %s is not accepted any more', v_instruction.policy_version_id),
+        'policy_versions',
+        jsonb_build_object('id', v_instruction.policy_version_id, 'instruction_id', p_id),
+        'Fail it, and receive it anew under a version of accepted_policy_versions.', 'id'
+      );
+    END IF;
+    SELECT a.client_cert_fingerprint_sha256, a.token_hash
+    INTO v_cert, v_token
+    FROM orchestration.ingress_attestations a
+    WHERE a.id = v_instruction.attestation_id;
+    v_now := clock_timestamp();
+    IF EXISTS (
+      SELECT FROM orchestration.revoked_client_certs c
+      WHERE c.cert_fingerprint_sha256 = v_cert
+        AND c.revoked_at <= v_now
+        AND (c.expires_at IS NULL OR v_now < c.expires_at)
+    ) THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-INS-010', 'P7202', 'the client certificate it was attested with is revoked',
+        'revoked_client_certs',
+        jsonb_build_object('cert_fingerprint_sha256', v_cert, 'instruction_id', p_id),
+        'Fail it, and have the client attest it anew.', 'cert_fingerprint_sha256'
+      );
+    END IF;
+    IF EXISTS (
+      SELECT FROM orchestration.revoked_tokens t
+      WHERE t.token_hash = v_token
+        AND t.revoked_at <= v_now
+        AND (t.expires_at IS NULL OR v_now < t.expires_at)
+    ) THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-INS-010', 'P7202', 'the token it was attested with is revoked', 'revoked_tokens',
+        jsonb_build_object('token_hash', v_token, 'instruction_id', p_id),
+        'Fail it, and have the caller attest it anew.', 'token_hash'
+      );
+    END IF;
+  END IF;
+  RETURN QUERY
+  UPDATE orchestration.instructions i SET state = 'AUTHORIZED' WHERE i.id = p_id RETURNING i.*;
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,26 @@
+CREATE OR REPLACE FUNCTION orchestration.end_instruction(p_id uuid, p_version integer, p_state text, p_reason text)
+ RETURNS SETOF orchestration.instructions
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+BEGIN
+  -- The whole lock at once: growing, it would deadlock with a unit that enqueues and then starts.
+  PERFORM 1 FROM orchestration.instructions i WHERE i.id = p_id FOR UPDATE;
+  PERFORM orchestration.lock_instruction(p_id, p_version, p_state);
+  RETURN QUERY
+  UPDATE orchestration.instructions i
+  SET state = p_state, reason = p_reason
+  WHERE i.id = p_id
+  RETURNING i.*;
+EXCEPTION
+  -- What refers to an open instruction decides, also in a race.
+  WHEN foreign_key_violation THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-INS-006', 'P7404', 'an instruction ends after its last open item', 'instructions',
+      jsonb_build_object('id', p_id, 'to', p_state),
+      'Have its items dispatched, failed or cancelled first: payment_outbox_status shows them.',
+      'state'
+    );
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,39 @@
+CREATE OR REPLACE FUNCTION orchestration.guard_status_history()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+DECLARE
+  v_instruction record;
+BEGIN
+  SELECT i.participant_id, i.version, i.state, i.updated_at
+  INTO v_instruction
+  FROM orchestration.instructions i
+  WHERE i.id = NEW.instruction_id;
+  IF current_setting('session_replication_role') <> 'replica' THEN
+    NEW.occurred_at := coalesce(v_instruction.updated_at, clock_timestamp());
+    NEW.db_user := SESSION_USER;
+    NEW.xact_id := pg_current_xact_id()::text::bigint;
+  END IF;
+  IF v_instruction IS NULL OR EXISTS (
+    SELECT FROM orchestration.status_history h
+    WHERE h.instruction_id = NEW.instruction_id AND h.version = NEW.version
+  ) THEN
+    -- The foreign key or the primary key refuses it.
+    RETURN NEW;
+  END IF;
+  IF (NEW.participant_id, NEW.version, NEW.to_state) IS DISTINCT FROM
+    (v_instruction.participant_id, v_instruction.version, v_instruction.state) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-INS-004', 'P0001', 'the row is not the instruction''s current version and state',
+      'status_history',
+      jsonb_build_object('instruction_id', NEW.instruction_id, 'version', NEW.version,
+        'to_state', NEW.to_state),
+      'The database writes the history itself, with every change of state.', 'version'
+    );
+  END IF;
+  RETURN NEW;
+END
+$function$;
+-- owner: symphony_owner

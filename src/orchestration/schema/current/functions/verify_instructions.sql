@@ -1,0 +1,38 @@
+CREATE OR REPLACE FUNCTION orchestration.verify_instructions()
+ RETURNS TABLE(finding text, instruction_id uuid, participant_id text, detail jsonb)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+  SELECT 'HISTORY: it does not lead to the instruction''s version and state',
+         i.id, i.participant_id,
+         jsonb_build_object('version', i.version, 'state', i.state, 'rows', h.rows,
+           'last', h.last)
+  FROM orchestration.instructions i
+  CROSS JOIN LATERAL (
+    SELECT count(*) AS rows,
+           (array_agg(h.to_state ORDER BY h.version DESC))[1] AS last,
+           count(*) FILTER (WHERE h.version > 1 AND h.from_state IS DISTINCT FROM h.before)
+             AS leaps
+    FROM (
+      SELECT h.*, lag(h.to_state) OVER (ORDER BY h.version) AS before
+      FROM orchestration.status_history h
+      WHERE h.instruction_id = i.id
+    ) h
+  ) h
+  WHERE (h.rows, h.last, h.leaps) IS DISTINCT FROM (i.version::bigint, i.state, 0::bigint)
+  UNION ALL
+  SELECT 'ORPHAN: history of no instruction', h.instruction_id, h.participant_id,
+         jsonb_build_object('version', h.version, 'to_state', h.to_state)
+  FROM orchestration.status_history h
+  WHERE NOT EXISTS (
+    SELECT FROM orchestration.instructions i
+    WHERE (i.id, i.participant_id) = (h.instruction_id, h.participant_id))
+  UNION ALL
+  SELECT 'ORPHAN: an instruction of no attestation', i.id, i.participant_id,
+         jsonb_build_object('attestation_id', i.attestation_id)
+  FROM orchestration.instructions i
+  WHERE NOT EXISTS (
+    SELECT FROM orchestration.ingress_attestations a WHERE a.id = i.attestation_id)
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,1 @@
+CREATE UNIQUE INDEX pk_instructions ON orchestration.instructions USING btree (id);

@@ -1,0 +1,1490 @@
+"""INV-INS and INV-APP-001 by raw SQL: the triggers and constraints speak, not the privileges.
+
+One table of attacks serves four proofs: the owner is refused, a login with a stray grant is refused
+alike, replica mode silences nothing that is ENABLE ALWAYS, and without the object that keeps a rule
+its attack succeeds. INV-INS-005 and INV-INS-006 are proved with the outbox.
+"""
+
+import hashlib
+import itertools
+import json
+import secrets
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+from unittest.mock import ANY
+
+import pytest
+from tools import scratch
+
+from orchestration import invariants
+from orchestration.vocabulary import InstructionState
+from tests.support import (
+    Attack,
+    Connect,
+    activate_policy,
+    assert_invariant,
+    attempt,
+    authorize_instructions,
+    copy,
+    deletes,
+    digest,
+    drop,
+    inserts,
+    refusal,
+    scalar,
+    truncates,
+)
+
+INSTRUCTIONS, HISTORY = "instructions", "status_history"
+TABLES = (INSTRUCTIONS, HISTORY)
+
+
+def id_of(number: int) -> str:
+    return str(uuid.UUID(int=number))
+
+
+IDS = {state: id_of(number) for number, state in enumerate(InstructionState, 1)}
+"""One instruction of each state, all of participant p."""
+RECEIVED, AUTHORIZED, EXECUTING, COMPLETED, FAILED = IDS.values()
+SENT = id_of(6)
+"""One more that is EXECUTING, and has an item that was dispatched."""
+OF_Q, NEW, NOWHERE, ATTESTATION = id_of(7), id_of(8), id_of(9), id_of(10)
+
+FINAL = ("COMPLETED", "FAILED")
+LEGAL = (
+    *(("RECEIVED", "AUTHORIZED"), ("AUTHORIZED", "EXECUTING"), ("EXECUTING", "COMPLETED")),
+    *(("RECEIVED", "FAILED"), ("AUTHORIZED", "FAILED"), ("EXECUTING", "FAILED")),
+)
+PAIRS = tuple(itertools.product(InstructionState, repeat=2))
+LATER = "clock_timestamp() + interval '10 years'"
+
+HISTORY_KEY = "constraints/fk_status_history_participant_id_instruction_id"
+GUARD, GUARD_END = "triggers/instructions__guard", "triggers/instructions__guard_end"
+HISTORY_INSERT = "triggers/instructions__history_insert"
+HISTORY_UPDATE = "triggers/instructions__history_update"
+TRANSITION = "constraints/ck_status_history_transition"
+
+SLEEPING = {HISTORY_KEY, HISTORY_INSERT, HISTORY_UPDATE}
+"""What replica mode puts to sleep: rows arrive there with the history that belongs to them."""
+
+INSTRUCTION_COLUMNS = (
+    *("id", "participant_id", "idempotency_key", "instruction_type", "end_to_end_id", "uetr"),
+    *("value_date", "amount_minor", "currency", "debtor_account", "creditor_account", "payload"),
+    *("payload_salt", "payload_hash", "attestation_id", "policy_version_id", "state", "reason"),
+    *("version", "created_at", "updated_at", "completed_at", "db_user", "xact_id"),
+)
+TYPES = {
+    "id": "uuid",
+    "uetr": "uuid",
+    "attestation_id": "uuid",
+    "instruction_id": "uuid",
+    "value_date": "date",
+    "amount_minor": "bigint",
+    "xact_id": "bigint",
+    "version": "integer",
+    "payload": "jsonb",
+    "payload_salt": "bytea",
+    "created_at": "timestamptz",
+    "updated_at": "timestamptz",
+    "completed_at": "timestamptz",
+    "occurred_at": "timestamptz",
+}
+HASH = hashlib.sha256(b"orchestration.payload.v1" + bytes(16) + b"{}").hexdigest()
+
+Values = dict[str, str | None]
+
+
+def instruction(**changed: str | None) -> Values:
+    """One whole row: nothing of it is left to a trigger or a default."""
+    whole: Values = {
+        "id": NEW,
+        "participant_id": "p",
+        "idempotency_key": "new",
+        "instruction_type": "pain.001",
+        "end_to_end_id": "new",
+        "uetr": None,
+        "value_date": None,
+        "amount_minor": "100",
+        "currency": "EUR",
+        "debtor_account": "debtor",
+        "creditor_account": "creditor",
+        "payload": "{}",
+        "payload_salt": "\\x" + "00" * 16,
+        "payload_hash": HASH,
+        "attestation_id": ATTESTATION,
+        "policy_version_id": "instructions",
+        "state": "RECEIVED",
+        "reason": None,
+        "version": "1",
+        "created_at": "2020-01-01Z",
+        "updated_at": "2020-01-01Z",
+        "completed_at": None,
+        "db_user": "forger",
+        "xact_id": "1",
+    }
+    assert changed.keys() <= whole.keys()
+    return whole | changed
+
+
+def transition(
+    instruction_id: str, version: int, from_state: str | None, to_state: str, **changed: str | None
+) -> Values:
+    """One whole row of history."""
+    whole: Values = {
+        "instruction_id": instruction_id,
+        "version": str(version),
+        "participant_id": "p",
+        "from_state": from_state,
+        "to_state": to_state,
+        "reason": "forged" if to_state == "FAILED" else None,
+        "occurred_at": "2020-01-01Z",
+        "db_user": "forger",
+        "xact_id": "1",
+    }
+    assert changed.keys() <= whole.keys()
+    return whole | changed
+
+
+def select(values: Mapping[str, str | None]) -> str:
+    """A SELECT of that row; a value in parentheses is an expression."""
+
+    def literal(column: str, value: str | None) -> str:
+        if value is None:
+            return f"CAST(NULL AS {TYPES.get(column, 'text')})"
+        given = value if value.startswith("(") else f"'{value}'"
+        return f"CAST({given} AS {TYPES.get(column, 'text')})"
+
+    return "SELECT " + ", ".join(literal(*item) for item in values.items())
+
+
+def copied(table: str, values: Values) -> str:
+    return copy(
+        table,
+        {column: value and value.replace("\\", "\\\\") for column, value in values.items()},
+    )
+
+
+def entries(table: str, values: Values) -> dict[str, str]:
+    """Every way to bring in this row."""
+    forms = inserts(table, tuple(values), select(values))
+    if not any(value and value.startswith("(") for value in values.values()):
+        forms["COPY"] = copied(table, values)
+    return forms
+
+
+def insert(table: str, *rows: Values) -> str:
+    return (
+        f"INSERT INTO orchestration.{table} ({', '.join(rows[0])})"
+        f" {' UNION ALL '.join(select(row) for row in rows)}"
+    )
+
+
+def updates(table: str, change: str, condition: str, old: Values, key: str) -> dict[str, str]:
+    """Every way to change a row that is there; `old` collides with it."""
+    update = f"UPDATE orchestration.{table} SET {change} WHERE {condition}"
+    return {
+        "UPDATE": update,
+        "INSERT ON CONFLICT DO UPDATE": (
+            f"{insert(table, old)} ON CONFLICT ({key}) DO UPDATE SET {change}"
+        ),
+        "MERGE UPDATE": (
+            f"MERGE INTO orchestration.{table} USING (SELECT) AS s ON {condition}"
+            f" WHEN MATCHED THEN UPDATE SET {change}"
+        ),
+        "UPDATE in a CTE": f"WITH u AS ({update} RETURNING 1) SELECT * FROM u",
+    }
+
+
+def changes(id: str, change: str) -> dict[str, str]:
+    return updates(INSTRUCTIONS, change, f"id = '{id}'", instruction(id=id), "id")
+
+
+def becomes(state: str) -> str:
+    """A change of state with all that the row's own constraints ask of it."""
+    return (
+        f"state = '{state}', reason = {repr('test') if state == 'FAILED' else 'NULL'},"
+        f" completed_at = {'clock_timestamp()' if state in FINAL else 'NULL'}"
+    )
+
+
+def moves(id: str, *states: str) -> tuple[str, ...]:
+    """Statements that take an instruction through these states; whole, as replica mode needs it."""
+    return tuple(
+        f"UPDATE orchestration.{INSTRUCTIONS} SET version = version + 1, {becomes(state)}"
+        f" WHERE id = '{id}'"
+        for state in states
+    )
+
+
+def dispatch(owner: Connect, id: str) -> None:
+    """An item of the instruction, enqueued and dispatched."""
+    item = {"instruction_id": id, "participant_id": "p", "idempotency_key": id, "rail_type": "SEPA"}
+    owner.execute(
+        "SELECT FROM orchestration.enqueue_payment_outbox(p_items => %s::jsonb)",
+        (json.dumps([item | {"payload": {}}]),),
+    )
+    owner.execute(
+        "SELECT FROM orchestration.complete_outbox_attempt(p_completions => (SELECT"
+        " jsonb_agg(jsonb_build_object('outbox_id', c.outbox_id, 'lease_token', c.lease_token,"
+        " 'worker_id', 'w', 'state', 'DISPATCHED')) FROM orchestration.claim_outbox_batch("
+        "p_worker_id => 'w', p_batch_size => 1, p_lease => '1 minute') c))"
+    )
+
+
+def make_world(owner: Connect) -> None:
+    """An instruction in each state, one that may be COMPLETED, and one of another participant."""
+    authorize_instructions(
+        owner,
+        [
+            *((id, "p") for id in (AUTHORIZED, EXECUTING, COMPLETED, FAILED, SENT)),
+            (OF_Q, "q"),
+        ],
+    )
+    owner.execute(
+        "INSERT INTO orchestration.ingress_attestations"
+        " (id, caller_identity, idempotency_key, payload_hash, policy_version_id)"
+        " VALUES (%s, 'world', 'world', %s, 'instructions')",
+        (ATTESTATION, digest("world")),
+    )
+    owner.execute(
+        insert(INSTRUCTIONS, instruction(id=RECEIVED, idempotency_key=RECEIVED, db_user=None))
+    )
+    for statement in moves(FAILED, "FAILED") + moves(EXECUTING, "EXECUTING"):
+        owner.execute(statement)
+    for id in (COMPLETED, SENT):
+        owner.execute(moves(id, "EXECUTING")[0])
+        dispatch(owner, id)
+    owner.execute(moves(COMPLETED, "COMPLETED")[0])
+
+
+def picture(connection: Connect) -> list[Any]:
+    return [
+        connection.execute(f"SELECT * FROM orchestration.{table} ORDER BY 1, 2").fetchall()
+        for table in TABLES
+    ]
+
+
+# The attacks.
+
+CONTENT: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "id": (f"'{NEW}'", (HISTORY_KEY,)),
+    "participant_id": ("'q'", (HISTORY_KEY,)),
+    "idempotency_key": ("'changed'", ()),
+    "instruction_type": ("'changed'", ()),
+    "end_to_end_id": ("'changed'", ()),
+    "uetr": (f"'{NEW}'", ()),
+    "value_date": ("'2020-01-01'", ()),
+    "amount_minor": ("amount_minor + 1", ()),
+    "currency": ("'USD'", ()),
+    "debtor_account": ("'changed'", ()),
+    "creditor_account": ("'changed'", ()),
+    "payload": ("'{\"a\": 1}'", ("constraints/ck_instructions_payload_hash",)),
+    "payload_salt": ("uuid_send(gen_random_uuid())", ("constraints/ck_instructions_payload_hash",)),
+    "payload_hash": (f"'{digest('x')}'", ("constraints/ck_instructions_payload_hash",)),
+    "attestation_id": (f"'{NOWHERE}'", ("constraints/fk_instructions_attestation_id",)),
+    "policy_version_id": ("'changed'", ()),
+    "created_at": ("created_at - interval '1 day'", ()),
+    "db_user": ("'changed'", ()),
+    "xact_id": ("xact_id + 1", ()),
+}
+
+
+def attacks_on_the_order_of_states() -> Iterator[Attack]:
+    refused = Attack("", "INV-INS-001", "P7401", INSTRUCTIONS, (), {}, (GUARD,), column="state")
+    for before, after in PAIRS:
+        if before == after or (before, after) in LEGAL:
+            continue
+        id = IDS[before]
+        attack = replace(
+            refused,
+            name=f"{after} after {before}",
+            invariant="INV-INS-002" if before in FINAL else "INV-INS-001",
+            detail={"id": id, "from": before, "to": after},
+            without=(GUARD, GUARD_END) if after in FINAL else (GUARD,),
+        )
+        forms = changes(id, becomes(after))
+        whole = (before, after) in (("RECEIVED", "EXECUTING"), ("FAILED", "RECEIVED"))
+        yield from attack.in_forms(forms if whole else {"UPDATE": forms["UPDATE"]})
+    for state in ("PAID", "", "authorized", "AUTHORIZED "):
+        yield from replace(
+            refused,
+            name=f"the state {state!r}",
+            detail={"id": RECEIVED, "from": "RECEIVED", "to": state},
+            without=(GUARD, "constraints/ck_instructions_state"),
+        ).in_forms({"UPDATE": changes(RECEIVED, becomes(state))["UPDATE"]})
+
+    entered = {"id": NEW, "participant_id": "p", "idempotency_key": "new"}
+    for changed in (
+        *({"state": state} for state in (*InstructionState, "PAID") if state != "RECEIVED"),
+        *({"version": version} for version in ("2", "0", "-1")),
+    ):
+        whole = instruction(**changed)
+        if whole["state"] in FINAL:
+            whole["completed_at"] = "2020-01-01Z"
+        if whole["state"] == "FAILED":
+            whole["reason"] = "forged"
+        without = [GUARD, HISTORY_INSERT]
+        if whole["state"] == "PAID":
+            without.append("constraints/ck_instructions_state")
+        if str(whole["version"]) < "1":
+            without.append("constraints/ck_instructions_version")
+        forms = entries(INSTRUCTIONS, whole)
+        yield from replace(
+            refused,
+            name=f"entering with {' '.join(changed)} {' '.join(changed.values())}",
+            detail=entered | {"state": whole["state"], "version": int(whole["version"] or 0)},
+            without=tuple(without),
+        ).in_forms(forms if whole["state"] == "AUTHORIZED" else {"INSERT": forms["INSERT"]})
+
+
+def attacks_on_what_stays() -> Iterator[Attack]:
+    refused = Attack("", "INV-INS-002", "P7401", INSTRUCTIONS, (), {}, (GUARD,))
+    stays = replace(refused, detail={"id": RECEIVED, "from": "RECEIVED", "to": "RECEIVED"})
+    for column, (value, without) in CONTENT.items():
+        yield from replace(stays, name=f"a changed {column}", without=(GUARD, *without)).in_forms(
+            {"UPDATE": changes(RECEIVED, f"{column} = {value}")["UPDATE"]}
+        )
+    yield from replace(stays, name="another amount").in_forms(
+        changes(RECEIVED, "amount_minor = 101")
+    )
+    yield from replace(
+        stays,
+        name="another amount with the next state",
+        detail={"id": RECEIVED, "from": "RECEIVED", "to": "AUTHORIZED"},
+    ).in_forms(changes(RECEIVED, "amount_minor = 101, state = 'AUTHORIZED'"))
+    for state in FINAL:
+        yield from replace(
+            stays,
+            name=f"another amount when {state}",
+            detail={"id": IDS[InstructionState(state)], "from": state, "to": state},
+        ).in_forms(changes(IDS[InstructionState(state)], "amount_minor = 101"))
+
+    alone = replace(refused, column="version")
+    for id, state, change, without in (
+        (RECEIVED, "RECEIVED", "version = version + 1", (HISTORY_UPDATE,)),
+        (
+            RECEIVED,
+            "RECEIVED",
+            "version = version - 1",
+            (HISTORY_UPDATE, "constraints/ck_instructions_version"),
+        ),
+        (RECEIVED, "RECEIVED", "reason = 'forged'", ("constraints/ck_instructions_reason",)),
+        (RECEIVED, "RECEIVED", "updated_at = clock_timestamp()", ()),
+        (
+            RECEIVED,
+            "RECEIVED",
+            "completed_at = clock_timestamp()",
+            ("constraints/ck_instructions_times",),
+        ),
+        (FAILED, "FAILED", "reason = 'forged'", ()),
+        (FAILED, "FAILED", "completed_at = '2020-01-01Z'", ()),
+        (FAILED, "FAILED", "updated_at = '2020-01-01Z'", ()),
+        (COMPLETED, "COMPLETED", "completed_at = '2020-01-01Z'", ()),
+        (COMPLETED, "COMPLETED", "version = version + 1", (HISTORY_UPDATE,)),
+    ):
+        forms = changes(id, change)
+        yield from replace(
+            alone,
+            name=f"{change} alone when {state}",
+            detail={"id": id, "from": state, "to": state},
+            without=(GUARD, *without),
+        ).in_forms(forms if id == FAILED else {"UPDATE": forms["UPDATE"]})
+
+    new = {"id": NEW, "participant_id": "p", "idempotency_key": "new", "created_at": ANY}
+    future = replace(refused, name="a created_at to come", detail=new, column="created_at")
+    yield from future.in_forms(entries(INSTRUCTIONS, instruction(created_at=f"({LATER})")))
+    yield from future.in_forms(
+        {"COPY": copied(INSTRUCTIONS, instruction(created_at="9000-01-01Z"))}
+    )
+    for moment in ("infinity", "-infinity"):
+        yield from replace(
+            future,
+            name=f"a created_at of {moment}",
+            detail=new | {"created_at": moment},
+            without=(GUARD, "constraints/ck_instructions_times"),
+        ).in_forms({"COPY": copied(INSTRUCTIONS, instruction(created_at=moment))})
+
+    for state, id in IDS.items():
+        forms = deletes(INSTRUCTIONS, f"id = '{id}'")
+        yield from replace(
+            refused,
+            name=f"removal when {state}",
+            sqlstate="P0001",
+            detail={"id": id, "state": state},
+            without=("triggers/instructions__no_delete", HISTORY_KEY),
+        ).in_forms(forms if state == "RECEIVED" else {"DELETE": forms["DELETE"]})
+    all_gone = replace(
+        refused,
+        name="removal of all",
+        sqlstate="P0001",
+        without=(
+            "triggers/instructions__no_truncate",
+            "triggers/status_history__no_truncate",
+            "triggers/payment_outbox_pending__no_truncate",
+        ),
+    )
+    yield from all_gone.in_forms({"TRUNCATE CASCADE": truncates(INSTRUCTIONS)["TRUNCATE CASCADE"]})
+    yield from replace(all_gone, name="removal of all with what refers to it").in_forms(
+        truncates(INSTRUCTIONS, HISTORY, "payment_outbox_pending")
+    )
+
+
+def attacks_on_the_key() -> Iterator[Attack]:
+    constraint = "uq_instructions_participant_id_idempotency_key"
+    twice = Attack(
+        "",
+        "INV-INS-003",
+        "23505",
+        INSTRUCTIONS,
+        (),
+        None,
+        (f"constraints/{constraint}",),
+        constraint=constraint,
+    )
+    for state, id in IDS.items():
+        forms = entries(INSTRUCTIONS, instruction(idempotency_key=id))
+        yield from replace(twice, name=f"the key of one that is {state}").in_forms(
+            forms if state == "FAILED" else {"INSERT": forms["INSERT"]}
+        )
+    yield from replace(twice, name="a key twice").in_forms(
+        {"INSERT of two rows": insert(INSTRUCTIONS, instruction(), instruction(id=NOWHERE))}
+    )
+    yield from replace(twice, name="the key of one that FAILED").in_forms(
+        {
+            "INSERT ON CONFLICT (id)": insert(INSTRUCTIONS, instruction(idempotency_key=FAILED))
+            + " ON CONFLICT (id) DO NOTHING"
+        }
+    )
+
+
+def attacks_on_the_history() -> Iterator[Attack]:
+    refused = Attack(
+        "",
+        "INV-INS-004",
+        "P0001",
+        HISTORY,
+        (),
+        {},
+        ("triggers/status_history__guard",),
+        column="version",
+    )
+    for name, values, without in (
+        ("the next version", transition(RECEIVED, 2, "RECEIVED", "AUTHORIZED"), ()),
+        ("a version beyond", transition(RECEIVED, 9, "RECEIVED", "FAILED"), ()),
+        ("the current state, a version beyond", transition(FAILED, 4, "RECEIVED", "FAILED"), ()),
+        ("a version before", transition(AUTHORIZED, 0, "RECEIVED", "AUTHORIZED"), ()),
+        ("a state of its own", transition(AUTHORIZED, 3, "EXECUTING", "COMPLETED"), ()),
+        (
+            "another participant",
+            transition(AUTHORIZED, 3, "AUTHORIZED", "EXECUTING", participant_id="q"),
+            (HISTORY_KEY,),
+        ),
+        ("no transition", transition(RECEIVED, 2, "RECEIVED", "RECEIVED"), (TRANSITION,)),
+    ):
+        forms = entries(HISTORY, values)
+        yield from replace(
+            refused,
+            name=f"history of {name}",
+            detail={
+                "instruction_id": values["instruction_id"],
+                "version": int(values["version"] or 0),
+                "to_state": values["to_state"],
+            },
+            without=(*refused.without, *without),
+        ).in_forms(forms if name == "the next version" else {"INSERT": forms["INSERT"]})
+
+    native = replace(refused, detail=None, column=None)
+    again = replace(
+        native,
+        name="history a second time",
+        sqlstate="23505",
+        without=("constraints/pk_status_history",),
+        constraint="pk_status_history",
+    )
+    yield from again.in_forms(entries(HISTORY, transition(AUTHORIZED, 2, "RECEIVED", "AUTHORIZED")))
+    yield from replace(again, name="history of a version that is past").in_forms(
+        {"INSERT": insert(HISTORY, transition(AUTHORIZED, 1, None, "RECEIVED"))}
+    )
+    own = replace(again, name="a transition with a history of the writer's own")
+    yield from replace(own, without=(HISTORY_UPDATE,)).in_forms(
+        entries(HISTORY, transition(RECEIVED, 2, "RECEIVED", "AUTHORIZED")),
+        before=moves(RECEIVED, "AUTHORIZED"),
+    )
+    yield from replace(
+        own,
+        name="an instruction with a history of the writer's own",
+        without=(HISTORY_INSERT,),
+    ).in_forms(
+        entries(HISTORY, transition(NEW, 1, None, "RECEIVED")),
+        before=(insert(INSTRUCTIONS, instruction()),),
+    )
+    no_transition = replace(
+        native,
+        sqlstate="23514",
+        without=(TRANSITION, HISTORY_UPDATE),
+        constraint="ck_status_history_transition",
+    )
+    for from_state in (None, "AUTHORIZED", "EXECUTING", "COMPLETED", "PAID"):
+        forms = entries(HISTORY, transition(RECEIVED, 2, from_state, "AUTHORIZED"))
+        yield from replace(no_transition, name=f"AUTHORIZED from {from_state}").in_forms(
+            forms if from_state is None else {"INSERT": forms["INSERT"]},
+            before=moves(RECEIVED, "AUTHORIZED"),
+        )
+    yield from replace(
+        native,
+        name="history of no instruction",
+        sqlstate="23503",
+        without=(HISTORY_KEY,),
+        constraint=HISTORY_KEY.partition("/")[2],
+    ).in_forms(entries(HISTORY, transition(NOWHERE, 1, None, "RECEIVED")))
+
+
+def attacks_on_what_happened() -> Iterator[Attack]:
+    refused = Attack(
+        "",
+        "INV-APP-001",
+        "P0001",
+        HISTORY,
+        (),
+        {"instruction_id": AUTHORIZED, "version": 2},
+        ("triggers/status_history__append_only",),
+    )
+    condition = f"(instruction_id, version) = ('{AUTHORIZED}', 2)"
+    for column, value, without in (
+        ("instruction_id", f"'{RECEIVED}'", ()),
+        ("version", "7", ()),
+        ("participant_id", "'q'", (HISTORY_KEY,)),
+        ("from_state", "'EXECUTING'", (TRANSITION,)),
+        ("to_state", "'EXECUTING'", (TRANSITION,)),
+        ("reason", "'forged'", ("constraints/ck_status_history_reason",)),
+        ("occurred_at", "'2020-01-01Z'", ()),
+        ("db_user", "'forged'", ()),
+        ("xact_id", "1", ()),
+        ("xact_id", "xact_id", ()),
+    ):
+        forms = updates(
+            HISTORY,
+            f"{column} = {value}",
+            condition,
+            transition(AUTHORIZED, 2, "RECEIVED", "AUTHORIZED"),
+            "instruction_id, version",
+        )
+        yield from replace(
+            refused,
+            name=f"history with {column} = {value}",
+            without=(*refused.without, *without),
+        ).in_forms(forms if column == "db_user" else {"UPDATE": forms["UPDATE"]})
+    yield from replace(refused, name="removal of history").in_forms(deletes(HISTORY, condition))
+    yield from replace(
+        refused,
+        name="removal of all history",
+        detail={},
+        without=("triggers/status_history__no_truncate",),
+    ).in_forms(truncates(HISTORY))
+
+
+UNKNOWN_POLICY = Attack(
+    "a policy version that is unknown",
+    "INV-ATT-008",
+    "P7105",
+    "policy_versions",
+    (),
+    {"id": "nowhere", "participant_id": "p", "idempotency_key": "new"},
+    (GUARD,),
+    column="id",
+)
+
+ATTACKS = (
+    *attacks_on_the_order_of_states(),
+    *attacks_on_what_stays(),
+    *attacks_on_the_key(),
+    *attacks_on_the_history(),
+    *attacks_on_what_happened(),
+    *UNKNOWN_POLICY.in_forms(entries(INSTRUCTIONS, instruction(policy_version_id="nowhere"))),
+)
+
+every_attack = pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param(attack, id=str(attack), marks=pytest.mark.invariant(attack.invariant))
+        for attack in ATTACKS
+    ],
+)
+
+
+@every_attack
+def test_an_attack_is_refused_until_the_object_that_keeps_the_rule_is_gone(
+    owner: Connect, login: Callable[[str], Connect], attack: Attack
+) -> None:
+    make_world(owner)
+    before = picture(owner)
+    attack.check(attempt(owner, attack.statements))
+
+    owner.execute(
+        "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA orchestration"
+        " TO symphony_readonly"
+    )
+    attack.check(attempt(login("readonly"), attack.statements))
+
+    assert picture(owner) == before
+    for path in attack.without:
+        drop(owner, path)
+    assert attempt(owner, attack.statements) is None
+
+
+@pytest.mark.superuser
+@pytest.mark.parametrize(
+    "invariant",
+    [
+        pytest.param(id, marks=pytest.mark.invariant(id))
+        for id in sorted({attack.invariant for attack in ATTACKS})
+    ],
+)
+def test_replica_mode_silences_no_refusal(superuser: Connect, invariant: str) -> None:
+    make_world(superuser)
+    before = picture(superuser)
+    superuser.execute("SET session_replication_role = replica")
+    tried = [
+        attack
+        for attack in ATTACKS
+        if attack.invariant == invariant and not set(attack.without) <= SLEEPING
+    ]
+    assert tried
+    for attack in tried:
+        attack.check(attempt(superuser, attack.statements))
+    assert picture(superuser) == before
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *(invariants.BY_ID[f"INV-INS-00{number}"] for number in range(1, 5)),
+        *invariants.APPEND_ONLY,
+    ],
+    ids=lambda entry: entry.id,
+)
+def test_every_object_that_keeps_a_rule_is_attacked(entry: invariants.Invariant) -> None:
+    named = {path for path in entry.enforced_by if not path.startswith("functions/")}
+    attacked = {
+        path for attack in ATTACKS if attack.invariant == entry.id for path in attack.without
+    }
+    assert named
+    assert named <= attacked
+
+
+@pytest.mark.invariant("INV-INS-001", "INV-INS-002", "INV-INS-003", "INV-INS-004", "INV-APP-001")
+@pytest.mark.parametrize("role", ["ingest", "executor", "control", "readonly", "auditor"])
+def test_a_runtime_role_has_no_write_at_all(
+    owner: Connect, login: Callable[[str], Connect], role: str
+) -> None:
+    make_world(owner)
+    caller = login(role)
+    for statement in (
+        insert(INSTRUCTIONS, instruction()),
+        f"UPDATE orchestration.{INSTRUCTIONS} SET state = 'FAILED', reason = 'x'",
+        insert(HISTORY, transition(RECEIVED, 2, "RECEIVED", "AUTHORIZED")),
+        f"UPDATE orchestration.{HISTORY} SET db_user = db_user",
+        *(f"DELETE FROM orchestration.{table}" for table in TABLES),
+        *(f"TRUNCATE orchestration.{table} CASCADE" for table in TABLES),
+    ):
+        assert refusal(caller, statement).sqlstate == "42501"
+
+
+# The order of states.
+
+
+def history_of(connection: Connect, id: str) -> list[Any]:
+    return connection.execute(
+        f"SELECT version, from_state, to_state, reason FROM orchestration.{HISTORY}"
+        " WHERE instruction_id = %s ORDER BY version",
+        (id,),
+    ).fetchall()
+
+
+def assert_whole_history(connection: Connect) -> None:
+    """Every version of every instruction has its one row, and they lead to its state."""
+    assert connection.execute("SELECT * FROM orchestration.verify_instructions()").fetchall() == []
+    counted = scalar(connection, f"SELECT count(*) FROM orchestration.{HISTORY}")
+    assert counted == scalar(connection, f"SELECT sum(version) FROM orchestration.{INSTRUCTIONS}")
+
+
+@pytest.mark.invariant("INV-INS-001", "INV-INS-004")
+@pytest.mark.parametrize(("before", "after"), LEGAL)
+def test_a_step_forward_is_taken_and_recorded_once(owner: Connect, before: str, after: str) -> None:
+    make_world(owner)
+    id = SENT if after == "COMPLETED" else IDS[InstructionState(before)]
+    known = history_of(owner, id)
+    assert attempt(owner, [changes(id, becomes(after))["UPDATE"]]) is None
+    found = owner.execute(
+        "SELECT state, version, completed_at = updated_at, created_at < updated_at,"
+        f" open FROM orchestration.{INSTRUCTIONS} WHERE id = %s",
+        (id,),
+    ).fetchone()
+    version = len(known) + 1
+    assert found == (
+        *(after, version, True if after in FINAL else None, True),
+        after in ("AUTHORIZED", "EXECUTING"),
+    )
+    reason = "test" if after == "FAILED" else None
+    assert history_of(owner, id) == [*known, (version, before, after, reason)]
+    assert_whole_history(owner)
+
+
+@pytest.mark.invariant("INV-INS-001", "INV-INS-002")
+def test_an_update_that_changes_nothing_leaves_nothing(owner: Connect) -> None:
+    make_world(owner)
+    before = picture(owner)
+    assert attempt(owner, [f"UPDATE orchestration.{INSTRUCTIONS} SET state = state"]) is None
+    assert picture(owner) == before
+
+
+@pytest.mark.invariant("INV-INS-001")
+def test_without_the_guard_the_constraint_still_knows_the_states(owner: Connect) -> None:
+    make_world(owner)
+    drop(owner, GUARD)
+    for statement in (
+        insert(INSTRUCTIONS, instruction(state="PAID")),
+        changes(RECEIVED, "state = 'PAID'")["UPDATE"],
+    ):
+        found = refusal(owner, statement)
+        assert (found.sqlstate, found.constraint) == ("23514", "ck_instructions_state")
+
+
+@pytest.mark.invariant("INV-INS-002")
+def test_every_column_but_the_state_of_things_is_attacked(owner: Connect) -> None:
+    columns = owner.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0"
+        " AND NOT attisdropped AND attgenerated = ''",
+        (f"orchestration.{INSTRUCTIONS}",),
+    ).fetchall()
+    alone = {"state", "reason", "version", "updated_at", "completed_at"}
+    assert {name for (name,) in columns} == CONTENT.keys() | alone == set(INSTRUCTION_COLUMNS)
+
+
+@pytest.mark.invariant("INV-INS-003")
+def test_on_conflict_do_nothing_keeps_the_first(owner: Connect) -> None:
+    make_world(owner)
+    before = picture(owner)
+    for target in ("", "(participant_id, idempotency_key)"):
+        again = insert(INSTRUCTIONS, instruction(idempotency_key=FAILED))
+        assert attempt(owner, [f"{again} ON CONFLICT {target} DO NOTHING"]) is None
+    assert picture(owner) == before
+
+
+@pytest.mark.invariant("INV-INS-003")
+def test_participants_do_not_share_their_keys(owner: Connect) -> None:
+    make_world(owner)
+    other = insert(INSTRUCTIONS, instruction(participant_id="q", idempotency_key=FAILED))
+    assert attempt(owner, [other]) is None
+
+
+@pytest.mark.parametrize(
+    "changed", [{}, {"state": "PAID"}, {"version": "7"}, {"created_at": f"({LATER})"}], ids=str
+)
+def test_an_insert_whose_id_exists_is_left_to_the_primary_key(
+    owner: Connect, changed: dict[str, str]
+) -> None:
+    make_world(owner)
+    drop(owner, "constraints/ck_instructions_state")
+    found = refusal(owner, insert(INSTRUCTIONS, instruction(id=RECEIVED, **changed)))
+    assert (found.sqlstate, found.constraint) == ("23505", "pk_instructions")
+
+
+# The history.
+
+
+@pytest.mark.invariant("INV-INS-004")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        pytest.param(
+            insert(
+                INSTRUCTIONS,
+                *(instruction(id=id_of(n), idempotency_key=f"{n}") for n in range(100, 105)),
+            ),
+            id="INSERT of five",
+        ),
+        pytest.param(
+            f"UPDATE orchestration.{INSTRUCTIONS} SET state = 'FAILED', reason = 'test'"
+            f" WHERE id IN ('{RECEIVED}', '{AUTHORIZED}', '{EXECUTING}')",
+            id="UPDATE of three",
+        ),
+        pytest.param(
+            f"UPDATE orchestration.{INSTRUCTIONS} SET state = 'AUTHORIZED'"
+            f" WHERE id IN ('{RECEIVED}', '{AUTHORIZED}', '{OF_Q}')",
+            id="UPDATE that moves one of three",
+        ),
+        pytest.param(
+            f"UPDATE orchestration.{INSTRUCTIONS} SET state = 'AUTHORIZED' WHERE false",
+            id="UPDATE of none",
+        ),
+        pytest.param(
+            insert(INSTRUCTIONS, instruction(), instruction(id=RECEIVED))
+            + " ON CONFLICT (id) DO UPDATE SET state = 'AUTHORIZED'",
+            id="INSERT of one, ON CONFLICT DO UPDATE of another",
+        ),
+        pytest.param(
+            insert(INSTRUCTIONS, instruction(), instruction(id=NOWHERE, idempotency_key=FAILED))
+            + " ON CONFLICT DO NOTHING",
+            id="INSERT of one, ON CONFLICT DO NOTHING",
+        ),
+        pytest.param(
+            f"MERGE INTO orchestration.{INSTRUCTIONS} USING ({select(instruction())} UNION ALL"
+            f" {select(instruction(id=RECEIVED))}) AS s ({', '.join(INSTRUCTION_COLUMNS)})"
+            " ON instructions.id = s.id"
+            " WHEN MATCHED THEN UPDATE SET state = 'AUTHORIZED'"
+            f" WHEN NOT MATCHED THEN INSERT ({', '.join(INSTRUCTION_COLUMNS)})"
+            f" VALUES ({', '.join(f's.{column}' for column in INSTRUCTION_COLUMNS)})",
+            id="MERGE of both",
+        ),
+        pytest.param(
+            f"WITH i AS ({insert(INSTRUCTIONS, instruction())} RETURNING id),"
+            f" u AS ({moves(AUTHORIZED, 'EXECUTING')[0]})"
+            f" {moves(RECEIVED, 'AUTHORIZED')[0]}",
+            id="INSERT and UPDATEs in a CTE",
+        ),
+        pytest.param(
+            copied(INSTRUCTIONS, instruction())
+            + copied(INSTRUCTIONS, instruction(id=NOWHERE, idempotency_key="other")).partition(
+                "\n"
+            )[2],
+            id="COPY of two",
+        ),
+        pytest.param(
+            "DO $$ BEGIN "
+            + "; ".join(moves(RECEIVED, "AUTHORIZED", "EXECUTING", "FAILED"))
+            + "; END $$",
+            id="three steps in a transaction",
+        ),
+        pytest.param(
+            f"DO $$ BEGIN BEGIN {moves(RECEIVED, 'AUTHORIZED')[0]}; RAISE 'back';"
+            " EXCEPTION WHEN raise_exception THEN NULL; END;"
+            f" {moves(RECEIVED, 'FAILED')[0]}; END $$",
+            id="a step that was rolled back",
+        ),
+    ],
+)
+def test_every_transition_leaves_one_row_of_history(owner: Connect, statement: str) -> None:
+    make_world(owner)
+    assert_whole_history(owner)
+    assert attempt(owner, [statement]) is None
+    assert_whole_history(owner)
+
+
+@pytest.mark.invariant("INV-INS-004")
+def test_a_lost_row_may_be_written_again_but_only_as_it_was(owner: Connect) -> None:
+    make_world(owner)
+    drop(owner, "triggers/status_history__append_only")
+    owner.execute(
+        f"DELETE FROM orchestration.{HISTORY} WHERE (instruction_id, version) = (%s, 2)",
+        (AUTHORIZED,),
+    )
+    for forged in (
+        transition(AUTHORIZED, 2, "RECEIVED", "AUTHORIZED", participant_id="q"),
+        transition(AUTHORIZED, 2, "AUTHORIZED", "EXECUTING"),
+        transition(AUTHORIZED, 2, "RECEIVED", "FAILED"),
+    ):
+        found = refusal(owner, insert(HISTORY, forged))
+        assert_invariant(found, "INV-INS-004", "P0001", HISTORY)
+        assert found.keys["to_state"] == forged["to_state"]
+    right = insert(HISTORY, transition(AUTHORIZED, 2, "RECEIVED", "AUTHORIZED"))
+    assert attempt(owner, [right]) is None
+    assert_whole_history(owner)
+    found_row = owner.execute(
+        "SELECT h.occurred_at = i.updated_at, h.db_user = session_user,"
+        f" h.xact_id = h.xmin::text::bigint FROM orchestration.{HISTORY} h"
+        f" JOIN orchestration.{INSTRUCTIONS} i ON i.id = h.instruction_id"
+        " WHERE (h.instruction_id, h.version) = (%s, 2)",
+        (AUTHORIZED,),
+    ).fetchone()
+    assert found_row == (True, True, True)
+
+
+# What the database sets.
+
+
+FORGED = {
+    **entries(INSTRUCTIONS, instruction()),
+    "INSERT ON CONFLICT DO UPDATE": insert(INSTRUCTIONS, instruction())
+    + " ON CONFLICT (id) DO UPDATE SET db_user = 'forger'",
+}
+
+
+@pytest.mark.invariant("INV-INS-002", "INV-INS-004")
+@pytest.mark.parametrize("form", FORGED)
+def test_who_wrote_when_and_in_which_transaction_is_taken_from_nobody(
+    owner: Connect, login: Callable[[str], Connect], form: str
+) -> None:
+    make_world(owner)
+    owner.execute(
+        f"GRANT SELECT, INSERT, UPDATE ON orchestration.{INSTRUCTIONS} TO symphony_readonly,"
+        " symphony_auditor"
+    )
+    entered, moved = login("readonly"), login("auditor")
+    before = scalar(owner, "SELECT clock_timestamp()")
+    assert attempt(entered, [FORGED[form]]) is None
+    assert owner.execute(
+        "SELECT db_user, xact_id = xmin::text::bigint, created_at = '2020-01-01Z',"
+        f" updated_at = created_at FROM orchestration.{INSTRUCTIONS} WHERE id = %s",
+        (NEW,),
+    ).fetchone() == (entered.info.user, True, True, True)
+
+    forged = "version = 77, updated_at = '2020-01-01Z', completed_at = '2020-01-01Z'"
+    fail = f"UPDATE orchestration.{INSTRUCTIONS} SET state = 'FAILED', reason = 'x', {forged}"
+    assert attempt(moved, [f"{fail} WHERE id = '{NEW}'"]) is None
+    assert owner.execute(
+        "SELECT version, updated_at > %s, completed_at = updated_at, db_user"
+        f" FROM orchestration.{INSTRUCTIONS} WHERE id = %s",
+        (before, NEW),
+    ).fetchone() == (2, True, True, entered.info.user)
+    assert owner.execute(
+        "SELECT h.db_user, h.xact_id = h.xmin::text::bigint,"
+        " h.occurred_at = CASE h.version WHEN 1 THEN i.created_at ELSE i.updated_at END"
+        f" FROM orchestration.{HISTORY} h"
+        f" JOIN orchestration.{INSTRUCTIONS} i ON i.id = h.instruction_id"
+        " WHERE i.id = %s ORDER BY h.version",
+        (NEW,),
+    ).fetchall() == [(entered.info.user, True, True), (moved.info.user, True, True)]
+
+
+@pytest.mark.invariant("INV-INS-002")
+def test_what_an_insert_leaves_out_is_filled_in(owner: Connect) -> None:
+    make_world(owner)
+    given = {
+        column: value
+        for column, value in instruction().items()
+        if column in INSTRUCTION_COLUMNS[1:12] or column in ("attestation_id", "policy_version_id")
+    }
+    with owner.transaction():
+        owner.execute(insert(INSTRUCTIONS, given))
+        found = owner.execute(
+            "SELECT orchestration.uuid_v7() > id, octet_length(payload_salt), payload_hash ="
+            " encode(sha256('orchestration.payload.v1'::bytea || payload_salt || '{}'::bytea),"
+            " 'hex'), state, open, version, created_at BETWEEN now() AND clock_timestamp(),"
+            " updated_at = created_at, completed_at, db_user = session_user,"
+            f" xact_id = pg_current_xact_id()::text::bigint FROM orchestration.{INSTRUCTIONS}"
+            " WHERE idempotency_key = 'new'"
+        ).fetchone()
+    assert found == (True, 16, True, "RECEIVED", False, 1, True, True, None, True, True)
+
+
+@pytest.mark.invariant("INV-INS-004")
+def test_no_two_steps_share_their_moment(owner: Connect) -> None:
+    make_world(owner)
+    with owner.transaction():
+        for statement in moves(RECEIVED, "AUTHORIZED", "EXECUTING", "FAILED"):
+            owner.execute(statement)
+    assert (
+        scalar(
+            owner,
+            f"SELECT count(DISTINCT occurred_at) FROM orchestration.{HISTORY}"
+            " WHERE instruction_id = %s",
+            (RECEIVED,),
+        )
+        == 4
+    )
+
+
+# What verify_instructions() finds where the triggers slept.
+
+
+UNRECORDED = "HISTORY: it does not lead to the instruction's version and state"
+ORPHAN = "ORPHAN: history of no instruction"
+UNATTESTED = "ORPHAN: an instruction of no attestation"
+
+
+@pytest.mark.superuser
+@pytest.mark.invariant("INV-INS-004")
+@pytest.mark.parametrize(
+    ("statements", "findings"),
+    [
+        pytest.param(
+            [insert(INSTRUCTIONS, instruction())],
+            [(UNRECORDED, NEW, {"version": 1, "state": "RECEIVED", "rows": 0, "last": None})],
+            id="an instruction without history",
+        ),
+        pytest.param(
+            moves(RECEIVED, "AUTHORIZED"),
+            [
+                (
+                    UNRECORDED,
+                    RECEIVED,
+                    {"version": 2, "state": "AUTHORIZED", "rows": 1, "last": "RECEIVED"},
+                )
+            ],
+            id="a step without history",
+        ),
+        pytest.param(
+            [
+                *moves(RECEIVED, "AUTHORIZED", "EXECUTING"),
+                insert(HISTORY, transition(RECEIVED, 3, "AUTHORIZED", "EXECUTING")),
+            ],
+            [
+                (
+                    UNRECORDED,
+                    RECEIVED,
+                    {"version": 3, "state": "EXECUTING", "rows": 2, "last": "EXECUTING"},
+                )
+            ],
+            id="a gap in the history",
+        ),
+        pytest.param(
+            [
+                *moves(RECEIVED, "FAILED"),
+                insert(HISTORY, transition(RECEIVED, 2, "EXECUTING", "FAILED")),
+            ],
+            [
+                (
+                    UNRECORDED,
+                    RECEIVED,
+                    {"version": 2, "state": "FAILED", "rows": 2, "last": "FAILED"},
+                )
+            ],
+            id="a history that leaps",
+        ),
+        pytest.param(
+            [changes(RECEIVED, "version = 7, state = 'AUTHORIZED'")["UPDATE"]],
+            [
+                (
+                    UNRECORDED,
+                    RECEIVED,
+                    {"version": 7, "state": "AUTHORIZED", "rows": 1, "last": "RECEIVED"},
+                )
+            ],
+            id="a version that leaps",
+        ),
+        pytest.param(
+            [insert(HISTORY, transition(NOWHERE, 1, None, "RECEIVED"))],
+            [(ORPHAN, NOWHERE, {"version": 1, "to_state": "RECEIVED"})],
+            id="history of no instruction",
+        ),
+        pytest.param(
+            [
+                insert(INSTRUCTIONS, instruction(attestation_id=NOWHERE)),
+                insert(HISTORY, transition(NEW, 1, None, "RECEIVED")),
+            ],
+            [(UNATTESTED, NEW, {"attestation_id": NOWHERE})],
+            id="an instruction of no attestation",
+        ),
+        pytest.param(
+            [
+                insert(INSTRUCTIONS, instruction()),
+                insert(HISTORY, transition(NEW, 1, None, "RECEIVED")),
+                *moves(RECEIVED, "AUTHORIZED"),
+                insert(HISTORY, transition(RECEIVED, 2, "RECEIVED", "AUTHORIZED")),
+            ],
+            [],
+            id="all with its history",
+        ),
+    ],
+)
+def test_what_replica_mode_lets_in_is_found(
+    superuser: Connect,
+    login: Callable[[str], Connect],
+    statements: list[str],
+    findings: list[tuple[str, str, dict[str, Any]]],
+) -> None:
+    make_world(superuser)
+    verify = "SELECT * FROM orchestration.verify_instructions()"
+    auditor, control = login("auditor"), login("control")
+    assert auditor.execute(verify).fetchall() == []
+    superuser.execute("SET session_replication_role = replica")
+    assert attempt(superuser, statements) is None
+    found = [(finding, uuid.UUID(id), "p", detail) for finding, id, detail in findings]
+    assert auditor.execute(verify).fetchall() == found
+    assert control.execute(verify).fetchall() == found
+
+
+@pytest.mark.superuser
+@pytest.mark.invariant("INV-INS-004")
+def test_in_replica_mode_values_arrive_as_they_are(superuser: Connect) -> None:
+    make_world(superuser)
+    superuser.execute("SET session_replication_role = replica")
+    assert (
+        attempt(
+            superuser,
+            [
+                insert(INSTRUCTIONS, instruction()),
+                insert(HISTORY, transition(NEW, 1, None, "RECEIVED")),
+            ],
+        )
+        is None
+    )
+    for table, id, moment in (
+        (INSTRUCTIONS, "id", "created_at"),
+        (HISTORY, "instruction_id", "occurred_at"),
+    ):
+        assert superuser.execute(
+            f"SELECT db_user, xact_id, {moment} = '2020-01-01Z' FROM orchestration.{table}"
+            f" WHERE {id} = %s",
+            (NEW,),
+        ).fetchall() == [("forger", 1, True)]
+
+
+# The functions.
+
+
+CERT, TOKEN = digest("certificate"), digest("token")
+SENDING = {
+    "participant_id": "p",
+    "idempotency_key": "sent",
+    "instruction_type": "pain.001",
+    "end_to_end_id": "e2e",
+    "amount_minor": 100,
+    "currency": "EUR",
+    "debtor_account": "debtor",
+    "creditor_account": "creditor",
+    "payload": {"a": 1},
+    "policy_version_id": "v1",
+}
+COLUMNS = "id, participant_id, idempotency_key, state, version, attestation_id, amount_minor"
+
+
+def attest(ingest: Connect, key: str = "attested", policy: str = "v1") -> str:
+    """An attestation under CERT and TOKEN."""
+    return str(
+        scalar(
+            ingest,
+            "SELECT id FROM orchestration.append_attestations(p_attestations => %s::jsonb)",
+            (
+                json.dumps(
+                    [
+                        {
+                            "caller_identity": "caller",
+                            "idempotency_key": key,
+                            "payload_hash": digest(key),
+                            "client_cert_fingerprint_sha256": CERT,
+                            "token_hash": TOKEN,
+                            "policy_version_id": policy,
+                        }
+                    ]
+                ),
+            ),
+        )
+    )
+
+
+RECEIVE = f"SELECT {COLUMNS} FROM orchestration.receive_instruction(p_instructions => %s::jsonb)"
+
+
+def receive(ingest: Connect, *sent: Mapping[str, Any]) -> list[Any]:
+    return ingest.execute(RECEIVE, (json.dumps(sent),)).fetchall()
+
+
+def received(control: Connect, ingest: Connect) -> tuple[str, str]:
+    """One attestation and one instruction under it, RECEIVED by `ingest`."""
+    activate_policy(control)
+    attestation_id = attest(ingest)
+    ((id, *_),) = receive(ingest, SENDING | {"attestation_id": attestation_id})
+    return str(id), attestation_id
+
+
+def act(function: str, id: str, version: int | None) -> str:
+    """A call of one of the functions that change the state."""
+    given = "NULL" if version is None else str(version)
+    reason = ", p_reason => 'test'" if function == "fail_instruction" else ""
+    return (
+        f"SELECT state, version FROM orchestration.{function}(p_id => '{id}',"
+        f" p_version => {given}{reason})"
+    )
+
+
+ACTS = ("authorize_instruction", "start_execution", "complete_instruction", "fail_instruction")
+
+
+@pytest.fixture
+def both(
+    server: scratch.Server,
+    database: scratch.Database,
+    connections: Callable[[Any], Connect],
+) -> Iterator[Connect]:
+    """A login that may receive and authorize."""
+    name, password = scratch.PREFIX + secrets.token_hex(8), secrets.token_urlsafe(16)
+    with scratch.maintenance(server.url) as connection:
+        scratch.create_login(connection, name, password, "symphony_ingest")
+    try:
+        with scratch.maintenance(server.url) as connection:
+            connection.exec_driver_sql(f'GRANT symphony_executor TO "{name}"')
+        yield connections(database.url.set(username=name, password=password))
+    finally:
+        with scratch.maintenance(server.url) as connection:
+            connection.exec_driver_sql(f'DROP ROLE "{name}"')
+
+
+@pytest.mark.invariant("INV-INS-007")
+def test_the_login_that_received_does_not_authorize(
+    login: Callable[[str], Connect], both: Connect
+) -> None:
+    id, _ = received(login("control"), both)
+    authorize = act("authorize_instruction", id, 1)
+    for role in (None, "symphony_executor", "symphony_ingest"):
+        both.execute(f"SET ROLE {role or 'NONE'}")
+        if role == "symphony_ingest":
+            assert refusal(both, authorize).sqlstate == "42501"
+            continue
+        found = refusal(both, authorize)
+        assert_invariant(found, "INV-INS-007", "P7405", INSTRUCTIONS)
+        assert found.column == "db_user"
+        assert found.keys == {"id": id, "db_user": both.info.user}
+    executor = login("executor")
+    assert executor.execute(authorize).fetchall() == [("AUTHORIZED", 2)]
+
+
+@pytest.mark.invariant("INV-INS-007")
+def test_a_login_of_both_roles_authorizes_what_another_received(
+    login: Callable[[str], Connect], both: Connect
+) -> None:
+    id, _ = received(login("control"), login("ingest"))
+    assert both.execute(act("authorize_instruction", id, 1)).fetchall() == [("AUTHORIZED", 2)]
+
+
+@pytest.mark.invariant("INV-INS-007")
+def test_the_login_that_received_may_do_everything_else(
+    login: Callable[[str], Connect], both: Connect
+) -> None:
+    id, _ = received(login("control"), both)
+    login("executor").execute(act("authorize_instruction", id, 1))
+    assert both.execute(act("start_execution", id, 2)).fetchall() == [("EXECUTING", 3)]
+    assert both.execute(act("fail_instruction", id, 3)).fetchall() == [("FAILED", 4)]
+
+
+@pytest.mark.invariant("INV-INS-008")
+def test_a_replay_gives_the_instruction_as_it_stands(login: Callable[[str], Connect]) -> None:
+    control, ingest, executor = login("control"), login("ingest"), login("executor")
+    id, attestation_id = received(control, ingest)
+    executor.execute(act("authorize_instruction", id, 1))
+    sent = SENDING | {"attestation_id": attestation_id}
+    first = (uuid.UUID(id), "p", "sent", "AUTHORIZED", 2, uuid.UUID(attestation_id), 100)
+    assert receive(ingest, sent) == [first]
+    assert receive(ingest, sent, sent) == [first, first]
+    # Who asked, and under which policy, was judged with the first.
+    other = attest(ingest, "attested anew")
+    assert receive(ingest, sent | {"attestation_id": other}) == [first]
+    activate_policy(control, "v2", "0")
+    assert receive(ingest, sent) == [first]
+    assert receive(ingest, sent | {"policy_version_id": "v2"}) == [first]
+    assert scalar(executor, f"SELECT count(*) FROM orchestration.{HISTORY}") == 2
+
+
+@pytest.mark.invariant("INV-INS-008")
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"instruction_type": "pain.008"},
+        {"end_to_end_id": "other"},
+        {"uetr": NEW},
+        {"value_date": "2020-01-01"},
+        {"amount_minor": 101},
+        {"currency": "USD"},
+        {"debtor_account": "other"},
+        {"creditor_account": "other"},
+        {"payload": {"a": 2}},
+        {"payload": {"a": 1.0}},
+        {"payload": {}},
+    ],
+    ids=str,
+)
+def test_a_key_with_other_content_is_refused(
+    login: Callable[[str], Connect], changed: dict[str, Any]
+) -> None:
+    ingest = login("ingest")
+    id, attestation_id = received(login("control"), ingest)
+    sent = SENDING | {"attestation_id": attestation_id}
+    new = sent | {"idempotency_key": "beside"}
+    for batch in ([sent | changed], [new, sent | changed], [sent, sent | changed]):
+        found = refusal(ingest, RECEIVE, (json.dumps(batch),))
+        assert_invariant(found, "INV-INS-008", "P7402", INSTRUCTIONS)
+        assert found.column == "idempotency_key"
+        assert found.keys == {"id": id, "participant_id": "p", "idempotency_key": "sent"}
+    found = refusal(ingest, RECEIVE, (json.dumps([new, new | changed]),))
+    assert_invariant(found, "INV-INS-008", "P7402", INSTRUCTIONS)
+    assert found.keys == {"id": ANY, "participant_id": "p", "idempotency_key": "beside"}
+    assert scalar(ingest, f"SELECT count(*) FROM orchestration.{INSTRUCTIONS}") == 1
+
+
+@pytest.mark.invariant("INV-INS-009")
+@pytest.mark.parametrize("given", [0, 1, 3, None])
+@pytest.mark.parametrize("function", ACTS)
+def test_a_stale_version_is_refused(
+    login: Callable[[str], Connect], function: str, given: int | None
+) -> None:
+    executor = login("executor")
+    id, _ = received(login("control"), login("ingest"))
+    executor.execute(act("authorize_instruction", id, 1))
+    found = refusal(executor, act(function, id, given))
+    assert_invariant(found, "INV-INS-009", "P7403", INSTRUCTIONS)
+    assert found.column == "version"
+    assert found.keys == {"id": id, "version": 2, "given": given, "state": "AUTHORIZED"}
+
+
+@pytest.mark.invariant("INV-API-002")
+@pytest.mark.parametrize("function", ACTS)
+def test_an_act_on_an_unknown_instruction_is_refused(
+    login: Callable[[str], Connect], function: str
+) -> None:
+    found = refusal(login("executor"), act(function, NOWHERE, 1))
+    assert_invariant(found, "INV-API-002", "P0002", INSTRUCTIONS)
+    assert (found.column, found.keys) == ("id", {"id": NOWHERE})
+
+
+@pytest.mark.invariant("INV-INS-001", "INV-INS-002")
+def test_the_functions_keep_the_order_of_states(login: Callable[[str], Connect]) -> None:
+    executor = login("executor")
+    id, _ = received(login("control"), login("ingest"))
+    for function in ("start_execution", "complete_instruction"):
+        found = refusal(executor, act(function, id, 1))
+        assert_invariant(found, "INV-INS-001", "P7401", INSTRUCTIONS)
+    executor.execute(act("fail_instruction", id, 1))
+    for function in ("start_execution", "complete_instruction", "authorize_instruction"):
+        found = refusal(executor, act(function, id, 2))
+        assert_invariant(found, "INV-INS-002", "P7401", INSTRUCTIONS)
+
+
+@pytest.mark.invariant("INV-INS-001")
+def test_each_step_is_taken_once(login: Callable[[str], Connect], both: Connect) -> None:
+    executor = login("executor")
+    id, _ = received(login("control"), both)
+    for version, (function, state) in enumerate(
+        (
+            ("authorize_instruction", "AUTHORIZED"),
+            ("start_execution", "EXECUTING"),
+            ("fail_instruction", "FAILED"),
+        ),
+        2,
+    ):
+        executor.execute(act(function, id, version - 1))
+        # Nothing is judged any more, also of the login that received it.
+        for caller in (executor, both):
+            found = refusal(caller, act(function, id, version))
+            assert_invariant(found, "INV-INS-001", "P7401", INSTRUCTIONS)
+            assert found.column == "state"
+            assert found.keys == {"id": id, "from": state, "to": state}
+
+
+@pytest.mark.invariant("INV-INS-010")
+def test_a_policy_that_is_not_accepted_any_more_authorizes_nothing(
+    login: Callable[[str], Connect],
+) -> None:
+    control, executor = login("control"), login("executor")
+    id, _ = received(control, login("ingest"))
+    activate_policy(control, "v2", "0")
+    found = refusal(executor, act("authorize_instruction", id, 1))
+    assert_invariant(found, "INV-INS-010", "P7105", "policy_versions")
+    assert (found.column, found.keys) == ("id", {"id": "v1", "instruction_id": id})
+    assert executor.execute(act("fail_instruction", id, 1)).fetchall() == [("FAILED", 2)]
+
+
+@pytest.mark.invariant("INV-INS-010")
+def test_a_policy_in_grace_authorizes_until_it_is_retired(
+    login: Callable[[str], Connect],
+) -> None:
+    control, ingest, executor = login("control"), login("ingest"), login("executor")
+    id, attestation_id = received(control, ingest)
+    sent = SENDING | {"attestation_id": attestation_id, "idempotency_key": "second"}
+    ((second, *_),) = receive(ingest, sent)
+    activate_policy(control, "v2")
+    assert executor.execute(act("authorize_instruction", id, 1)).fetchall() == [("AUTHORIZED", 2)]
+    activate_policy(control, "v3")
+    found = refusal(executor, act("authorize_instruction", str(second), 1))
+    assert_invariant(found, "INV-INS-010", "P7105", "policy_versions")
+
+
+REVOKES = {
+    "revoked_client_certs": ("revoke_client_cert", "cert_fingerprint_sha256", CERT),
+    "revoked_tokens": ("revoke_token", "token_hash", TOKEN),
+}
+
+
+def revoke(control: Connect, table: str, expires_at: str = "NULL") -> None:
+    function, column, hash = REVOKES[table]
+    control.execute(
+        f"SELECT FROM orchestration.{function}(p_{column} => '{hash}', p_reason_code =>"
+        f" 'keyCompromise', p_revoked_at => '2020-01-01Z', p_expires_at => {expires_at})"
+    )
+
+
+@pytest.mark.invariant("INV-INS-010")
+@pytest.mark.parametrize("expires_at", ["NULL", LATER])
+@pytest.mark.parametrize("table", REVOKES)
+def test_a_revoked_credential_authorizes_nothing(
+    login: Callable[[str], Connect], table: str, expires_at: str
+) -> None:
+    control, executor = login("control"), login("executor")
+    id, _ = received(control, login("ingest"))
+    revoke(control, table, expires_at)
+    found = refusal(executor, act("authorize_instruction", id, 1))
+    _, column, hash = REVOKES[table]
+    assert_invariant(found, "INV-INS-010", "P7202", table)
+    assert (found.column, found.keys) == (column, {column: hash, "instruction_id": id})
+    assert executor.execute(act("fail_instruction", id, 1)).fetchall() == [("FAILED", 2)]
+
+
+@pytest.mark.invariant("INV-INS-010")
+@pytest.mark.parametrize("table", REVOKES)
+def test_a_revocation_that_has_expired_or_comes_after_authorizing_stops_nothing(
+    login: Callable[[str], Connect], table: str
+) -> None:
+    control, executor = login("control"), login("executor")
+    id, _ = received(control, login("ingest"))
+    revoke(control, table, "'2020-01-02Z'")
+    assert executor.execute(act("authorize_instruction", id, 1)).fetchall() == [("AUTHORIZED", 2)]
+    (other,) = REVOKES.keys() - {table}
+    revoke(control, other)
+    assert executor.execute(act("start_execution", id, 2)).fetchall() == [("EXECUTING", 3)]
+
+
+@pytest.mark.invariant("INV-INS-007", "INV-INS-009", "INV-INS-010")
+def test_what_is_judged_first(login: Callable[[str], Connect], both: Connect) -> None:
+    control = login("control")
+    id, _ = received(control, both)
+    for table in reversed(REVOKES):
+        revoke(control, table)
+        found = refusal(login("executor"), act("authorize_instruction", id, 1))
+        assert (found.constraint, found.table) == ("INV-INS-010", table)
+    activate_policy(control, "v2", "0")
+    found = refusal(login("executor"), act("authorize_instruction", id, 1))
+    assert (found.constraint, found.sqlstate) == ("INV-INS-010", "P7105")
+    assert refusal(both, act("authorize_instruction", id, 1)).constraint == "INV-INS-007"
+    assert refusal(both, act("authorize_instruction", id, 2)).constraint == "INV-INS-009"
+
+
+@pytest.mark.invariant("INV-ATT-008")
+def test_nothing_is_received_under_an_unknown_policy(login: Callable[[str], Connect]) -> None:
+    ingest = login("ingest")
+    activate_policy(login("control"))
+    sent = SENDING | {"attestation_id": attest(ingest), "policy_version_id": "nowhere"}
+    found = refusal(ingest, RECEIVE, (json.dumps([sent]),))
+    assert_invariant(found, "INV-ATT-008", "P7105", "policy_versions")
+    assert found.column == "id"
+    assert found.keys == {"id": "nowhere", "participant_id": "p", "idempotency_key": "sent"}
+
+
+def test_nothing_is_received_under_an_unknown_attestation(
+    login: Callable[[str], Connect],
+) -> None:
+    activate_policy(login("control"))
+    sent = SENDING | {"attestation_id": NOWHERE}
+    found = refusal(login("ingest"), RECEIVE, (json.dumps([sent]),))
+    assert (found.sqlstate, found.constraint) == ("23503", "fk_instructions_attestation_id")
+
+
+@pytest.mark.invariant("INV-API-001")
+@pytest.mark.parametrize(
+    "batch", [None, "null", "{}", '"x"', "1", json.dumps([{}] * 10_001)], ids=lambda b: str(b)[:9]
+)
+def test_a_batch_is_an_array_of_ten_thousand_at_most(
+    login: Callable[[str], Connect], batch: str | None
+) -> None:
+    found = refusal(login("ingest"), RECEIVE, (batch,))
+    assert_invariant(found, "INV-API-001", "22023", INSTRUCTIONS)
+    assert found.keys == {}
+
+
+@pytest.mark.invariant("INV-API-001")
+def test_a_batch_may_be_empty_or_hold_ten_thousand(login: Callable[[str], Connect]) -> None:
+    ingest = login("ingest")
+    assert receive(ingest) == []
+    # Its size is judged before its rows: here the first of them refuses.
+    assert refusal(ingest, RECEIVE, (json.dumps([{}] * 10_000),)).sqlstate == "23502"

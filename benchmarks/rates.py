@@ -128,7 +128,12 @@ class Ours:
     def authorize(self) -> None:
         """By the owner, all at once: it is the items that are timed."""
         with scratch.maintenance(self.database.url) as connection:
-            connection.execute(text("UPDATE orchestration.instructions SET state = 'AUTHORIZED'"))
+            connection.execute(
+                text(
+                    "UPDATE orchestration.instructions SET state = 'AUTHORIZED'"
+                    " WHERE state = 'RECEIVED'"
+                )
+            )
             connection.execute(text("VACUUM ANALYZE orchestration.instructions"))
 
     def enqueue(self) -> int:
@@ -183,18 +188,24 @@ class Ours:
 
     def attest_singly(self) -> int:
         with self.ingest() as session:
-            attestations = AttestationRepository(session)
             for number in range(SINGLE):
-                attestations.append(
-                    NewAttestation(
-                        caller_identity=f"P{number % PARTICIPANTS:05d}",
-                        idempotency_key=uuid.uuid4().hex,
-                        payload_hash=hashlib.sha256(str(number).encode()).hexdigest(),
-                        policy_version_id="v1",
-                    )
-                )
+                self.attest(session, number)
                 session.commit()
         return SINGLE
+
+    def attest(self, session: Session, number: int) -> None:
+        AttestationRepository(session).append(
+            NewAttestation(
+                caller_identity=f"P{number % PARTICIPANTS:05d}",
+                idempotency_key=uuid.uuid4().hex,
+                payload_hash=hashlib.sha256(str(number).encode()).hexdigest(),
+                policy_version_id="v1",
+            )
+        )
+
+    def close(self) -> None:
+        for factory in (self.ingest, self.executor):
+            factory.kw["bind"].dispose()
 
 
 class Pgmq:
@@ -257,8 +268,7 @@ def measure(at: scratch.Server, items: int) -> dict[str, tuple[float, float | No
             ),
             "attestation, one a transaction": (timed(ours.attest_singly), None),
         }
-        for factory in (ours.ingest, ours.executor):
-            factory.kw["bind"].dispose()
+        ours.close()
         return found
 
 

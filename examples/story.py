@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -19,15 +19,16 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from orchestration import errors
-from orchestration.records import ChainReport, NewPolicyVersion
+from orchestration.records import ChainReport, NewPolicyVersion, OutboxItemRecord
 from orchestration.repo import (
     AttestationRepository,
     InstructionRepository,
+    KillSwitchRepository,
     OutboxRepository,
     PolicyVersionRepository,
     RevocationRepository,
 )
-from orchestration.vocabulary import CRLReason
+from orchestration.vocabulary import CRLReason, KillSwitchScope
 
 POLICY: dict[str, Any] = {
     "algorithms": ["ES256"],
@@ -165,11 +166,50 @@ def submissions(on: Stage) -> dict[str, Accepted]:
     return accepted
 
 
+def ordering(
+    transfer: CreditTransfer, accepted: Mapping[str, Accepted]
+) -> Callable[[Session], OutboxItemRecord]:
+    instruction = accepted[transfer.end_to_end_id].instruction
+    return partial(order, instruction=instruction, payload=as_payload(transfer))
+
+
 def authorizations(on: Stage, accepted: Mapping[str, Accepted]) -> None:
     on.chapter("4  Another login authorizes them, and orders their dispatch")
+    stopped = on.transfers[-1].debtor_name
+    theirs = [transfer for transfer in on.transfers if transfer.debtor_name == stopped]
+    switch = on.run(
+        "control",
+        lambda session: KillSwitchRepository(session).engage(
+            scope=KillSwitchScope.PARTICIPANT,
+            target=stopped,
+            reason="an odd pattern of payments",
+            engaged_by="the operations desk",
+        ),
+    )
+    on.say(f"The kill switch {switch.scope} {switch.target} is engaged: {switch.reason}.")
     for transfer in on.transfers:
-        instruction = accepted[transfer.end_to_end_id].instruction
-        on.run("executor", partial(order, instruction=instruction, payload=as_payload(transfer)))
+        if transfer not in theirs:
+            on.run("executor", ordering(transfer, accepted))
+    on.refused(
+        "authorizing, participant stopped",
+        errors.KillSwitchEngaged,
+        "executor",
+        ordering(theirs[0], accepted),
+    )
+    on.run("ingest", on.submit(theirs[0]))
+    on.say(f"{theirs[0].end_to_end_id} is sent again: a replay is answered all the same.")
+    on.run(
+        "control",
+        lambda session: KillSwitchRepository(session).release(
+            scope=KillSwitchScope.PARTICIPANT,
+            target=stopped,
+            reason="the participant has explained it",
+            released_by="the operations desk",
+        ),
+    )
+    for transfer in theirs:
+        on.run("executor", ordering(transfer, accepted))
+    on.say(f"Released: its {len(theirs)} instructions follow those of the others.")
     received = accepted[on.transfers[0].end_to_end_id].instruction
     on.refused(
         "authorizing what has moved on",

@@ -184,6 +184,13 @@ class SegregationOfDuties(OrchestrationError):
     sqlstates = ("P7405",)
 
 
+class KillSwitchEngaged(OrchestrationError):
+    """A kill switch is engaged."""
+
+    sqlstates = ("P7501",)
+    default_retry = Retry.AFTER_RESOLUTION
+
+
 class UniqueViolation(OrchestrationError):
     """A unique constraint or index refuses the row."""
 

@@ -745,17 +745,68 @@ INSTRUCTION = (
     ),
 )
 
+KILL_SWITCH = (
+    Invariant(
+        id="INV-KIL-001",
+        sentence="While a kill switch is engaged, what it stops is refused; the last event of a"
+        " scope and target counts.",
+        tables=(
+            "kill_switches",
+            "ingress_attestations",
+            "instructions",
+            "payment_outbox_items",
+            "payment_outbox_attempts",
+        ),
+        tier=Tier.TRIGGER,
+        sqlstates=("P7501", "22023", "23505", "23514"),
+        exception=errors.KillSwitchEngaged,
+        enforced_by=(
+            "triggers/ingress_attestations__kill_switch",
+            "triggers/instructions__kill_switch_insert",
+            "triggers/instructions__kill_switch_update",
+            "triggers/payment_outbox_items__kill_switch",
+            "triggers/payment_outbox_attempts__kill_switch",
+            "functions/block_execution_if_killed",
+            "functions/refuse_if_killed",
+            "functions/claim_outbox_batch",
+            "triggers/kill_switches__guard",
+            "functions/guard_kill_switch",
+            "constraints/pk_kill_switches",
+            "constraints/ck_kill_switches_scope",
+        ),
+        hint="Wait until it is released.",
+    ),
+    Invariant(
+        id="INV-KIL-002",
+        sentence="When engaging has committed, no gated write that was in flight commits after it.",
+        tables=("kill_switches", "kill_switch_gate"),
+        tier=Tier.TRIGGER,
+        sqlstates=("P0001",),
+        exception=errors.AppendOnlyViolation,
+        enforced_by=(
+            "triggers/kill_switches__gate",
+            "functions/change_gate",
+            "functions/share_kill_switch_gate",
+            "triggers/kill_switch_gate__no_delete",
+            "triggers/kill_switch_gate__no_truncate",
+        ),
+        hint="Engage by engage_kill_switch.",
+    ),
+)
+
 APPEND_ONLY = (
     Invariant(
         id="INV-APP-001",
-        sentence="What happened to an instruction is append-only.",
-        tables=("status_history",),
+        sentence="What happened to an instruction or a kill switch is append-only.",
+        tables=("status_history", "kill_switches"),
         tier=Tier.TRIGGER,
         sqlstates=("P0001",),
         exception=errors.AppendOnlyViolation,
         enforced_by=(
             "triggers/status_history__append_only",
             "triggers/status_history__no_truncate",
+            "triggers/kill_switches__append_only",
+            "triggers/kill_switches__no_truncate",
             "functions/refuse_change",
         ),
         hint="What was recorded stays; what happens next is a new row.",
@@ -779,6 +830,7 @@ INTERFACE = (
             "functions/rotate_policy_version",
             "functions/append_attestations",
             "functions/receive_instruction",
+            "functions/end_instruction",
             "functions/enqueue_payment_outbox",
             "functions/claim_outbox_batch",
             "functions/renew_outbox_lease",
@@ -794,6 +846,8 @@ INTERFACE = (
         tables=(
             "policy_gate",
             "revocation_gate",
+            "kill_switch_gate",
+            "kill_switches",
             "ingress_attestations",
             "instructions",
             "payment_outbox_items",
@@ -804,6 +858,8 @@ INTERFACE = (
         enforced_by=(
             "functions/share_policy_gate",
             "functions/share_revocation_gate",
+            "functions/share_kill_switch_gate",
+            "functions/release_kill_switch",
             "functions/change_gate",
             "functions/rotate_policy_version",
             "functions/retire_policy_version",
@@ -823,6 +879,7 @@ CATALOGUE: tuple[Invariant, ...] = (
     *ATTESTATION,
     *INSTRUCTION,
     *OUTBOX,
+    *KILL_SWITCH,
     *APPEND_ONLY,
     *INTERFACE,
 )

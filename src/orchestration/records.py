@@ -34,6 +34,8 @@ from orchestration.vocabulary import (
     CRLReason,
     InstructionState,
     ItemState,
+    KillSwitchAction,
+    KillSwitchScope,
     Outcome,
     PolicyStatus,
     TerminalStatus,
@@ -351,6 +353,31 @@ class StatusHistoryRecord(Record):
     from_state: InstructionState | None
     to_state: InstructionState
     reason: str | None
+    occurred_at: datetime
+    db_user: str
+
+
+class KillSwitchRecord(Record):
+    """One event of a kill switch, numbered in the order in which they came to count."""
+
+    event_no: int
+    scope: KillSwitchScope
+    target: str | None
+    action: KillSwitchAction
+    reason: str
+    actor: str
+    occurred_at: datetime
+    db_user: str
+
+
+class KillSwitchState(Record):
+    """Where a switch stands, and the event that put it there."""
+
+    scope: KillSwitchScope
+    target: str | None
+    engaged: bool
+    reason: str
+    actor: str
     occurred_at: datetime
     db_user: str
 

@@ -51,6 +51,22 @@ class InstructionState(StrEnum):
     FAILED = "FAILED"
 
 
+class KillSwitchScope(StrEnum):
+    """What a switch stops: everything gated, a stage of it, or one participant or rail."""
+
+    GLOBAL = "GLOBAL"
+    INGEST = "INGEST"
+    EXECUTION = "EXECUTION"
+    DISPATCH = "DISPATCH"
+    PARTICIPANT = "PARTICIPANT"
+    RAIL = "RAIL"
+
+
+class KillSwitchAction(StrEnum):
+    ENGAGE = "ENGAGE"
+    RELEASE = "RELEASE"
+
+
 class AttemptPhase(StrEnum):
     OPEN = "OPEN"
     CLOSE = "CLOSE"

@@ -35,6 +35,8 @@ from tests.support import (
 
 ROWS = "ingress_attestations"
 EVENTS = "ingress_attestation_events"
+REFERRING = (EVENTS, "instructions", "status_history", "payment_outbox_pending")
+"""What a TRUNCATE of the records reaches through foreign keys."""
 HEADS = "ingress_attestation_heads"
 GUARD = f"triggers/{ROWS}__guard"
 EVENT_GUARD = f"triggers/{EVENTS}__guard"
@@ -225,14 +227,14 @@ def append_only_attacks() -> Iterator[Attack]:
         frozen,
         name="removal of all",
         detail={},
-        without=(f"triggers/{ROWS}__no_truncate", f"triggers/{EVENTS}__no_truncate"),
+        without=tuple(f"triggers/{table}__no_truncate" for table in (ROWS, *REFERRING)),
     ).in_forms({"TRUNCATE CASCADE": truncates(ROWS)["TRUNCATE CASCADE"]})
     yield from replace(
         frozen,
-        name="removal of all with their events",
+        name="removal of all with what refers to them",
         detail={},
-        without=(f"triggers/{ROWS}__no_truncate", f"triggers/{EVENTS}__no_truncate"),
-    ).in_forms(truncates(ROWS, EVENTS))
+        without=tuple(f"triggers/{table}__no_truncate" for table in (ROWS, *REFERRING)),
+    ).in_forms(truncates(ROWS, *REFERRING))
 
     frozen_event = replace(
         frozen,
@@ -650,6 +652,8 @@ STRAY = (
     "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON orchestration.ingress_attestations,"
     " orchestration.ingress_attestation_events, orchestration.ingress_attestation_heads"
     " TO symphony_executor",
+    "GRANT TRUNCATE ON orchestration.instructions, orchestration.status_history,"
+    " orchestration.payment_outbox_pending TO symphony_executor",
     # The attacks compute right hashes by it.
     "GRANT EXECUTE ON FUNCTION"
     " orchestration.attestation_record_hash(orchestration.ingress_attestations)"
@@ -685,8 +689,11 @@ def test_replica_mode_silences_no_refusal(superuser: Connect, attack: Attack) ->
 
 @pytest.mark.parametrize("entry", invariants.ATTESTATION, ids=lambda entry: entry.id)
 def test_every_object_that_keeps_a_rule_is_attacked(entry: invariants.Invariant) -> None:
-    # The gates are attacked with their own tables, the heads below.
-    elsewhere = ("triggers/policy_", "triggers/revo", f"triggers/{ROWS}__heads")
+    # Gates and instructions are attacked with their own tables, the heads below.
+    elsewhere = (
+        *("triggers/policy_", "triggers/revo", "triggers/instructions__"),
+        f"triggers/{ROWS}__heads",
+    )
     named = {path for path in entry.enforced_by if not path.startswith(("functions/", *elsewhere))}
     attacked = {
         path for attack in ATTACKS if attack.invariant == entry.id for path in attack.without

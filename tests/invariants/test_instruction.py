@@ -666,7 +666,9 @@ def test_replica_mode_silences_no_refusal(superuser: Connect, invariant: str) ->
     ids=lambda entry: entry.id,
 )
 def test_every_object_that_keeps_a_rule_is_attacked(entry: invariants.Invariant) -> None:
-    named = {path for path in entry.enforced_by if not path.startswith("functions/")}
+    # The kill switches are attacked with their own table.
+    elsewhere = ("functions/", "triggers/kill_switches__")
+    named = {path for path in entry.enforced_by if not path.startswith(elsewhere)}
     attacked = {
         path for attack in ATTACKS if attack.invariant == entry.id for path in attack.without
     }
@@ -993,6 +995,28 @@ def test_no_two_steps_share_their_moment(owner: Connect) -> None:
 UNRECORDED = "HISTORY: it does not lead to the instruction's version and state"
 ORPHAN = "ORPHAN: history of no instruction"
 UNATTESTED = "ORPHAN: an instruction of no attestation"
+
+
+@pytest.mark.invariant("INV-API-001")
+@pytest.mark.parametrize("reason", ["", None])
+def test_failing_without_a_reason_shows_nothing_of_the_instruction(
+    owner: Connect, reason: str | None
+) -> None:
+    make_world(owner)
+    found = refusal(
+        owner, "SELECT FROM orchestration.fail_instruction(%s, 1, %s)", (RECEIVED, reason)
+    )
+    assert_invariant(found, "INV-API-001", "22023", INSTRUCTIONS)
+    assert (found.column, found.keys) == ("reason", {"id": RECEIVED})
+
+
+@pytest.mark.invariant("INV-INS-004")
+def test_a_renumbered_history_is_found(owner: Connect, login: Callable[[str], Connect]) -> None:
+    make_world(owner)
+    owner.execute(f"ALTER TABLE orchestration.{HISTORY} DISABLE TRIGGER USER")
+    owner.execute(f"UPDATE orchestration.{HISTORY} SET version = 9 WHERE to_state = 'FAILED'")
+    rows = login("auditor").execute("SELECT * FROM orchestration.verify_instructions()").fetchall()
+    assert [(row[0], row[3]["last"]) for row in rows] == [(UNRECORDED, "FAILED")]
 
 
 @pytest.mark.superuser

@@ -833,7 +833,11 @@ def sequences() -> Iterator[Attack]:
     yield replace(
         gap,
         name="a new participant's first number after 1",
-        statements=(enqueue(sequence_id=2, participant_id="'q'"),),
+        statements=(
+            enqueue(
+                sequence_id=2, participant_id="'q'", instruction_id=uuid_of(INSTRUCTION_OF["q"])
+            ),
+        ),
         detail={"participant_id": "q", "first": 2, "last": 2, "items": 1},
     )
     yield replace(
@@ -1825,7 +1829,8 @@ def test_an_item_whose_number_is_supplied_makes_the_counter_that_is_missing(
 ) -> None:
     statement = enqueue_all({id_of(101): 1, id_of(102): 2})
     assert attempt(owner, [statement]) is None
-    assert attempt(owner, [enqueue(id_of(103), 1, participant_id="'q'")]) is None
+    of_another = {"participant_id": "'q'", "instruction_id": uuid_of(INSTRUCTION_OF["q"])}
+    assert attempt(owner, [enqueue(id_of(103), 1, **of_another)]) is None
     counters = owner.execute(f"SELECT * FROM orchestration.{SEQUENCES} ORDER BY 1").fetchall()
     assert counters == [("p", 3), ("q", 2)]
     assert findings(owner) == []

@@ -8,6 +8,7 @@ from typing import Final
 from tests.support import Connect, activate_policy, digest
 
 WRITERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "kill_switches": ("control",),
     "policy_versions": ("control",),
     "revoked_client_certs": ("control",),
     "revoked_tokens": ("control",),
@@ -28,6 +29,14 @@ class Writers:
     control: Connect
     ingest: Connect
     executor: Connect
+
+
+def engage_and_release(by: Writers) -> None:
+    for act in ("engage", "release"):
+        by.control.execute(
+            f"SELECT FROM orchestration.{act}_kill_switch("
+            "p_scope => 'RAIL', p_target => 'a rail of no one', p_reason => 'test')"
+        )
 
 
 def enter_policies(by: Writers) -> None:
@@ -138,11 +147,12 @@ def enqueue_and_dispatch(by: Writers) -> None:
 
 
 WRITTEN_BY: Final[Mapping[str, Callable[[Writers], None]]] = {
-    "0002": enter_policies,
-    "0003": revoke_credentials,
-    "0004": attest_and_execute,
-    "0005": receive_and_authorize,
-    "0006": enqueue_and_dispatch,
+    "0002": engage_and_release,
+    "0003": enter_policies,
+    "0004": revoke_credentials,
+    "0005": attest_and_execute,
+    "0006": receive_and_authorize,
+    "0007": enqueue_and_dispatch,
 }
 """By the revision whose functions write it."""
 

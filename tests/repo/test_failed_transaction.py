@@ -22,6 +22,8 @@ from orchestration.repo import OutboxRepository
 from orchestration.transactions import run_in_transaction
 from tests.support import Connect, new_instruction_id
 
+pytestmark = pytest.mark.instructed
+
 
 def new(key: str = "k", **changed: Any) -> NewOutboxItem:
     values: dict[str, Any] = {

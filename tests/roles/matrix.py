@@ -22,6 +22,9 @@ MAY_SELECT: Final[Mapping[str, frozenset[str]]] = {
     "accepted_policy_versions": EVERYONE,
     "policy_gate": frozenset({"auditor"}),
     "revocation_gate": frozenset({"auditor"}),
+    "kill_switch_gate": frozenset({"auditor"}),
+    "kill_switches": EVERYONE - {"ingest"},
+    "kill_switch_state": EVERYONE,
     "revoked_client_certs": EVERYONE - {"executor"},
     "revoked_tokens": EVERYONE - {"executor"},
     "ingress_attestations": frozenset({"control", "readonly", "auditor"}),
@@ -56,6 +59,8 @@ MAY_EXECUTE: Final[Mapping[str, frozenset[str]]] = {
     "record_attestation_event": frozenset({"executor"}),
     "rotate_policy_version": frozenset({"control"}),
     "retire_policy_version": frozenset({"control"}),
+    "engage_kill_switch": frozenset({"control"}),
+    "release_kill_switch": frozenset({"control"}),
     "revoke_client_cert": frozenset({"control"}),
     "revoke_token": frozenset({"control"}),
     "redrive_outbox_item": frozenset({"control"}),
@@ -70,6 +75,7 @@ OWNER_VIEWS: Final = frozenset(
     {
         "ingress_attestation_status",
         "instruction_status",
+        "kill_switch_state",
         "payment_outbox_status",
         "payment_outbox_depth",
     }
@@ -77,6 +83,7 @@ OWNER_VIEWS: Final = frozenset(
 """Views that show a role less than the table holds, and so run as their owner."""
 
 EVIDENCE: Final = (
+    "kill_switches",
     "policy_versions",
     "revoked_client_certs",
     "revoked_tokens",

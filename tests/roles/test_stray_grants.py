@@ -50,6 +50,8 @@ def attack(login: Connect, table: str, verb: str) -> Refusal:
 
 
 GUARDED = [
+    *guarded("kill_switches", "INV-APP-001", "P0001", *WRITES),
+    *guarded("kill_switch_gate", "INV-KIL-002", "P0001", "DELETE", "TRUNCATE"),
     *guarded("policy_versions", "INV-POL-001", "P7101", "UPDATE"),
     *guarded("policy_versions", "INV-POL-006", "P7102", "DELETE", "TRUNCATE"),
     *guarded("policy_gate", "INV-ATT-008", "P0001", "DELETE", "TRUNCATE"),

@@ -11,6 +11,7 @@ from orchestration.models.attestation import (
 )
 from orchestration.models.base import Base
 from orchestration.models.instruction import Instruction, StatusHistory
+from orchestration.models.kill_switch import KillSwitch, KillSwitchGate
 from orchestration.models.outbox import (
     ParticipantOutboxSequence,
     PaymentOutboxAttempt,
@@ -32,6 +33,8 @@ __all__ = [
     "IngressAttestationEvent",
     "IngressAttestationHead",
     "Instruction",
+    "KillSwitch",
+    "KillSwitchGate",
     "ParticipantOutboxSequence",
     "PaymentOutboxAttempt",
     "PaymentOutboxItem",

@@ -6,6 +6,7 @@ the typed errors of `orchestration.errors`.
 
 from orchestration.repo.attestation import AttestationRepository
 from orchestration.repo.instruction import InstructionRepository
+from orchestration.repo.kill_switch import KillSwitchRepository
 from orchestration.repo.outbox import OutboxRepository
 from orchestration.repo.policy_version import PolicyVersionRepository
 from orchestration.repo.revocation import RevocationRepository
@@ -13,6 +14,7 @@ from orchestration.repo.revocation import RevocationRepository
 __all__ = [
     "AttestationRepository",
     "InstructionRepository",
+    "KillSwitchRepository",
     "OutboxRepository",
     "PolicyVersionRepository",
     "RevocationRepository",

@@ -50,6 +50,7 @@ BEGIN
       v_bad.malformed
     );
   END IF;
+  PERFORM orchestration.share_kill_switch_gate();
   PERFORM orchestration.share_policy_gate();
   PERFORM orchestration.share_revocation_gate();
   INSERT INTO orchestration.ingress_attestation_heads AS h (caller_identity)

@@ -10,6 +10,7 @@ DECLARE
   v_token text;
   v_now timestamptz;
 BEGIN
+  PERFORM orchestration.share_kill_switch_gate();
   PERFORM orchestration.share_policy_gate();
   PERFORM orchestration.share_revocation_gate();
   SELECT l.* INTO v_instruction

@@ -9,6 +9,8 @@ AS $function$
 DECLARE
   v_now timestamptz := clock_timestamp();
   v_lease interval;
+  v_stopped_participants text[];
+  v_stopped_rails text[];
   v_picked uuid[];
   v_stale uuid[];
 BEGIN
@@ -27,6 +29,11 @@ BEGIN
     );
   END IF;
   v_lease := make_interval(secs => extract(epoch FROM p_lease)::float8);
+  PERFORM orchestration.share_kill_switch_gate();
+  PERFORM orchestration.refuse_if_killed('DISPATCH');
+  -- A stopped participant or rail is left out, so that the others go on.
+  v_stopped_participants := orchestration.stopped_targets('PARTICIPANT');
+  v_stopped_rails := orchestration.stopped_targets('RAIL');
   -- In key order and with no index on the lease: the update below stays on its page.
   WITH picked AS MATERIALIZED (
     SELECT p.outbox_id,
@@ -38,6 +45,8 @@ BEGIN
     FROM orchestration.payment_outbox_pending p
     WHERE p.next_attempt_at <= v_now
       AND (p.lease_expires_at IS NULL OR p.lease_expires_at <= v_now)
+      AND (v_stopped_participants IS NULL OR p.participant_id <> ALL (v_stopped_participants))
+      AND (v_stopped_rails IS NULL OR p.rail_type <> ALL (v_stopped_rails))
     ORDER BY p.outbox_id
     LIMIT p_batch_size
     FOR UPDATE SKIP LOCKED

@@ -4,8 +4,13 @@ CREATE OR REPLACE FUNCTION orchestration.end_instruction(p_id uuid, p_version in
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
 AS $function$
 BEGIN
-  -- The whole lock at once: growing, it would deadlock with a unit that enqueues and then starts.
-  PERFORM 1 FROM orchestration.instructions i WHERE i.id = p_id FOR UPDATE;
+  IF p_state = 'FAILED' AND coalesce(p_reason, '') = '' THEN
+    -- The CHECK would show the instruction, its accounts and its payload.
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'an instruction fails for a reason', 'instructions',
+      jsonb_build_object('id', p_id), 'Say why, in p_reason.', 'reason'
+    );
+  END IF;
   PERFORM orchestration.lock_instruction(p_id, p_version, p_state);
   RETURN QUERY
   UPDATE orchestration.instructions i

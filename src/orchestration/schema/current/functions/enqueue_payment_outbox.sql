@@ -19,6 +19,7 @@ BEGIN
       'payment_outbox_items', '{}', 'Send a batch in parts.'
     );
   END IF;
+  PERFORM orchestration.share_kill_switch_gate();
   -- The instructions first, in one order: none of them ends before this transaction does.
   SELECT count(*), count(*) FILTER (WHERE i.open AND i.participant_id = r.participant_id)
   INTO v_instructions, v_open

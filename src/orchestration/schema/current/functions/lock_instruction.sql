@@ -3,15 +3,15 @@ CREATE OR REPLACE FUNCTION orchestration.lock_instruction(p_id uuid, p_version i
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
 AS $function$
--- The instruction, locked against every other transition, if it still is what the caller has seen
--- and not yet what it is to become.
+-- The instruction, if it still is what the caller has seen and not yet what it is to become. Its
+-- whole lock at once: growing, it would deadlock with a unit that enqueues and then starts.
 DECLARE
   v_instruction orchestration.instructions;
 BEGIN
   SELECT i.* INTO v_instruction
   FROM orchestration.instructions i
   WHERE i.id = p_id
-  FOR NO KEY UPDATE;
+  FOR UPDATE;
   IF v_instruction.id IS NULL THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-002', 'P0002', 'the instruction does not exist', 'instructions',

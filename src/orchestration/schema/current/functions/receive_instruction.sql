@@ -15,6 +15,7 @@ BEGIN
       'instructions', '{}', 'Send a batch in parts.'
     );
   END IF;
+  PERFORM orchestration.share_kill_switch_gate();
   -- In order of the key: batches that share keys wait for each other, never in a circle.
   INSERT INTO orchestration.instructions (
     participant_id, idempotency_key, instruction_type, end_to_end_id, uetr, value_date,

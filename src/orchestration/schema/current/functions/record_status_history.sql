@@ -3,7 +3,9 @@ CREATE OR REPLACE FUNCTION orchestration.record_status_history()
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+ SET enable_nestloop TO 'off'
 AS $function$
+-- Without nested loops: a plan made for one row would join the many of a later statement in pairs.
 BEGIN
   IF TG_OP = 'INSERT' THEN
     INSERT INTO orchestration.status_history (instruction_id, version, participant_id, to_state)

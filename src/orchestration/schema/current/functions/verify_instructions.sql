@@ -11,6 +11,8 @@ AS $function$
   FROM orchestration.instructions i
   CROSS JOIN LATERAL (
     SELECT count(*) AS rows,
+           min(h.version) AS first,
+           max(h.version) AS newest,
            (array_agg(h.to_state ORDER BY h.version DESC))[1] AS last,
            count(*) FILTER (WHERE h.version > 1 AND h.from_state IS DISTINCT FROM h.before)
              AS leaps
@@ -20,7 +22,8 @@ AS $function$
       WHERE h.instruction_id = i.id
     ) h
   ) h
-  WHERE (h.rows, h.last, h.leaps) IS DISTINCT FROM (i.version::bigint, i.state, 0::bigint)
+  WHERE (h.rows, h.first, h.newest, h.last, h.leaps)
+    IS DISTINCT FROM (i.version::bigint, 1, i.version, i.state, 0::bigint)
   UNION ALL
   SELECT 'ORPHAN: history of no instruction', h.instruction_id, h.participant_id,
          jsonb_build_object('version', h.version, 'to_state', h.to_state)

@@ -8,8 +8,8 @@ from alembic import context, op
 from alembic.util import CommandError
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "0006"
-down_revision = "0005"
+revision = "0007"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
@@ -21,7 +21,7 @@ def upgrade() -> None:
     create_guards()
     create_functions()
     grant()
-    op.execute("UPDATE orchestration.schema_revision SET revision = '0006'")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0007'")
     op.execute("RESET ROLE")
 
 
@@ -835,6 +835,13 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.guard_outbox_items()
     )
     op.execute(
         """
+CREATE TRIGGER kill_switch AFTER INSERT ON orchestration.payment_outbox_items
+REFERENCING NEW TABLE AS inserted
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST')
+"""
+    )
+    op.execute(
+        """
 CREATE TRIGGER sequences AFTER INSERT ON orchestration.payment_outbox_items
 REFERENCING NEW TABLE AS inserted
 FOR EACH STATEMENT EXECUTE FUNCTION orchestration.advance_outbox_sequences()
@@ -899,6 +906,13 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.guard_outbox_attempts()
     )
     op.execute(
         """
+CREATE TRIGGER kill_switch AFTER INSERT ON orchestration.payment_outbox_attempts
+REFERENCING NEW TABLE AS inserted
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('DISPATCH')
+"""
+    )
+    op.execute(
+        """
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.payment_outbox_attempts
 FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change(
   'INV-OUT-001', 'P0001', 'outbox_id', 'attempt_no', 'phase')
@@ -924,6 +938,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-OUT-007', '
 """
     )
     op.execute("ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER guard")
+    op.execute("ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER kill_switch")
     op.execute("ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER append_only")
     op.execute("ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER no_truncate")
     op.execute(
@@ -937,6 +952,9 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-OUT-007', '
     )
     op.execute("ALTER TABLE orchestration.payment_outbox_pending ENABLE ALWAYS TRIGGER no_truncate")
     op.execute("ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER guard")
+    op.execute(
+        "ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER kill_switch"
+    )
     op.execute(
         "ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER append_only"
     )
@@ -987,6 +1005,7 @@ BEGIN
       'payment_outbox_items', '{}', 'Send a batch in parts.'
     );
   END IF;
+  PERFORM orchestration.share_kill_switch_gate();
   -- The instructions first, in one order: none of them ends before this transaction does.
   SELECT count(*), count(*) FILTER (WHERE i.open AND i.participant_id = r.participant_id)
   INTO v_instructions, v_open
@@ -1287,6 +1306,8 @@ AS $$
 DECLARE
   v_now timestamptz := clock_timestamp();
   v_lease interval;
+  v_stopped_participants text[];
+  v_stopped_rails text[];
   v_picked uuid[];
   v_stale uuid[];
 BEGIN
@@ -1305,6 +1326,11 @@ BEGIN
     );
   END IF;
   v_lease := make_interval(secs => extract(epoch FROM p_lease)::float8);
+  PERFORM orchestration.share_kill_switch_gate();
+  PERFORM orchestration.refuse_if_killed('DISPATCH');
+  -- A stopped participant or rail is left out, so that the others go on.
+  v_stopped_participants := orchestration.stopped_targets('PARTICIPANT');
+  v_stopped_rails := orchestration.stopped_targets('RAIL');
   -- In key order and with no index on the lease: the update below stays on its page.
   WITH picked AS MATERIALIZED (
     SELECT p.outbox_id,
@@ -1316,6 +1342,8 @@ BEGIN
     FROM orchestration.payment_outbox_pending p
     WHERE p.next_attempt_at <= v_now
       AND (p.lease_expires_at IS NULL OR p.lease_expires_at <= v_now)
+      AND (v_stopped_participants IS NULL OR p.participant_id <> ALL (v_stopped_participants))
+      AND (v_stopped_rails IS NULL OR p.rail_type <> ALL (v_stopped_rails))
     ORDER BY p.outbox_id
     LIMIT p_batch_size
     FOR UPDATE SKIP LOCKED
@@ -1994,5 +2022,5 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION orchestration.advance_outbox_sequences()")
     op.execute("DROP FUNCTION orchestration.fill_outbox_item()")
     op.execute("DROP FUNCTION orchestration.bump_participant_outbox_seq(text)")
-    op.execute("UPDATE orchestration.schema_revision SET revision = '0005'")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0006'")
     op.execute("RESET ROLE")

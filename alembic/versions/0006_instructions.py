@@ -10,8 +10,8 @@ from alembic import context, op
 from alembic.util import CommandError
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
@@ -23,7 +23,7 @@ def upgrade() -> None:
     create_guards()
     create_functions()
     grant()
-    op.execute("UPDATE orchestration.schema_revision SET revision = '0005'")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0006'")
     op.execute("RESET ROLE")
 
 
@@ -327,7 +327,9 @@ $$
 CREATE FUNCTION orchestration.record_status_history() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_nestloop = off
 AS $$
+-- Without nested loops: a plan made for one row would join the many of a later statement in pairs.
 BEGIN
   IF TG_OP = 'INSERT' THEN
     INSERT INTO orchestration.status_history (instruction_id, version, participant_id, to_state)
@@ -395,6 +397,21 @@ FOR EACH ROW EXECUTE FUNCTION orchestration.guard_instruction()
     )
     op.execute(
         """
+CREATE TRIGGER kill_switch_insert AFTER INSERT ON orchestration.instructions
+REFERENCING NEW TABLE AS inserted
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER kill_switch_update AFTER UPDATE ON orchestration.instructions
+FOR EACH ROW
+WHEN (NEW.state IN ('AUTHORIZED', 'EXECUTING') AND NEW.state <> OLD.state)
+EXECUTE FUNCTION orchestration.block_execution_if_killed('EXECUTION')
+"""
+    )
+    op.execute(
+        """
 CREATE TRIGGER history_insert AFTER INSERT ON orchestration.instructions
 REFERENCING NEW TABLE AS after
 FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_status_history()
@@ -439,6 +456,8 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', '
 """
     )
     op.execute("ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER guard")
+    op.execute("ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER kill_switch_insert")
+    op.execute("ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER kill_switch_update")
     op.execute("ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER no_delete")
     op.execute("ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER no_truncate")
     op.execute("ALTER TABLE orchestration.status_history ENABLE ALWAYS TRIGGER guard")
@@ -465,6 +484,7 @@ BEGIN
       'instructions', '{}', 'Send a batch in parts.'
     );
   END IF;
+  PERFORM orchestration.share_kill_switch_gate();
   -- In order of the key: batches that share keys wait for each other, never in a circle.
   INSERT INTO orchestration.instructions (
     participant_id, idempotency_key, instruction_type, end_to_end_id, uetr, value_date,
@@ -541,15 +561,15 @@ RETURNS SETOF orchestration.instructions
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- The instruction, locked against every other transition, if it still is what the caller has seen
--- and not yet what it is to become.
+-- The instruction, if it still is what the caller has seen and not yet what it is to become. Its
+-- whole lock at once: growing, it would deadlock with a unit that enqueues and then starts.
 DECLARE
   v_instruction orchestration.instructions;
 BEGIN
   SELECT i.* INTO v_instruction
   FROM orchestration.instructions i
   WHERE i.id = p_id
-  FOR NO KEY UPDATE;
+  FOR UPDATE;
   IF v_instruction.id IS NULL THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-002', 'P0002', 'the instruction does not exist', 'instructions',
@@ -590,6 +610,7 @@ DECLARE
   v_token text;
   v_now timestamptz;
 BEGIN
+  PERFORM orchestration.share_kill_switch_gate();
   PERFORM orchestration.share_policy_gate();
   PERFORM orchestration.share_revocation_gate();
   SELECT l.* INTO v_instruction
@@ -659,6 +680,7 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 BEGIN
+  PERFORM orchestration.share_kill_switch_gate();
   PERFORM orchestration.lock_instruction(p_id, p_version, 'EXECUTING');
   RETURN QUERY
   UPDATE orchestration.instructions i SET state = 'EXECUTING' WHERE i.id = p_id RETURNING i.*;
@@ -678,8 +700,13 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 BEGIN
-  -- The whole lock at once: growing, it would deadlock with a unit that enqueues and then starts.
-  PERFORM 1 FROM orchestration.instructions i WHERE i.id = p_id FOR UPDATE;
+  IF p_state = 'FAILED' AND coalesce(p_reason, '') = '' THEN
+    -- The CHECK would show the instruction, its accounts and its payload.
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'an instruction fails for a reason', 'instructions',
+      jsonb_build_object('id', p_id), 'Say why, in p_reason.', 'reason'
+    );
+  END IF;
   PERFORM orchestration.lock_instruction(p_id, p_version, p_state);
   RETURN QUERY
   UPDATE orchestration.instructions i
@@ -741,6 +768,8 @@ AS $$
   FROM orchestration.instructions i
   CROSS JOIN LATERAL (
     SELECT count(*) AS rows,
+           min(h.version) AS first,
+           max(h.version) AS newest,
            (array_agg(h.to_state ORDER BY h.version DESC))[1] AS last,
            count(*) FILTER (WHERE h.version > 1 AND h.from_state IS DISTINCT FROM h.before)
              AS leaps
@@ -750,7 +779,8 @@ AS $$
       WHERE h.instruction_id = i.id
     ) h
   ) h
-  WHERE (h.rows, h.last, h.leaps) IS DISTINCT FROM (i.version::bigint, i.state, 0::bigint)
+  WHERE (h.rows, h.first, h.newest, h.last, h.leaps)
+    IS DISTINCT FROM (i.version::bigint, 1, i.version, i.state, 0::bigint)
   UNION ALL
   SELECT 'ORPHAN: history of no instruction', h.instruction_id, h.participant_id,
          jsonb_build_object('version', h.version, 'to_state', h.to_state)
@@ -853,5 +883,5 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION orchestration.guard_status_history()")
     op.execute("DROP FUNCTION orchestration.record_status_history()")
     op.execute("DROP FUNCTION orchestration.guard_instruction()")
-    op.execute("UPDATE orchestration.schema_revision SET revision = '0004'")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0005'")
     op.execute("RESET ROLE")

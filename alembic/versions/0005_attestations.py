@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from alembic import context, op
 from alembic.util import CommandError
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 
@@ -469,6 +469,13 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.advance_attestation_heads()
     )
     op.execute(
         """
+CREATE TRIGGER kill_switch AFTER INSERT ON orchestration.ingress_attestations
+REFERENCING NEW TABLE AS inserted
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST')
+"""
+    )
+    op.execute(
+        """
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.ingress_attestations
 FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change(
   'INV-ATT-001', 'P0001', 'id', 'caller_identity', 'chain_seq')
@@ -513,6 +520,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-005', '
 """
     )
     op.execute("ALTER TABLE orchestration.ingress_attestations ENABLE ALWAYS TRIGGER guard")
+    op.execute("ALTER TABLE orchestration.ingress_attestations ENABLE ALWAYS TRIGGER kill_switch")
     op.execute("ALTER TABLE orchestration.ingress_attestations ENABLE ALWAYS TRIGGER append_only")
     op.execute("ALTER TABLE orchestration.ingress_attestations ENABLE ALWAYS TRIGGER no_truncate")
     op.execute("ALTER TABLE orchestration.ingress_attestation_events ENABLE ALWAYS TRIGGER guard")
@@ -584,6 +592,7 @@ BEGIN
       v_bad.malformed
     );
   END IF;
+  PERFORM orchestration.share_kill_switch_gate();
   PERFORM orchestration.share_policy_gate();
   PERFORM orchestration.share_revocation_gate();
   INSERT INTO orchestration.ingress_attestation_heads AS h (caller_identity)
@@ -885,7 +894,7 @@ GRANT EXECUTE ON FUNCTION orchestration.verify_attestation_chain(text)
 TO symphony_control, symphony_auditor
 """
     )
-    op.execute("UPDATE orchestration.schema_revision SET revision = '0004'")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0005'")
     op.execute("RESET ROLE")
 
 
@@ -917,5 +926,5 @@ def downgrade() -> None:
     )
     op.drop_table("ingress_attestations", schema="orchestration")
     op.drop_table("ingress_attestation_heads", schema="orchestration")
-    op.execute("UPDATE orchestration.schema_revision SET revision = '0003'")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0004'")
     op.execute("RESET ROLE")

@@ -1,0 +1,440 @@
+"""Kill switches: engaged and released by events, under a gate, and read by every gated write.
+
+Serves: INV-KIL-001, INV-KIL-002, INV-APP-001, INV-API-002. The triggers that call
+`block_execution_if_killed` stand with the tables they gate.
+"""
+
+import sqlalchemy as sa
+from alembic import context, op
+from alembic.util import CommandError
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("SET LOCAL ROLE symphony_owner")
+    op.create_table(
+        "kill_switch_gate",
+        sa.Column("singleton", sa.Boolean(), server_default=sa.text("true"), nullable=False),
+        sa.Column("changes", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("changed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("singleton", name=op.f("ck_kill_switch_gate_singleton")),
+        sa.PrimaryKeyConstraint("singleton", name=op.f("pk_kill_switch_gate")),
+        schema="orchestration",
+    )
+    op.execute("INSERT INTO orchestration.kill_switch_gate DEFAULT VALUES")
+    op.create_table(
+        "kill_switches",
+        sa.Column("event_no", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("scope", sa.Text(), nullable=False),
+        sa.Column("target", sa.Text(), nullable=True),
+        sa.Column("action", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("actor", sa.Text(), server_default=sa.text("SESSION_USER"), nullable=False),
+        sa.Column("occurred_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("db_user", sa.Text(), nullable=False),
+        sa.Column("xact_id", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("event_no >= 1", name=op.f("ck_kill_switches_event_no")),
+        sa.CheckConstraint(
+            "CASE"
+            " WHEN scope IN ('GLOBAL', 'INGEST', 'EXECUTION', 'DISPATCH') THEN target IS NULL"
+            " WHEN scope IN ('PARTICIPANT', 'RAIL') THEN coalesce(target, '') <> ''"
+            " ELSE false END",
+            name=op.f("ck_kill_switches_scope"),
+        ),
+        sa.CheckConstraint("action IN ('ENGAGE', 'RELEASE')", name=op.f("ck_kill_switches_action")),
+        sa.CheckConstraint("reason <> ''", name=op.f("ck_kill_switches_reason")),
+        sa.CheckConstraint("actor <> ''", name=op.f("ck_kill_switches_actor")),
+        sa.PrimaryKeyConstraint("event_no", name=op.f("pk_kill_switches")),
+        schema="orchestration",
+    )
+    op.create_index(
+        op.f("ix_kill_switches_last"),
+        "kill_switches",
+        ["scope", sa.text("coalesce(target, '')"), "event_no"],
+        schema="orchestration",
+    )
+    op.create_index(
+        op.f("ix_kill_switches_xact_id"),
+        "kill_switches",
+        ["xact_id"],
+        schema="orchestration",
+        postgresql_using="brin",
+    )
+    op.execute(
+        """
+CREATE VIEW orchestration.kill_switch_state
+WITH (security_barrier = true)
+AS
+SELECT DISTINCT ON (k.scope, k.target)
+       k.scope,
+       k.target,
+       k.action = 'ENGAGE' AS engaged,
+       k.reason,
+       k.actor,
+       k.occurred_at,
+       k.db_user
+FROM orchestration.kill_switches k
+ORDER BY k.scope, k.target, k.event_no DESC
+"""
+    )
+
+    op.execute(
+        """
+CREATE FUNCTION orchestration.share_kill_switch_gate() RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+BEGIN
+  LOCK TABLE orchestration.kill_switch_gate IN ROW SHARE MODE;
+  -- An older snapshot would read past the lock: the row, updated by every change, answers 40001.
+  IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+    PERFORM 1 FROM orchestration.kill_switch_gate WHERE singleton FOR SHARE;
+    IF NOT FOUND THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-API-002', 'P0002', 'kill_switch_gate has lost its row', 'kill_switch_gate', '{}',
+        'Insert it again, as owner: INSERT INTO orchestration.kill_switch_gate DEFAULT VALUES'
+      );
+    END IF;
+  END IF;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.guard_kill_switch() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+DECLARE
+  v_next bigint;
+BEGIN
+  IF current_setting('session_replication_role') = 'replica' THEN
+    RETURN NEW;
+  END IF;
+  -- The gate is held by now: events are numbered in the order in which they come to count.
+  SELECT coalesce(max(k.event_no), 0) + 1 INTO v_next FROM orchestration.kill_switches k;
+  IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.event_no = NEW.event_no) THEN
+    -- The primary key refuses it.
+    v_next := NEW.event_no;
+  END IF;
+  NEW.event_no := coalesce(NEW.event_no, v_next);
+  NEW.occurred_at := clock_timestamp();
+  NEW.db_user := SESSION_USER;
+  NEW.xact_id := pg_current_xact_id()::text::bigint;
+  IF NEW.event_no <> v_next THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-KIL-001', '22023', 'event_no does not follow the last event', 'kill_switches',
+      jsonb_build_object('event_no', NEW.event_no, 'expected', v_next),
+      'Leave event_no out: the database sets it.', 'event_no'
+    );
+  END IF;
+  RETURN NEW;
+END
+$$
+"""
+    )
+    # Gated writes look single switches up, so that the events may become many. As a row comparison
+    # only the one index serves: by equality the planner might walk the primary key backwards.
+    op.execute(
+        """
+CREATE FUNCTION orchestration.stopped_targets(p_scope text) RETURNS text[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+  WITH RECURSIVE named (target) AS (
+    SELECT min(coalesce(k.target, ''))
+    FROM orchestration.kill_switches k
+    WHERE k.scope = p_scope
+    UNION ALL
+    SELECT (
+      SELECT min(coalesce(k.target, ''))
+      FROM orchestration.kill_switches k
+      WHERE k.scope = p_scope AND coalesce(k.target, '') > n.target
+    )
+    FROM named n
+    WHERE n.target IS NOT NULL
+  )
+  SELECT array_agg(n.target)
+  FROM named n
+  CROSS JOIN LATERAL (
+    SELECT k.scope, k.target, k.action
+    FROM orchestration.kill_switches k
+    WHERE (k.scope, coalesce(k.target, '')) <= (p_scope, n.target)
+    ORDER BY k.scope DESC, coalesce(k.target, '') DESC, k.event_no DESC
+    LIMIT 1
+  ) last
+  WHERE (last.scope, last.target) = (p_scope, n.target) AND last.action = 'ENGAGE'
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.refuse_if_killed(
+  p_scope text,
+  p_participant_ids text[] DEFAULT NULL,
+  p_rail_types text[] DEFAULT NULL
+) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+-- The caller holds the gate: what is allowed here commits before the next switch engages.
+DECLARE
+  v_switch record;
+BEGIN
+  SELECT last.scope, last.target, last.reason
+  INTO v_switch
+  FROM (
+    SELECT g.scope, '' FROM unnest(ARRAY['GLOBAL', p_scope]) AS g (scope)
+    UNION ALL
+    SELECT 'PARTICIPANT', p.id FROM unnest(p_participant_ids) AS p (id)
+    UNION ALL
+    SELECT 'RAIL', r.type FROM unnest(p_rail_types) AS r (type)
+  ) s (scope, target)
+  CROSS JOIN LATERAL (
+    SELECT k.scope, k.target, k.action, k.reason
+    FROM orchestration.kill_switches k
+    WHERE (k.scope, coalesce(k.target, '')) <= (s.scope, s.target)
+    ORDER BY k.scope DESC, coalesce(k.target, '') DESC, k.event_no DESC
+    LIMIT 1
+  ) last
+  WHERE (last.scope, coalesce(last.target, '')) = (s.scope, s.target)
+    AND last.action = 'ENGAGE'
+  LIMIT 1;
+  IF FOUND THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-KIL-001', 'P7501',
+      format('the kill switch %s is engaged', concat_ws(' ', v_switch.scope, v_switch.target)),
+      'kill_switches',
+      jsonb_build_object('scope', v_switch.scope, 'target', v_switch.target,
+        'reason', v_switch.reason),
+      'Wait until it is released: kill_switch_state shows it.', 'scope'
+    );
+  END IF;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.block_execution_if_killed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+-- Argument of the trigger: the scope. After the rows, so that a replay that stored nothing is not
+-- judged; the functions have taken the gate before their other locks already.
+DECLARE
+  v_participant_ids text[];
+  v_rail_types text[];
+BEGIN
+  IF TG_LEVEL = 'STATEMENT' THEN
+    -- A redrive is an act of control, and closing an attempt ends what was begun: neither is
+    -- gated, nor does it hold the gate.
+    IF TG_TABLE_NAME = 'payment_outbox_items' THEN
+      IF NOT EXISTS (SELECT FROM inserted n WHERE n.redrive_no = 0) THEN
+        RETURN NULL;
+      END IF;
+    ELSIF TG_TABLE_NAME = 'payment_outbox_attempts' THEN
+      IF NOT EXISTS (SELECT FROM inserted n WHERE n.phase = 'OPEN') THEN
+        RETURN NULL;
+      END IF;
+    ELSIF NOT EXISTS (SELECT FROM inserted) THEN
+      RETURN NULL;
+    END IF;
+  END IF;
+  PERFORM orchestration.share_kill_switch_gate();
+  IF NOT EXISTS (
+    SELECT FROM orchestration.kill_switches k WHERE k.scope IN ('PARTICIPANT', 'RAIL')
+  ) THEN
+    NULL;
+  ELSIF TG_LEVEL = 'ROW' THEN
+    v_participant_ids := ARRAY[NEW.participant_id];
+  ELSIF TG_TABLE_NAME = 'instructions' THEN
+    SELECT array_agg(DISTINCT n.participant_id) INTO v_participant_ids FROM inserted n;
+  ELSIF TG_TABLE_NAME = 'payment_outbox_items' THEN
+    SELECT array_agg(DISTINCT n.participant_id) INTO v_participant_ids
+    FROM inserted n
+    WHERE n.redrive_no = 0;
+  ELSIF TG_TABLE_NAME = 'payment_outbox_attempts' THEN
+    SELECT array_agg(DISTINCT p.participant_id), array_agg(DISTINCT p.rail_type)
+    INTO v_participant_ids, v_rail_types
+    FROM inserted n
+    CROSS JOIN LATERAL (
+      SELECT p.participant_id, p.rail_type
+      FROM orchestration.payment_outbox_pending p
+      WHERE p.outbox_id = n.outbox_id
+      OFFSET 0
+    ) p
+    WHERE n.phase = 'OPEN';
+  END IF;
+  PERFORM orchestration.refuse_if_killed(TG_ARGV[0], v_participant_ids, v_rail_types);
+  RETURN NULL;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER gate BEFORE INSERT ON orchestration.kill_switches
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.change_gate('kill_switch_gate')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER guard BEFORE INSERT ON orchestration.kill_switches
+FOR EACH ROW EXECUTE FUNCTION orchestration.guard_kill_switch()
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.kill_switches
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001', 'event_no')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.kill_switches
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER no_delete BEFORE DELETE ON orchestration.kill_switch_gate
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-KIL-002', 'P0001')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.kill_switch_gate
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-KIL-002', 'P0001')
+"""
+    )
+    op.execute("ALTER TABLE orchestration.kill_switches ENABLE ALWAYS TRIGGER gate")
+    op.execute("ALTER TABLE orchestration.kill_switches ENABLE ALWAYS TRIGGER guard")
+    op.execute("ALTER TABLE orchestration.kill_switches ENABLE ALWAYS TRIGGER append_only")
+    op.execute("ALTER TABLE orchestration.kill_switches ENABLE ALWAYS TRIGGER no_truncate")
+    op.execute("ALTER TABLE orchestration.kill_switch_gate ENABLE ALWAYS TRIGGER no_delete")
+    op.execute("ALTER TABLE orchestration.kill_switch_gate ENABLE ALWAYS TRIGGER no_truncate")
+
+    op.execute(
+        """
+CREATE FUNCTION orchestration.engage_kill_switch(
+  p_scope text,
+  p_reason text,
+  p_target text DEFAULT NULL,
+  p_engaged_by text DEFAULT SESSION_USER
+) RETURNS SETOF orchestration.kill_switches
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+BEGIN
+  RETURN QUERY
+  INSERT INTO orchestration.kill_switches (scope, target, action, reason, actor)
+  VALUES (p_scope, p_target, 'ENGAGE', p_reason, p_engaged_by)
+  RETURNING *;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.release_kill_switch(
+  p_scope text,
+  p_reason text,
+  p_target text DEFAULT NULL,
+  p_released_by text DEFAULT SESSION_USER
+) RETURNS SETOF orchestration.kill_switches
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+BEGIN
+  LOCK TABLE orchestration.kill_switch_gate IN EXCLUSIVE MODE;
+  -- An older snapshot meets 40001 here, before it judges what it cannot see.
+  PERFORM 1 FROM orchestration.kill_switch_gate WHERE singleton FOR UPDATE;
+  IF NOT EXISTS (
+    SELECT FROM orchestration.kill_switch_state s
+    WHERE s.scope = p_scope AND s.target IS NOT DISTINCT FROM p_target AND s.engaged
+  ) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-002', 'P0002', 'no such kill switch is engaged', 'kill_switches',
+      jsonb_build_object('scope', p_scope, 'target', p_target), 'Read kill_switch_state.', 'scope'
+    );
+  END IF;
+  RETURN QUERY
+  INSERT INTO orchestration.kill_switches (scope, target, action, reason, actor)
+  VALUES (p_scope, p_target, 'RELEASE', p_reason, p_released_by)
+  RETURNING *;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+REVOKE EXECUTE ON FUNCTION
+  orchestration.share_kill_switch_gate(),
+  orchestration.guard_kill_switch(),
+  orchestration.stopped_targets(text),
+  orchestration.refuse_if_killed(text, text[], text[]),
+  orchestration.block_execution_if_killed(),
+  orchestration.engage_kill_switch(text, text, text, text),
+  orchestration.release_kill_switch(text, text, text, text)
+FROM PUBLIC
+"""
+    )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.kill_switches
+TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.kill_switch_state
+TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
+    op.execute("GRANT SELECT ON orchestration.kill_switch_gate TO symphony_auditor")
+    op.execute(
+        """
+GRANT EXECUTE ON FUNCTION
+  orchestration.engage_kill_switch(text, text, text, text),
+  orchestration.release_kill_switch(text, text, text, text)
+TO symphony_control
+"""
+    )
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0002'")
+    op.execute("RESET ROLE")
+
+
+def downgrade() -> None:
+    if (
+        not context.is_offline_mode()
+        and context.get_x_argument(as_dictionary=True).get("destroy-evidence") != "yes"
+    ):
+        evidence = op.get_bind().scalar(
+            sa.text("SELECT EXISTS (SELECT FROM orchestration.kill_switches)")
+        )
+        if evidence:
+            raise CommandError(
+                "kill_switches holds evidence; to destroy it say -x destroy-evidence=yes"
+            )
+    op.execute("SET LOCAL ROLE symphony_owner")
+    op.execute("DROP FUNCTION orchestration.release_kill_switch(text, text, text, text)")
+    op.execute("DROP FUNCTION orchestration.engage_kill_switch(text, text, text, text)")
+    op.execute("DROP FUNCTION orchestration.block_execution_if_killed()")
+    op.execute("DROP FUNCTION orchestration.refuse_if_killed(text, text[], text[])")
+    op.execute("DROP FUNCTION orchestration.stopped_targets(text)")
+    op.execute("DROP VIEW orchestration.kill_switch_state")
+    op.drop_table("kill_switches", schema="orchestration")
+    op.execute("DROP FUNCTION orchestration.guard_kill_switch()")
+    op.execute("DROP FUNCTION orchestration.share_kill_switch_gate()")
+    op.drop_table("kill_switch_gate", schema="orchestration")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0001'")
+    op.execute("RESET ROLE")

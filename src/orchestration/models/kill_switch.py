@@ -1,0 +1,52 @@
+"""Kill switches: append-only events, and the gate they go through (INV-KIL)."""
+
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, Index, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from orchestration.models.base import Base, DbUser, Singleton, XactId, assigned
+
+
+class KillSwitchGate(Base):
+    """One row: gated writers share it, and every engage or release changes it."""
+
+    __tablename__ = "kill_switch_gate"
+    __table_args__ = (CheckConstraint("singleton", name="singleton"),)
+
+    singleton: Mapped[Singleton]
+    changes: Mapped[int] = mapped_column(server_default=text("0"))
+    changed_at: Mapped[datetime | None]
+
+
+class KillSwitch(Base):
+    """A switch was engaged or released; the last event of a scope and target counts."""
+
+    __tablename__ = "kill_switches"
+    __table_args__ = (
+        CheckConstraint("event_no >= 1", name="event_no"),
+        CheckConstraint(
+            "CASE"
+            " WHEN scope IN ('GLOBAL', 'INGEST', 'EXECUTION', 'DISPATCH') THEN target IS NULL"
+            " WHEN scope IN ('PARTICIPANT', 'RAIL') THEN coalesce(target, '') <> ''"
+            " ELSE false END",
+            name="scope",
+        ),
+        CheckConstraint("action IN ('ENGAGE', 'RELEASE')", name="action"),
+        CheckConstraint("reason <> ''", name="reason"),
+        CheckConstraint("actor <> ''", name="actor"),
+        Index("ix_kill_switches_last", "scope", text("coalesce(target, '')"), "event_no"),
+        Index("ix_kill_switches_xact_id", "xact_id", postgresql_using="brin"),
+    )
+
+    event_no: Mapped[int] = mapped_column(
+        primary_key=True, autoincrement=False, server_default=assigned
+    )
+    scope: Mapped[str]
+    target: Mapped[str | None]
+    action: Mapped[str]
+    reason: Mapped[str]
+    actor: Mapped[str] = mapped_column(server_default=text("SESSION_USER"))
+    occurred_at: Mapped[datetime] = mapped_column(server_default=assigned)
+    db_user: Mapped[DbUser]
+    xact_id: Mapped[XactId]

@@ -1,0 +1,97 @@
+"""Kill switches: stop what is gated, and let it go on (INV-KIL)."""
+
+from typing import Final
+
+from pydantic import TypeAdapter
+from sqlalchemy import TextClause, text
+
+from orchestration.records import KillSwitchRecord, KillSwitchState
+from orchestration.repo.arguments import KEY, KEY_OR_NONE, argument
+from orchestration.repo.base import Repository, one
+from orchestration.vocabulary import KillSwitchScope
+
+ENGAGE: Final = text(
+    """
+    SELECT *
+    FROM orchestration.engage_kill_switch(
+      p_scope => :scope,
+      p_reason => :reason,
+      p_target => :target,
+      p_engaged_by => :actor
+    )
+    """
+)
+RELEASE: Final = text(
+    """
+    SELECT *
+    FROM orchestration.release_kill_switch(
+      p_scope => :scope,
+      p_reason => :reason,
+      p_target => :target,
+      p_released_by => :actor
+    )
+    """
+)
+STATE: Final = text("SELECT * FROM orchestration.kill_switch_state ORDER BY scope, target")
+
+SCOPE: Final[TypeAdapter[KillSwitchScope]] = TypeAdapter(KillSwitchScope)
+
+
+class KillSwitchRepository(Repository):
+    """The kill switches; changing them needs `symphony_control`.
+
+    `scope`: GLOBAL (all that is gated), INGEST (attesting, receiving, enqueuing), EXECUTION
+    (authorizing, executing), DISPATCH (claiming); PARTICIPANT and RAIL name a `target`.
+    """
+
+    def engage(
+        self,
+        *,
+        scope: KillSwitchScope | str,
+        target: str | None = None,
+        reason: str,
+        engaged_by: str,
+    ) -> KillSwitchRecord:
+        """Engage a switch: once committed, nothing gated that was in flight commits (INV-KIL-002).
+
+        Raises CheckViolation (23514) for a target that the scope has not, or has.
+        """
+        return self._change(ENGAGE, scope, target, reason, "engaged_by", engaged_by)
+
+    def release(
+        self,
+        *,
+        scope: KillSwitchScope | str,
+        target: str | None = None,
+        reason: str,
+        released_by: str,
+    ) -> KillSwitchRecord:
+        """Release an engaged switch.
+
+        Raises NotFound (P0002, INV-API-002) where it is not engaged.
+        """
+        return self._change(RELEASE, scope, target, reason, "released_by", released_by)
+
+    def state(self) -> list[KillSwitchState]:
+        """The last event of every scope and target, engaged or released."""
+        return [KillSwitchState.from_row(row) for row in self._rows(STATE)]
+
+    def _change(
+        self,
+        statement: TextClause,
+        scope: KillSwitchScope | str,
+        target: str | None,
+        reason: str,
+        by: str,
+        actor: str,
+    ) -> KillSwitchRecord:
+        row = self._row(
+            statement,
+            {
+                "scope": argument("scope", SCOPE, scope).value,
+                "target": argument("target", KEY_OR_NONE, target),
+                "reason": argument("reason", KEY, reason),
+                "actor": argument(by, KEY, actor),
+            },
+        )
+        return KillSwitchRecord.from_row(one(row))

@@ -1,0 +1,58 @@
+CREATE OR REPLACE FUNCTION orchestration.block_execution_if_killed()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+-- Argument of the trigger: the scope. After the rows, so that a replay that stored nothing is not
+-- judged; the functions have taken the gate before their other locks already.
+DECLARE
+  v_participant_ids text[];
+  v_rail_types text[];
+BEGIN
+  IF TG_LEVEL = 'STATEMENT' THEN
+    -- A redrive is an act of control, and closing an attempt ends what was begun: neither is
+    -- gated, nor does it hold the gate.
+    IF TG_TABLE_NAME = 'payment_outbox_items' THEN
+      IF NOT EXISTS (SELECT FROM inserted n WHERE n.redrive_no = 0) THEN
+        RETURN NULL;
+      END IF;
+    ELSIF TG_TABLE_NAME = 'payment_outbox_attempts' THEN
+      IF NOT EXISTS (SELECT FROM inserted n WHERE n.phase = 'OPEN') THEN
+        RETURN NULL;
+      END IF;
+    ELSIF NOT EXISTS (SELECT FROM inserted) THEN
+      RETURN NULL;
+    END IF;
+  END IF;
+  PERFORM orchestration.share_kill_switch_gate();
+  IF NOT EXISTS (
+    SELECT FROM orchestration.kill_switches k WHERE k.scope IN ('PARTICIPANT', 'RAIL')
+  ) THEN
+    NULL;
+  ELSIF TG_LEVEL = 'ROW' THEN
+    v_participant_ids := ARRAY[NEW.participant_id];
+  ELSIF TG_TABLE_NAME = 'instructions' THEN
+    SELECT array_agg(DISTINCT n.participant_id) INTO v_participant_ids FROM inserted n;
+  ELSIF TG_TABLE_NAME = 'payment_outbox_items' THEN
+    SELECT array_agg(DISTINCT n.participant_id) INTO v_participant_ids
+    FROM inserted n
+    WHERE n.redrive_no = 0;
+  ELSIF TG_TABLE_NAME = 'payment_outbox_attempts' THEN
+    SELECT array_agg(DISTINCT p.participant_id), array_agg(DISTINCT p.rail_type)
+    INTO v_participant_ids, v_rail_types
+    FROM inserted n
+    CROSS JOIN LATERAL (
+      SELECT p.participant_id, p.rail_type
+      FROM orchestration.payment_outbox_pending p
+      WHERE p.outbox_id = n.outbox_id
+      OFFSET 0
+    ) p
+    WHERE n.phase = 'OPEN';
+  END IF;
+  PERFORM orchestration.refuse_if_killed(TG_ARGV[0], v_participant_ids, v_rail_types);
+  RETURN NULL;
+END
+$function$;
+-- owner: symphony_owner

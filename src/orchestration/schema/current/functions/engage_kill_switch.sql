@@ -1,0 +1,14 @@
+CREATE OR REPLACE FUNCTION orchestration.engage_kill_switch(p_scope text, p_reason text, p_target text DEFAULT NULL::text, p_engaged_by text DEFAULT SESSION_USER)
+ RETURNS SETOF orchestration.kill_switches
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+BEGIN
+  RETURN QUERY
+  INSERT INTO orchestration.kill_switches (scope, target, action, reason, actor)
+  VALUES (p_scope, p_target, 'ENGAGE', p_reason, p_engaged_by)
+  RETURNING *;
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,42 @@
+CREATE OR REPLACE FUNCTION orchestration.refuse_if_killed(p_scope text, p_participant_ids text[] DEFAULT NULL::text[], p_rail_types text[] DEFAULT NULL::text[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+-- The caller holds the gate: what is allowed here commits before the next switch engages.
+DECLARE
+  v_switch record;
+BEGIN
+  SELECT last.scope, last.target, last.reason
+  INTO v_switch
+  FROM (
+    SELECT g.scope, '' FROM unnest(ARRAY['GLOBAL', p_scope]) AS g (scope)
+    UNION ALL
+    SELECT 'PARTICIPANT', p.id FROM unnest(p_participant_ids) AS p (id)
+    UNION ALL
+    SELECT 'RAIL', r.type FROM unnest(p_rail_types) AS r (type)
+  ) s (scope, target)
+  CROSS JOIN LATERAL (
+    SELECT k.scope, k.target, k.action, k.reason
+    FROM orchestration.kill_switches k
+    WHERE (k.scope, coalesce(k.target, '')) <= (s.scope, s.target)
+    ORDER BY k.scope DESC, coalesce(k.target, '') DESC, k.event_no DESC
+    LIMIT 1
+  ) last
+  WHERE (last.scope, coalesce(last.target, '')) = (s.scope, s.target)
+    AND last.action = 'ENGAGE'
+  LIMIT 1;
+  IF FOUND THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-KIL-001', 'P7501',
+      format('the kill switch %s is engaged', concat_ws(' ', v_switch.scope, v_switch.target)),
+      'kill_switches',
+      jsonb_build_object('scope', v_switch.scope, 'target', v_switch.target,
+        'reason', v_switch.reason),
+      'Wait until it is released: kill_switch_state shows it.', 'scope'
+    );
+  END IF;
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,26 @@
+CREATE OR REPLACE FUNCTION orchestration.release_kill_switch(p_scope text, p_reason text, p_target text DEFAULT NULL::text, p_released_by text DEFAULT SESSION_USER)
+ RETURNS SETOF orchestration.kill_switches
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+BEGIN
+  LOCK TABLE orchestration.kill_switch_gate IN EXCLUSIVE MODE;
+  -- An older snapshot meets 40001 here, before it judges what it cannot see.
+  PERFORM 1 FROM orchestration.kill_switch_gate WHERE singleton FOR UPDATE;
+  IF NOT EXISTS (
+    SELECT FROM orchestration.kill_switch_state s
+    WHERE s.scope = p_scope AND s.target IS NOT DISTINCT FROM p_target AND s.engaged
+  ) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-002', 'P0002', 'no such kill switch is engaged', 'kill_switches',
+      jsonb_build_object('scope', p_scope, 'target', p_target), 'Read kill_switch_state.', 'scope'
+    );
+  END IF;
+  RETURN QUERY
+  INSERT INTO orchestration.kill_switches (scope, target, action, reason, actor)
+  VALUES (p_scope, p_target, 'RELEASE', p_reason, p_released_by)
+  RETURNING *;
+END
+$function$;
+-- owner: symphony_owner

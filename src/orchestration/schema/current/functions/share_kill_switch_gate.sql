@@ -1,0 +1,20 @@
+CREATE OR REPLACE FUNCTION orchestration.share_kill_switch_gate()
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+BEGIN
+  LOCK TABLE orchestration.kill_switch_gate IN ROW SHARE MODE;
+  -- An older snapshot would read past the lock: the row, updated by every change, answers 40001.
+  IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+    PERFORM 1 FROM orchestration.kill_switch_gate WHERE singleton FOR SHARE;
+    IF NOT FOUND THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-API-002', 'P0002', 'kill_switch_gate has lost its row', 'kill_switch_gate', '{}',
+        'Insert it again, as owner: INSERT INTO orchestration.kill_switch_gate DEFAULT VALUES'
+      );
+    END IF;
+  END IF;
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,32 @@
+CREATE OR REPLACE FUNCTION orchestration.stopped_targets(p_scope text)
+ RETURNS text[]
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+  WITH RECURSIVE named (target) AS (
+    SELECT min(coalesce(k.target, ''))
+    FROM orchestration.kill_switches k
+    WHERE k.scope = p_scope
+    UNION ALL
+    SELECT (
+      SELECT min(coalesce(k.target, ''))
+      FROM orchestration.kill_switches k
+      WHERE k.scope = p_scope AND coalesce(k.target, '') > n.target
+    )
+    FROM named n
+    WHERE n.target IS NOT NULL
+  )
+  SELECT array_agg(n.target)
+  FROM named n
+  CROSS JOIN LATERAL (
+    SELECT k.scope, k.target, k.action
+    FROM orchestration.kill_switches k
+    WHERE (k.scope, coalesce(k.target, '')) <= (p_scope, n.target)
+    ORDER BY k.scope DESC, coalesce(k.target, '') DESC, k.event_no DESC
+    LIMIT 1
+  ) last
+  WHERE (last.scope, last.target) = (p_scope, n.target) AND last.action = 'ENGAGE'
+$function$;
+-- owner: symphony_owner

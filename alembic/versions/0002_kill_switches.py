@@ -186,28 +186,46 @@ SET enable_seqscan = off
 AS $$
 -- The caller holds the gate: what is allowed here commits before the next switch engages.
 DECLARE
-  v_switch record;
+  v_switch orchestration.kill_switches;
 BEGIN
-  SELECT last.scope, last.target, last.reason
+  -- The two that concern everybody each by a statement of its own: one query over all costs more.
+  SELECT k.*
   INTO v_switch
-  FROM (
-    SELECT g.scope, '' FROM unnest(ARRAY['GLOBAL', p_scope]) AS g (scope)
-    UNION ALL
-    SELECT 'PARTICIPANT', p.id FROM unnest(p_participant_ids) AS p (id)
-    UNION ALL
-    SELECT 'RAIL', r.type FROM unnest(p_rail_types) AS r (type)
-  ) s (scope, target)
-  CROSS JOIN LATERAL (
-    SELECT k.scope, k.target, k.action, k.reason
-    FROM orchestration.kill_switches k
-    WHERE (k.scope, coalesce(k.target, '')) <= (s.scope, s.target)
-    ORDER BY k.scope DESC, coalesce(k.target, '') DESC, k.event_no DESC
-    LIMIT 1
-  ) last
-  WHERE (last.scope, coalesce(last.target, '')) = (s.scope, s.target)
-    AND last.action = 'ENGAGE'
+  FROM orchestration.kill_switches k
+  WHERE (k.scope, coalesce(k.target, '')) <= ('GLOBAL', '')
+  ORDER BY k.scope DESC, coalesce(k.target, '') DESC, k.event_no DESC
   LIMIT 1;
-  IF FOUND THEN
+  IF v_switch.scope IS DISTINCT FROM 'GLOBAL' OR v_switch.action = 'RELEASE' THEN
+    SELECT k.*
+    INTO v_switch
+    FROM orchestration.kill_switches k
+    WHERE (k.scope, coalesce(k.target, '')) <= (p_scope, '')
+    ORDER BY k.scope DESC, coalesce(k.target, '') DESC, k.event_no DESC
+    LIMIT 1;
+    IF v_switch.scope IS DISTINCT FROM p_scope OR v_switch.action = 'RELEASE' THEN
+      v_switch := NULL;
+    END IF;
+  END IF;
+  IF v_switch.scope IS NULL AND coalesce(p_participant_ids, p_rail_types) IS NOT NULL THEN
+    SELECT last.*
+    INTO v_switch
+    FROM (
+      SELECT 'PARTICIPANT', p.id FROM unnest(p_participant_ids) AS p (id)
+      UNION ALL
+      SELECT 'RAIL', r.type FROM unnest(p_rail_types) AS r (type)
+    ) s (scope, target)
+    CROSS JOIN LATERAL (
+      SELECT k.*
+      FROM orchestration.kill_switches k
+      WHERE (k.scope, coalesce(k.target, '')) <= (s.scope, s.target)
+      ORDER BY k.scope DESC, coalesce(k.target, '') DESC, k.event_no DESC
+      LIMIT 1
+    ) last
+    WHERE (last.scope, last.target) = (s.scope, s.target)
+      AND last.action = 'ENGAGE'
+    LIMIT 1;
+  END IF;
+  IF v_switch.scope IS NOT NULL THEN
     PERFORM orchestration.raise_invariant(
       'INV-KIL-001', 'P7501',
       format('the kill switch %s is engaged', concat_ws(' ', v_switch.scope, v_switch.target)),

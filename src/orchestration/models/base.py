@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, ClassVar
 
-from sqlalchemy import BigInteger, DateTime, FetchedValue, MetaData, Text, text
+from sqlalchemy import BigInteger, CheckConstraint, DateTime, FetchedValue, MetaData, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 from sqlalchemy.types import TypeEngine
@@ -52,3 +52,22 @@ def in_years(*columns: str) -> str:
 def hex64(column: str) -> str:
     """The CHECK of a SHA-256 in lowercase hex; cheaper than one regular expression with a count."""
     return f"octet_length({column}) = 64 AND {column} ~ '^[0-9a-f]*$'"
+
+
+def payload_rules() -> tuple[CheckConstraint, ...]:
+    """The CHECKs of a payload, its salt and its hash: a JSON object that every reader gets past."""
+    return (
+        CheckConstraint(
+            "jsonb_typeof(payload) = 'object' AND (octet_length(payload::text) <= 1000"
+            " OR NOT jsonb_path_exists(payload, 'strict $.**{501}')"
+            " AND NOT jsonb_path_exists(payload, 'strict $.** ? (@ >= $n || @ <= -$n)',"
+            " ('{\"n\": 1' || repeat('0', 1234) || '}')::jsonb))",
+            name="payload",
+        ),
+        CheckConstraint("octet_length(payload_salt) = 16", name="payload_salt"),
+        CheckConstraint(
+            "payload_hash = encode(sha256('orchestration.payload.v1'::bytea || payload_salt"
+            " || convert_to(payload::text, 'UTF8')), 'hex')",
+            name="payload_hash",
+        ),
+    )

@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from orchestration.models.base import Base, DbUser, XactId, assigned
+from orchestration.models.base import Base, DbUser, XactId, assigned, payload_rules
 
 
 class Instruction(Base):
@@ -37,19 +37,7 @@ class Instruction(Base):
         CheckConstraint("octet_length(currency) = 3 AND currency ~ '^[A-Z]*$'", name="currency"),
         CheckConstraint("debtor_account <> ''", name="debtor_account"),
         CheckConstraint("creditor_account <> ''", name="creditor_account"),
-        CheckConstraint(
-            "jsonb_typeof(payload) = 'object' AND (octet_length(payload::text) <= 1000"
-            " OR NOT jsonb_path_exists(payload, 'strict $.**{501}')"
-            " AND NOT jsonb_path_exists(payload, 'strict $.** ? (@ >= $n || @ <= -$n)',"
-            " ('{\"n\": 1' || repeat('0', 1234) || '}')::jsonb))",
-            name="payload",
-        ),
-        CheckConstraint("octet_length(payload_salt) = 16", name="payload_salt"),
-        CheckConstraint(
-            "payload_hash = encode(sha256('orchestration.payload.v1'::bytea || payload_salt"
-            " || convert_to(payload::text, 'UTF8')), 'hex')",
-            name="payload_hash",
-        ),
+        *payload_rules(),
         CheckConstraint(
             "state IN ('RECEIVED', 'AUTHORIZED', 'EXECUTING', 'COMPLETED', 'FAILED')", name="state"
         ),

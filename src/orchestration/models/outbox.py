@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from orchestration.models.base import Base, assigned, in_years
+from orchestration.models.base import Base, assigned, in_years, payload_rules
 
 CLOCK = text("clock_timestamp()")
 LOGIN = text("SESSION_USER")
@@ -54,19 +54,7 @@ class PaymentOutboxItem(Base):
             "redrive_no >= 0 AND (redrive_no = 0) = (redrive_of IS NULL)", name="redrive"
         ),
         CheckConstraint("rail_type <> ''", name="rail_type"),
-        CheckConstraint(
-            "jsonb_typeof(payload) = 'object' AND (octet_length(payload::text) <= 1000"
-            " OR NOT jsonb_path_exists(payload, 'strict $.**{501}')"
-            " AND NOT jsonb_path_exists(payload, 'strict $.** ? (@ >= $n || @ <= -$n)',"
-            " ('{\"n\": 1' || repeat('0', 1234) || '}')::jsonb))",
-            name="payload",
-        ),
-        CheckConstraint("octet_length(payload_salt) = 16", name="payload_salt"),
-        CheckConstraint(
-            "payload_hash = encode(sha256('orchestration.payload.v1'::bytea || payload_salt"
-            " || convert_to(payload::text, 'UTF8')), 'hex')",
-            name="payload_hash",
-        ),
+        *payload_rules(),
         CheckConstraint("max_attempts BETWEEN 1 AND 1000", name="max_attempts"),
         CheckConstraint(in_years("created_at"), name="years"),
         UniqueConstraint(

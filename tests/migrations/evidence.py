@@ -147,12 +147,12 @@ def enqueue_and_dispatch(by: Writers) -> None:
 
 
 WRITTEN_BY: Final[Mapping[str, Callable[[Writers], None]]] = {
-    "0002": engage_and_release,
-    "0003": enter_policies,
-    "0004": revoke_credentials,
-    "0005": attest_and_execute,
-    "0006": receive_and_authorize,
-    "0007": enqueue_and_dispatch,
+    "0003": engage_and_release,
+    "0004": enter_policies,
+    "0005": revoke_credentials,
+    "0006": attest_and_execute,
+    "0007": receive_and_authorize,
+    "0009": enqueue_and_dispatch,
 }
 """By the revision whose functions write it."""
 

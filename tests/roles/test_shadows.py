@@ -79,7 +79,7 @@ def test_a_forged_policy_is_not_accepted(superuser: Connect, shadowed: Login) ->
 
 @pytest.mark.invariant("INV-ATT-009")
 def test_a_revoked_token_stays_revoked_behind_shadows(superuser: Connect, shadowed: Login) -> None:
-    evidence.fill(superuser, "0004")
+    evidence.fill(superuser, "0005")
     found = refusal(
         shadowed("ingest"),
         "SELECT orchestration.require_credential_not_revoked(p_token_hash => %s)",

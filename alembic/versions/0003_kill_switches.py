@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import context, op
 from alembic.util import CommandError
 
-revision = "0002"
+revision = "0003"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
@@ -427,7 +427,7 @@ GRANT EXECUTE ON FUNCTION
 TO symphony_control
 """
     )
-    op.execute("UPDATE orchestration.schema_revision SET revision = '0002'")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0003'")
     op.execute("RESET ROLE")
 
 

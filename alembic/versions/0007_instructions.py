@@ -10,8 +10,8 @@ from alembic import context, op
 from alembic.util import CommandError
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "0006"
-down_revision = "0005"
+revision = "0007"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
@@ -23,7 +23,7 @@ def upgrade() -> None:
     create_guards()
     create_functions()
     grant()
-    op.execute("UPDATE orchestration.schema_revision SET revision = '0006'")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0007'")
     op.execute("RESET ROLE")
 
 
@@ -883,5 +883,5 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION orchestration.guard_status_history()")
     op.execute("DROP FUNCTION orchestration.record_status_history()")
     op.execute("DROP FUNCTION orchestration.guard_instruction()")
-    op.execute("UPDATE orchestration.schema_revision SET revision = '0005'")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0006'")
     op.execute("RESET ROLE")

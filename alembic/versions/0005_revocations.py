@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from alembic import context, op
 from alembic.util import CommandError
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 
@@ -396,7 +396,7 @@ GRANT EXECUTE ON FUNCTION
 TO symphony_control
 """
     )
-    op.execute("UPDATE orchestration.schema_revision SET revision = '0004'")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0005'")
     op.execute("RESET ROLE")
 
 
@@ -429,5 +429,5 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION orchestration.guard_revocation()")
     op.execute("DROP FUNCTION orchestration.share_revocation_gate()")
     op.drop_table("revocation_gate", schema="orchestration")
-    op.execute("UPDATE orchestration.schema_revision SET revision = '0003'")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0004'")
     op.execute("RESET ROLE")

@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from alembic import context, op
 from alembic.util import CommandError
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
@@ -894,7 +894,7 @@ GRANT EXECUTE ON FUNCTION orchestration.verify_attestation_chain(text)
 TO symphony_control, symphony_auditor
 """
     )
-    op.execute("UPDATE orchestration.schema_revision SET revision = '0005'")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0006'")
     op.execute("RESET ROLE")
 
 
@@ -926,5 +926,5 @@ def downgrade() -> None:
     )
     op.drop_table("ingress_attestations", schema="orchestration")
     op.drop_table("ingress_attestation_heads", schema="orchestration")
-    op.execute("UPDATE orchestration.schema_revision SET revision = '0004'")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0005'")
     op.execute("RESET ROLE")

@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from alembic import context, op
 from alembic.util import CommandError
 
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 
@@ -466,7 +466,7 @@ GRANT EXECUTE ON FUNCTION
 TO symphony_control
 """
     )
-    op.execute("UPDATE orchestration.schema_revision SET revision = '0003'")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0004'")
     op.execute("RESET ROLE")
 
 
@@ -494,5 +494,5 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION orchestration.guard_policy_version()")
     op.execute("DROP FUNCTION orchestration.share_policy_gate()")
     op.drop_table("policy_gate", schema="orchestration")
-    op.execute("UPDATE orchestration.schema_revision SET revision = '0002'")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0003'")
     op.execute("RESET ROLE")

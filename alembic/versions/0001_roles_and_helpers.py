@@ -1,7 +1,8 @@
 """Roles, the schema, its revision and the helpers that every later revision stands on.
 
 Serves: all of them; `raise_invariant` gives a refusal its shape, `refuse_change` is the guard of
-append-only tables, `change_gate` the changer's side of every gate.
+append-only tables, `change_gate` the changer's side of every gate. That the revision's own row is
+counted and stays serves INV-AUD-001.
 """
 
 import sqlalchemy as sa
@@ -77,6 +78,7 @@ TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symp
         "schema_revision",
         sa.Column("singleton", sa.Boolean(), server_default=sa.text("true"), nullable=False),
         sa.Column("revision", sa.Text(), nullable=False),
+        sa.Column("changes", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.CheckConstraint("singleton", name=op.f("ck_schema_revision_singleton")),
         sa.PrimaryKeyConstraint("singleton", name=op.f("pk_schema_revision")),
         schema="orchestration",
@@ -170,6 +172,40 @@ END
 $$
 """
     )
+    # Counted, so that no two changes of the revision look the same in the audit log.
+    op.execute(
+        """
+CREATE FUNCTION orchestration.count_schema_change() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+BEGIN
+  NEW.changes := OLD.changes + 1;
+  RETURN NEW;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER count BEFORE UPDATE ON orchestration.schema_revision
+FOR EACH ROW EXECUTE FUNCTION orchestration.count_schema_change()
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER no_delete BEFORE DELETE ON orchestration.schema_revision
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-AUD-001', 'P0001', 'revision')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.schema_revision
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-AUD-001', 'P0001')
+"""
+    )
+    op.execute("ALTER TABLE orchestration.schema_revision ENABLE ALWAYS TRIGGER no_delete")
+    op.execute("ALTER TABLE orchestration.schema_revision ENABLE ALWAYS TRIGGER no_truncate")
     op.execute(
         """
 CREATE FUNCTION orchestration.change_gate() RETURNS trigger
@@ -207,7 +243,8 @@ REVOKE EXECUTE ON FUNCTION
   orchestration.change_gate(),
   orchestration.raise_invariant(text, text, text, text, jsonb, text, text),
   orchestration.uuid_v7(),
-  orchestration.refuse_change()
+  orchestration.refuse_change(),
+  orchestration.count_schema_change()
 FROM PUBLIC
 """
     )
@@ -217,12 +254,13 @@ FROM PUBLIC
 def downgrade() -> None:
     op.execute("SET LOCAL ROLE symphony_owner")
     op.execute("DROP FUNCTION orchestration.change_gate()")
-    op.execute("DROP FUNCTION orchestration.refuse_change()")
     op.execute("DROP FUNCTION orchestration.uuid_v7()")
     op.execute(
         "DROP FUNCTION orchestration.raise_invariant(text, text, text, text, jsonb, text, text)"
     )
     op.drop_table("schema_revision", schema="orchestration")
+    op.execute("DROP FUNCTION orchestration.count_schema_change()")
+    op.execute("DROP FUNCTION orchestration.refuse_change()")
     op.execute(
         """
 REVOKE USAGE ON SCHEMA orchestration

@@ -1,6 +1,6 @@
 """Kill switches: engaged and released by events, under a gate, and read by every gated write.
 
-Serves: INV-KIL-001, INV-KIL-002, INV-APP-001, INV-API-002. The triggers that call
+Serves: INV-KIL-001, INV-KIL-002, INV-APP-001, INV-AUD-001, INV-API-002. The triggers that call
 `block_execution_if_killed` stand with the tables they gate.
 """
 
@@ -9,7 +9,7 @@ from alembic import context, op
 from alembic.util import CommandError
 
 revision = "0003"
-down_revision = "0001"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
@@ -312,6 +312,13 @@ FOR EACH ROW EXECUTE FUNCTION orchestration.guard_kill_switch()
     )
     op.execute(
         """
+CREATE TRIGGER audit AFTER INSERT ON orchestration.kill_switches
+REFERENCING NEW TABLE AS inserted
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_act('event_no')
+"""
+    )
+    op.execute(
+        """
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.kill_switches
 FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001', 'event_no')
 """
@@ -454,5 +461,5 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION orchestration.guard_kill_switch()")
     op.execute("DROP FUNCTION orchestration.share_kill_switch_gate()")
     op.drop_table("kill_switch_gate", schema="orchestration")
-    op.execute("UPDATE orchestration.schema_revision SET revision = '0001'")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0002'")
     op.execute("RESET ROLE")

@@ -1,6 +1,6 @@
 """Policy versions, their gate and rotation.
 
-Serves: INV-POL-001 to INV-POL-011, INV-API-001, and the policy half of INV-ATT-008.
+Serves: INV-POL-001 to INV-POL-011, INV-AUD-001, INV-API-001, and the policy half of INV-ATT-008.
 """
 
 import sqlalchemy as sa
@@ -242,6 +242,73 @@ END
 $$
 """
     )
+    # A rotation updates and inserts in one statement, and is one act. After a demotion no ACTIVE
+    # version can exist but one that the same statement has entered; and what one statement has
+    # written carries one transaction and one command number.
+    op.execute(
+        """
+CREATE FUNCTION orchestration.record_policy_entry() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET timezone = 'UTC'
+AS $$
+BEGIN
+  INSERT INTO orchestration.audit_log (action, table_name, after)
+  SELECT 'ROTATE', 'policy_versions', jsonb_build_object(i.id, to_jsonb(i) - 'xact_id')
+  FROM inserted i
+  JOIN orchestration.policy_versions n ON n.id = i.id
+  WHERE NOT EXISTS (
+    SELECT FROM orchestration.policy_versions d
+    WHERE d.status = 'GRACE' AND d.xmin = n.xmin AND d.cmin = n.cmin
+  );
+  RETURN NULL;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.record_policy_change() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET timezone = 'UTC'
+AS $$
+DECLARE
+  v_action text;
+  v_before jsonb;
+  v_after jsonb;
+  v_entered jsonb;
+BEGIN
+  SELECT CASE
+           WHEN bool_or(o.status = 'ACTIVE' AND n.status = 'GRACE') THEN 'DEMOTE'
+           WHEN bool_or(n.status <> o.status) THEN 'RETIRE'
+           ELSE 'SHORTEN'
+         END,
+         jsonb_object_agg(o.id, to_jsonb(o) - 'xact_id'),
+         jsonb_object_agg(n.id, to_jsonb(n) - 'xact_id')
+  INTO v_action, v_before, v_after
+  FROM old_versions o
+  JOIN new_versions n ON n.id = o.id
+  WHERE n IS DISTINCT FROM o;
+  IF v_before IS NULL THEN
+    RETURN NULL;
+  END IF;
+  IF v_action = 'DEMOTE' THEN
+    SELECT jsonb_build_object(p.id, to_jsonb(p) - 'xact_id') INTO v_entered
+    FROM orchestration.policy_versions p
+    WHERE p.status = 'ACTIVE';
+    IF v_entered IS NOT NULL THEN
+      v_action := 'ROTATE';
+      v_after := v_after || v_entered;
+    END IF;
+  END IF;
+  INSERT INTO orchestration.audit_log (action, table_name, before, after)
+  VALUES (v_action, 'policy_versions', v_before, v_after);
+  RETURN NULL;
+END
+$$
+"""
+    )
     op.execute(
         """
 CREATE TRIGGER gate BEFORE INSERT OR UPDATE ON orchestration.policy_versions
@@ -252,6 +319,20 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.change_gate('policy_gate')
         """
 CREATE TRIGGER guard BEFORE INSERT OR UPDATE ON orchestration.policy_versions
 FOR EACH ROW EXECUTE FUNCTION orchestration.guard_policy_version()
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER audit_insert AFTER INSERT ON orchestration.policy_versions
+REFERENCING NEW TABLE AS inserted
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_policy_entry()
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER audit_update AFTER UPDATE ON orchestration.policy_versions
+REFERENCING OLD TABLE AS old_versions NEW TABLE AS new_versions
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_policy_change()
 """
     )
     op.execute(
@@ -368,14 +449,19 @@ BEGIN
     RETURNING *;
     RETURN;
   END IF;
-  UPDATE orchestration.policy_versions p SET status = 'RETIRED' WHERE p.status = 'GRACE';
   v_expires_at := clock_timestamp() + make_interval(secs => extract(epoch FROM p_grace)::float8);
-  -- One statement, so that an ACTIVE version exists at its end under SET CONSTRAINTS IMMEDIATE too.
+  -- One statement, so that an ACTIVE version exists at its end under SET CONSTRAINTS IMMEDIATE too,
+  -- and the audit log tells of one act. The old GRACE version goes before the next one comes.
   RETURN QUERY
-  WITH demoted AS (
+  WITH retired AS (
+    UPDATE orchestration.policy_versions p
+    SET status = 'RETIRED'
+    WHERE p.status = 'GRACE'
+    RETURNING p.id
+  ), demoted AS (
     UPDATE orchestration.policy_versions p
     SET status = 'GRACE', grace_expires_at = v_expires_at
-    WHERE p.status = 'ACTIVE'
+    WHERE p.status = 'ACTIVE' AND (SELECT count(*) FROM retired) >= 0
     RETURNING p.id
   )
   INSERT INTO orchestration.policy_versions (id, description, checksum, created_by)
@@ -438,6 +524,8 @@ $$
 REVOKE EXECUTE ON FUNCTION
   orchestration.share_policy_gate(),
   orchestration.guard_policy_version(),
+  orchestration.record_policy_entry(),
+  orchestration.record_policy_change(),
   orchestration.check_active_policy_remains(),
   orchestration.require_policy_accepted(text),
   orchestration.rotate_policy_version(text, text, text, interval, text, text),
@@ -491,6 +579,8 @@ def downgrade() -> None:
     op.execute("DROP VIEW orchestration.accepted_policy_versions")
     op.drop_table("policy_versions", schema="orchestration")
     op.execute("DROP FUNCTION orchestration.check_active_policy_remains()")
+    op.execute("DROP FUNCTION orchestration.record_policy_change()")
+    op.execute("DROP FUNCTION orchestration.record_policy_entry()")
     op.execute("DROP FUNCTION orchestration.guard_policy_version()")
     op.execute("DROP FUNCTION orchestration.share_policy_gate()")
     op.drop_table("policy_gate", schema="orchestration")

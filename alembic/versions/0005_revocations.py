@@ -1,6 +1,6 @@
 """Revoked client certificates and tokens, and their gate.
 
-Serves: INV-REV-001 to INV-REV-006, and the gate of INV-ATT-009.
+Serves: INV-REV-001 to INV-REV-006, INV-AUD-001, and the gate of INV-ATT-009.
 """
 
 import sqlalchemy as sa
@@ -205,6 +205,13 @@ FOR EACH ROW EXECUTE FUNCTION orchestration.guard_revocation('cert_fingerprint_s
     )
     op.execute(
         """
+CREATE TRIGGER audit AFTER INSERT ON orchestration.revoked_client_certs
+REFERENCING NEW TABLE AS inserted
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_act('cert_fingerprint_sha256', 'REVOKE')
+"""
+    )
+    op.execute(
+        """
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.revoked_client_certs
 FOR EACH ROW EXECUTE FUNCTION
   orchestration.refuse_change('INV-REV-001', 'P0001', 'cert_fingerprint_sha256')
@@ -226,6 +233,13 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.change_gate('revocation_gate')
         """
 CREATE TRIGGER guard BEFORE INSERT ON orchestration.revoked_tokens
 FOR EACH ROW EXECUTE FUNCTION orchestration.guard_revocation('token_hash')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER audit AFTER INSERT ON orchestration.revoked_tokens
+REFERENCING NEW TABLE AS inserted
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_act('token_hash', 'REVOKE')
 """
     )
     op.execute(

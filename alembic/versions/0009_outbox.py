@@ -1,6 +1,7 @@
 """The outbox: a register of items, what is pending of it, and every attempt.
 
-Serves: INV-OUT-001 to INV-OUT-009, INV-INS-005, INV-INS-006, INV-API-001, INV-API-002.
+Serves: INV-OUT-001 to INV-OUT-009, INV-INS-005, INV-INS-006, INV-AUD-001, INV-API-001,
+INV-API-002.
 """
 
 import sqlalchemy as sa
@@ -392,6 +393,28 @@ BEGIN
   ORDER BY i.participant_id
   ON CONFLICT (participant_id) DO UPDATE SET next_sequence_id = excluded.next_sequence_id
   WHERE s.next_sequence_id < excluded.next_sequence_id;
+  RETURN NULL;
+END
+$$
+"""
+    )
+    # A redrive is an act of governance, an enqueue is none. No payload: what is erased later must
+    # not live on in the audit log.
+    op.execute(
+        """
+CREATE FUNCTION orchestration.record_redrive() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET timezone = 'UTC'
+AS $$
+BEGIN
+  IF EXISTS (SELECT FROM inserted i WHERE i.redrive_no > 0) THEN
+    INSERT INTO orchestration.audit_log (action, table_name, after)
+    SELECT 'REDRIVE', 'payment_outbox_items',
+           jsonb_object_agg(i.outbox_id, to_jsonb(i) - '{payload,payload_salt,xact_id}'::text[])
+    FROM inserted i
+    WHERE i.redrive_no > 0;
+  END IF;
   RETURN NULL;
 END
 $$
@@ -838,6 +861,13 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.guard_outbox_items()
 CREATE TRIGGER kill_switch AFTER INSERT ON orchestration.payment_outbox_items
 REFERENCING NEW TABLE AS inserted
 FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST')
+"""
+    )
+    op.execute(
+        """
+CREATE TRIGGER audit AFTER INSERT ON orchestration.payment_outbox_items
+REFERENCING NEW TABLE AS inserted
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_redrive()
 """
     )
     op.execute(
@@ -1913,6 +1943,7 @@ REVOKE EXECUTE ON FUNCTION
   orchestration.bump_participant_outbox_seq(text),
   orchestration.fill_outbox_item(),
   orchestration.advance_outbox_sequences(),
+  orchestration.record_redrive(),
   orchestration.guard_outbox_items(),
   orchestration.guard_outbox_pending_insert(),
   orchestration.guard_outbox_pending_update(),
@@ -2019,6 +2050,7 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION orchestration.guard_outbox_pending_update()")
     op.execute("DROP FUNCTION orchestration.guard_outbox_pending_insert()")
     op.execute("DROP FUNCTION orchestration.guard_outbox_items()")
+    op.execute("DROP FUNCTION orchestration.record_redrive()")
     op.execute("DROP FUNCTION orchestration.advance_outbox_sequences()")
     op.execute("DROP FUNCTION orchestration.fill_outbox_item()")
     op.execute("DROP FUNCTION orchestration.bump_participant_outbox_seq(text)")

@@ -323,6 +323,8 @@ BY_CONSTRAINT: Mapping[str, type[UniqueViolation | ForeignKeyViolation]] = {
     "uq_policy_versions_active": ActivePolicyRace,
     "uq_ingress_attestations_caller_identity_chain_seq": ChainRace,
     "uq_ingress_attestations_caller_identity_prev_hash": ChainRace,
+    "pk_audit_log": ChainRace,
+    "uq_audit_log_prev_hash": ChainRace,
     "fk_payment_outbox_pending_participant_id_instruction_id_open": InstructionStateRace,
 }
 """The constraints whose violation says more than their native code."""

@@ -797,8 +797,8 @@ KILL_SWITCH = (
 APPEND_ONLY = (
     Invariant(
         id="INV-APP-001",
-        sentence="What happened to an instruction or a kill switch is append-only.",
-        tables=("status_history", "kill_switches"),
+        sentence="What happened to an instruction or a kill switch, and the audit log, are append-only.",
+        tables=("status_history", "kill_switches", "audit_log"),
         tier=Tier.TRIGGER,
         sqlstates=("P0001",),
         exception=errors.AppendOnlyViolation,
@@ -807,9 +807,64 @@ APPEND_ONLY = (
             "triggers/status_history__no_truncate",
             "triggers/kill_switches__append_only",
             "triggers/kill_switches__no_truncate",
+            "triggers/audit_log__append_only",
+            "triggers/audit_log__no_truncate",
             "functions/refuse_change",
         ),
         hint="What was recorded stays; what happens next is a new row.",
+    ),
+)
+
+AUDIT = (
+    Invariant(
+        id="INV-AUD-001",
+        sentence="Every act of governance leaves exactly one entry in one hash chain; an entry that"
+        " no act explains, or an act without an entry, is found.",
+        tables=(
+            "audit_log",
+            "audit_log_head",
+            "schema_revision",
+            "kill_switches",
+            "policy_versions",
+            "revoked_client_certs",
+            "revoked_tokens",
+            "payment_outbox_items",
+        ),
+        tier=Tier.TRIGGER,
+        sqlstates=("P7302", "P0001", "23505", "23514"),
+        exception=errors.ChainDiscontinuity,
+        enforced_by=(
+            "triggers/schema_revision__audit",
+            "triggers/schema_revision__count",
+            "functions/record_migration",
+            "functions/count_schema_change",
+            "triggers/kill_switches__audit",
+            "triggers/revoked_client_certs__audit",
+            "triggers/revoked_tokens__audit",
+            "functions/record_act",
+            "triggers/policy_versions__audit_insert",
+            "functions/record_policy_entry",
+            "triggers/policy_versions__audit_update",
+            "functions/record_policy_change",
+            "triggers/payment_outbox_items__audit",
+            "functions/record_redrive",
+            "triggers/audit_log__guard",
+            "functions/guard_audit_log",
+            "functions/audit_record_hash",
+            "triggers/audit_log__head",
+            "functions/advance_audit_log_head",
+            "triggers/audit_log_head__no_delete",
+            "triggers/audit_log_head__no_truncate",
+            "triggers/schema_revision__no_delete",
+            "triggers/schema_revision__no_truncate",
+            "functions/verify_audit_log",
+            "constraints/pk_audit_log",
+            "constraints/uq_audit_log_prev_hash",
+            "constraints/ck_audit_log_action",
+            "constraints/ck_audit_log_prev_hash",
+            "constraints/ck_audit_log_record_hash",
+        ),
+        hint="Leave the log to the database: an act writes its own entry.",
     ),
 )
 
@@ -881,6 +936,7 @@ CATALOGUE: tuple[Invariant, ...] = (
     *OUTBOX,
     *KILL_SWITCH,
     *APPEND_ONLY,
+    *AUDIT,
     *INTERFACE,
 )
 

@@ -7,6 +7,7 @@ naming the field. Records are plain values: they outlive their Session.
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from ipaddress import IPv4Address, IPv6Address
 from math import isfinite
 from typing import Annotated, Any, Final, Self, cast
 from uuid import UUID
@@ -29,6 +30,7 @@ from orchestration.vocabulary import (
     AttemptPhase,
     AttemptState,
     AttestationEvent,
+    AuditAction,
     CompletionState,
     CredentialKind,
     CRLReason,
@@ -380,6 +382,42 @@ class KillSwitchState(Record):
     actor: str
     occurred_at: datetime
     db_user: str
+
+
+class AuditLogRecord(Record):
+    """One act of governance: what it changed, by which login, in which role, from where.
+
+    `before` (None where the act entered rows only) and `after`: the rows it changed by primary key,
+    of `schema_revision` its one row. `db_user` is the login (session_user), `db_role` the role it
+    had set, itself where none; `client_addr` is None on a Unix-domain socket.
+    """
+
+    chain_seq: int
+    action: AuditAction
+    table_name: str
+    before: dict[str, Any] | None
+    after: dict[str, Any]
+    occurred_at: datetime
+    db_user: str
+    db_role: str
+    client_addr: IPv4Address | IPv6Address | None
+    prev_hash: str
+    record_hash: str
+
+
+class AuditLogReport(Record):
+    """What verifying the audit log found: `ok`, or the first break and its reason.
+
+    `break_chain_seq` is None where an act has no entry; `break_table_name` and `break_key` (the
+    primary key) name a row where one is meant.
+    """
+
+    ok: bool
+    entries: int
+    break_chain_seq: int | None
+    break_table_name: str | None
+    break_key: str | None
+    break_reason: str | None
 
 
 class NewOutboxItem(Input):

@@ -67,6 +67,20 @@ class KillSwitchAction(StrEnum):
     RELEASE = "RELEASE"
 
 
+class AuditAction(StrEnum):
+    """The acts of governance; DEMOTE and SHORTEN are an owner's direct changes of a policy."""
+
+    MIGRATE = "MIGRATE"
+    ROTATE = "ROTATE"
+    RETIRE = "RETIRE"
+    DEMOTE = "DEMOTE"
+    SHORTEN = "SHORTEN"
+    REVOKE = "REVOKE"
+    ENGAGE = "ENGAGE"
+    RELEASE = "RELEASE"
+    REDRIVE = "REDRIVE"
+
+
 class AttemptPhase(StrEnum):
     OPEN = "OPEN"
     CLOSE = "CLOSE"

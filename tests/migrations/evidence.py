@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from tests.support import Connect, activate_policy, digest
+from tests.support import Connect, activate_policy, digest, scalar
 
 WRITERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "audit_log": ("control",),
     "kill_switches": ("control",),
     "policy_versions": ("control",),
     "revoked_client_certs": ("control",),
@@ -29,6 +30,19 @@ class Writers:
     control: Connect
     ingest: Connect
     executor: Connect
+
+
+def record_by_hand(by: Writers) -> None:
+    """An act of which only the log tells; without a right to the table, others tell of theirs."""
+    may = scalar(
+        by.control,
+        "SELECT pg_catalog.has_table_privilege('orchestration.audit_log', 'INSERT')",
+    )
+    if may:
+        by.control.execute(
+            "INSERT INTO orchestration.audit_log (action, table_name, after)"
+            " VALUES ('REVOKE', 'revoked_tokens', '{}')"
+        )
 
 
 def engage_and_release(by: Writers) -> None:
@@ -147,6 +161,7 @@ def enqueue_and_dispatch(by: Writers) -> None:
 
 
 WRITTEN_BY: Final[Mapping[str, Callable[[Writers], None]]] = {
+    "0002": record_by_hand,
     "0003": engage_and_release,
     "0004": enter_policies,
     "0005": revoke_credentials,

@@ -18,6 +18,8 @@ NONE: Final[frozenset[str]] = frozenset()
 MAY_SELECT: Final[Mapping[str, frozenset[str]]] = {
     "schema_revision": EVERYONE,
     "alembic_version": NONE,
+    "audit_log": frozenset({"control", "auditor"}),
+    "audit_log_head": frozenset({"auditor"}),
     "policy_versions": EVERYONE,
     "accepted_policy_versions": EVERYONE,
     "policy_gate": frozenset({"auditor"}),
@@ -83,6 +85,7 @@ OWNER_VIEWS: Final = frozenset(
 """Views that show a role less than the table holds, and so run as their owner."""
 
 EVIDENCE: Final = (
+    "audit_log",
     "kill_switches",
     "policy_versions",
     "revoked_client_certs",
@@ -97,11 +100,20 @@ EVIDENCE: Final = (
 
 WRITERS: Final = frozenset(
     {
+        "audit_log.head",
         "ingress_attestations.heads",
         "instructions.history_insert",
         "instructions.history_update",
+        "kill_switches.audit",
+        "payment_outbox_items.audit",
         "payment_outbox_items.fill",
         "payment_outbox_items.sequences",
+        "policy_versions.audit_insert",
+        "policy_versions.audit_update",
+        "revoked_client_certs.audit",
+        "revoked_tokens.audit",
+        "schema_revision.audit",
+        "schema_revision.count",
     }
 )
 """Triggers that only assign or write other rows (`table.trigger`) and so are ENABLE; all others

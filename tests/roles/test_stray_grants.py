@@ -50,6 +50,9 @@ def attack(login: Connect, table: str, verb: str) -> Refusal:
 
 
 GUARDED = [
+    *guarded("audit_log", "INV-APP-001", "P0001", *WRITES),
+    *guarded("audit_log_head", "INV-AUD-001", "P0001", "DELETE", "TRUNCATE"),
+    *guarded("schema_revision", "INV-AUD-001", "P0001", "DELETE", "TRUNCATE"),
     *guarded("kill_switches", "INV-APP-001", "P0001", *WRITES),
     *guarded("kill_switch_gate", "INV-KIL-002", "P0001", "DELETE", "TRUNCATE"),
     *guarded("policy_versions", "INV-POL-001", "P7101", "UPDATE"),

@@ -9,6 +9,7 @@ from orchestration.models.attestation import (
     IngressAttestationEvent,
     IngressAttestationHead,
 )
+from orchestration.models.audit_log import AuditLog, AuditLogHead
 from orchestration.models.base import Base
 from orchestration.models.instruction import Instruction, StatusHistory
 from orchestration.models.kill_switch import KillSwitch, KillSwitchGate
@@ -28,6 +29,8 @@ from orchestration.models.revocation import (
 from orchestration.models.schema_revision import SchemaRevision
 
 __all__ = [
+    "AuditLog",
+    "AuditLogHead",
     "Base",
     "IngressAttestation",
     "IngressAttestationEvent",

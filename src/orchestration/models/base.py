@@ -54,16 +54,20 @@ def hex64(column: str) -> str:
     return f"octet_length({column}) = 64 AND {column} ~ '^[0-9a-f]*$'"
 
 
-def payload_rules() -> tuple[CheckConstraint, ...]:
-    """The CHECKs of a payload, its salt and its hash: a JSON object that every reader gets past."""
+def readable_object(column: str) -> str:
+    """The CHECK of a JSON object that every reader gets past: 500 levels, 1234 digits."""
     return (
-        CheckConstraint(
-            "jsonb_typeof(payload) = 'object' AND (octet_length(payload::text) <= 1000"
-            " OR NOT jsonb_path_exists(payload, 'strict $.**{501}')"
-            " AND NOT jsonb_path_exists(payload, 'strict $.** ? (@ >= $n || @ <= -$n)',"
-            " ('{\"n\": 1' || repeat('0', 1234) || '}')::jsonb))",
-            name="payload",
-        ),
+        f"jsonb_typeof({column}) = 'object' AND (octet_length({column}::text) <= 1000"
+        f" OR NOT jsonb_path_exists({column}, 'strict $.**{{501}}')"
+        f" AND NOT jsonb_path_exists({column}, 'strict $.** ? (@ >= $n || @ <= -$n)',"
+        " ('{\"n\": 1' || repeat('0', 1234) || '}')::jsonb))"
+    )
+
+
+def payload_rules() -> tuple[CheckConstraint, ...]:
+    """The CHECKs of a payload, its salt and its hash."""
+    return (
+        CheckConstraint(readable_object("payload"), name="payload"),
         CheckConstraint("octet_length(payload_salt) = 16", name="payload_salt"),
         CheckConstraint(
             "payload_hash = encode(sha256('orchestration.payload.v1'::bytea || payload_salt"

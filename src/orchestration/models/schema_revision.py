@@ -1,7 +1,7 @@
 """schema_revision: one row that tells a service which revision the database is at."""
 
-from sqlalchemy import CheckConstraint
-from sqlalchemy.orm import Mapped
+from sqlalchemy import CheckConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
 
 from orchestration.models.base import Base, Singleton
 
@@ -12,3 +12,4 @@ class SchemaRevision(Base):
 
     singleton: Mapped[Singleton]
     revision: Mapped[str]
+    changes: Mapped[int] = mapped_column(server_default=text("0"))

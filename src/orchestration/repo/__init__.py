@@ -5,6 +5,7 @@ the typed errors of `orchestration.errors`.
 """
 
 from orchestration.repo.attestation import AttestationRepository
+from orchestration.repo.audit_log import AuditLogRepository
 from orchestration.repo.instruction import InstructionRepository
 from orchestration.repo.kill_switch import KillSwitchRepository
 from orchestration.repo.outbox import OutboxRepository
@@ -13,6 +14,7 @@ from orchestration.repo.revocation import RevocationRepository
 
 __all__ = [
     "AttestationRepository",
+    "AuditLogRepository",
     "InstructionRepository",
     "KillSwitchRepository",
     "OutboxRepository",

@@ -7,7 +7,7 @@ live database, `compare` names every difference.
 
 from orchestration.schema.catalogue import Difference, compare, expected, read
 
-REVISION = "0009"
+REVISION = "0010"
 """The revision that this code needs: `orchestration.schema_revision` must not be older."""
 
 __all__ = ["REVISION", "Difference", "compare", "expected", "read"]

@@ -44,14 +44,19 @@ BEGIN
     RETURNING *;
     RETURN;
   END IF;
-  UPDATE orchestration.policy_versions p SET status = 'RETIRED' WHERE p.status = 'GRACE';
   v_expires_at := clock_timestamp() + make_interval(secs => extract(epoch FROM p_grace)::float8);
-  -- One statement, so that an ACTIVE version exists at its end under SET CONSTRAINTS IMMEDIATE too.
+  -- One statement, so that an ACTIVE version exists at its end under SET CONSTRAINTS IMMEDIATE too,
+  -- and the audit log tells of one act. The old GRACE version goes before the next one comes.
   RETURN QUERY
-  WITH demoted AS (
+  WITH retired AS (
+    UPDATE orchestration.policy_versions p
+    SET status = 'RETIRED'
+    WHERE p.status = 'GRACE'
+    RETURNING p.id
+  ), demoted AS (
     UPDATE orchestration.policy_versions p
     SET status = 'GRACE', grace_expires_at = v_expires_at
-    WHERE p.status = 'ACTIVE'
+    WHERE p.status = 'ACTIVE' AND (SELECT count(*) FROM retired) >= 0
     RETURNING p.id
   )
   INSERT INTO orchestration.policy_versions (id, description, checksum, created_by)

@@ -1,0 +1,158 @@
+"""Verification of the audit log: its chain, and that acts and entries explain each other.
+
+Serves: INV-AUD-001.
+"""
+
+from alembic import op
+
+revision = "0010"
+down_revision = "0009"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("SET LOCAL ROLE symphony_owner")
+    op.execute(
+        """
+CREATE FUNCTION orchestration.verify_audit_log()
+RETURNS TABLE (
+  ok boolean,
+  entries bigint,
+  break_chain_seq bigint,
+  break_table_name text,
+  break_key text,
+  break_reason text
+)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET timezone = 'UTC'
+AS $$
+  WITH chain AS (
+    SELECT a AS entry,
+           row_number() OVER w AS expected_seq,
+           lag(a.record_hash, 1, '') OVER w AS expected_prev
+    FROM orchestration.audit_log a
+    WINDOW w AS (ORDER BY a.chain_seq)
+  ), breaks AS (
+    SELECT (c.entry).chain_seq, NULL AS table_name, NULL AS key, 1 AS rank,
+           CASE
+             WHEN (c.entry).chain_seq <> c.expected_seq
+               THEN 'entries before this one are missing'
+             WHEN (c.entry).prev_hash <> c.expected_prev
+               THEN 'prev_hash is not the record_hash before it'
+             ELSE 'record_hash is not the hash of the entry'
+           END AS reason
+    FROM chain c
+    WHERE (c.entry).chain_seq <> c.expected_seq
+      OR (c.entry).prev_hash <> c.expected_prev
+      OR (c.entry).record_hash <> orchestration.audit_record_hash(c.entry)
+    UNION ALL
+    SELECT h.chain_seq, NULL, NULL, 2,
+           CASE WHEN l.chain_seq = h.chain_seq
+             THEN 'the head names another record_hash'
+             ELSE 'the head is ahead: the last entries are missing'
+           END
+    FROM orchestration.audit_log_head h
+    LEFT JOIN LATERAL (
+      SELECT a.chain_seq, a.record_hash
+      FROM orchestration.audit_log a
+      ORDER BY a.chain_seq DESC
+      LIMIT 1
+    ) l ON true
+    WHERE h.chain_seq > coalesce(l.chain_seq, 0)
+      OR h.chain_seq = l.chain_seq AND h.record_hash <> l.record_hash
+  ), standing (table_name, key, content) AS (
+    -- What stands in the tables, as the triggers write it into the log.
+    SELECT 'schema_revision', '', to_jsonb(r)
+    FROM orchestration.schema_revision r
+    UNION ALL
+    SELECT 'policy_versions', p.id, to_jsonb(p) - 'xact_id'
+    FROM orchestration.policy_versions p
+    UNION ALL
+    SELECT 'revoked_client_certs', c.cert_fingerprint_sha256, to_jsonb(c) - 'xact_id'
+    FROM orchestration.revoked_client_certs c
+    UNION ALL
+    SELECT 'revoked_tokens', t.token_hash, to_jsonb(t) - 'xact_id'
+    FROM orchestration.revoked_tokens t
+    UNION ALL
+    SELECT 'kill_switches', k.event_no::text, to_jsonb(k) - 'xact_id'
+    FROM orchestration.kill_switches k
+    UNION ALL
+    SELECT 'payment_outbox_items', i.outbox_id::text,
+           to_jsonb(i) - '{payload,payload_salt,xact_id}'::text[]
+    FROM orchestration.payment_outbox_items i
+    WHERE i.redrive_no > 0
+  ), told AS (
+    -- Each entry taken apart into the rows that it tells of.
+    SELECT a.chain_seq, a.table_name, k.key,
+           CASE WHEN k.key = '' THEN a.before ELSE a.before -> k.key END AS before,
+           CASE WHEN k.key = '' THEN a.after ELSE a.after -> k.key END AS after
+    FROM orchestration.audit_log a
+    CROSS JOIN LATERAL (
+      SELECT '' WHERE a.table_name = 'schema_revision'
+      UNION
+      SELECT jsonb_object_keys(coalesce(a.before, '{}') || a.after)
+      WHERE a.table_name <> 'schema_revision'
+    ) k (key)
+  ), followed AS (
+    SELECT t.*,
+           row_number() OVER w AS nth,
+           lead(t.before) OVER w AS next_before,
+           lead(t.chain_seq) OVER w IS NULL AS last
+    FROM told t
+    WINDOW w AS (PARTITION BY t.table_name, t.key ORDER BY t.chain_seq)
+  ), judged AS (
+    SELECT f.chain_seq, f.table_name, f.key,
+           CASE
+             -- A row is entered once, and whatever else an act does changes it.
+             WHEN (f.nth = 1) <> (f.before IS NULL) OR f.before = f.after OR f.after IS NULL
+               THEN 'no act explains this entry'
+             WHEN f.last AND s.content IS NULL
+               THEN 'no act explains this entry'
+             WHEN f.last AND f.after <> s.content
+               THEN 'no act explains this entry: its row is another now'
+             WHEN NOT f.last AND f.next_before IS NOT NULL AND f.after <> f.next_before
+               THEN 'no act explains this entry: the next one found the row otherwise'
+           END AS reason
+    FROM followed f
+    LEFT JOIN standing s ON s.table_name = f.table_name AND s.key = f.key
+    UNION ALL
+    SELECT a.chain_seq, a.table_name, NULL, 'no act explains this entry'
+    FROM orchestration.audit_log a
+    WHERE NOT EXISTS (SELECT FROM told t WHERE t.chain_seq = a.chain_seq)
+    UNION ALL
+    SELECT NULL, s.table_name, s.key, 'no entry records this act'
+    FROM standing s
+    WHERE NOT EXISTS (
+      SELECT FROM told t WHERE t.table_name = s.table_name AND t.key = s.key)
+  ), all_breaks AS (
+    SELECT * FROM breaks
+    UNION ALL
+    SELECT j.chain_seq, j.table_name, j.key, 3, j.reason FROM judged j WHERE j.reason IS NOT NULL
+  )
+  SELECT b.reason IS NULL, (SELECT count(*) FROM orchestration.audit_log), b.chain_seq,
+         b.table_name, b.key, b.reason
+  FROM (SELECT) once
+  LEFT JOIN LATERAL (
+    SELECT * FROM all_breaks ORDER BY chain_seq, rank, table_name, key LIMIT 1
+  ) b ON true
+$$
+"""
+    )
+    op.execute("REVOKE EXECUTE ON FUNCTION orchestration.verify_audit_log() FROM PUBLIC")
+    op.execute(
+        """
+GRANT EXECUTE ON FUNCTION orchestration.verify_audit_log()
+TO symphony_control, symphony_auditor
+"""
+    )
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0010'")
+    op.execute("RESET ROLE")
+
+
+def downgrade() -> None:
+    op.execute("SET LOCAL ROLE symphony_owner")
+    op.execute("DROP FUNCTION orchestration.verify_audit_log()")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0009'")
+    op.execute("RESET ROLE")

@@ -1,0 +1,1 @@
+ALTER TABLE orchestration.audit_log ADD CONSTRAINT ck_audit_log_action CHECK ((action = ANY (ARRAY['MIGRATE'::text, 'ROTATE'::text, 'RETIRE'::text, 'DEMOTE'::text, 'SHORTEN'::text, 'REVOKE'::text, 'ENGAGE'::text, 'RELEASE'::text, 'REDRIVE'::text])));

@@ -1,0 +1,16 @@
+CREATE OR REPLACE FUNCTION orchestration.advance_audit_log_head()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+BEGIN
+  UPDATE orchestration.audit_log_head h
+  SET chain_seq = last.chain_seq, record_hash = last.record_hash
+  FROM (
+    SELECT i.chain_seq, i.record_hash FROM inserted i ORDER BY i.chain_seq DESC LIMIT 1
+  ) last;
+  RETURN NULL;
+END
+$function$;
+-- owner: symphony_owner

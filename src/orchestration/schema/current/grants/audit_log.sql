@@ -1,0 +1,2 @@
+symphony_auditor: SELECT
+symphony_control: SELECT

@@ -182,6 +182,11 @@ def attestation_preimage(record: Mapping[str, Any]) -> bytes:
         record["db_user"],
         record["prev_hash"],
     )
+    return encode_fields(fields)
+
+
+def encode_fields(fields: Iterable[str | None]) -> bytes:
+    """Each field as its length in octets, a colon, the octets and a comma; null as a hyphen."""
     encoded = b""
     for field in fields:
         if field is None:
@@ -190,6 +195,31 @@ def attestation_preimage(record: Mapping[str, Any]) -> bytes:
             octets = field.encode()
             encoded += str(len(octets)).encode() + b":" + octets + b","
     return encoded
+
+
+def audit_preimage(record: Mapping[str, Any]) -> bytes:
+    """The bytes that an entry's record_hash is taken over, as docs/audit-log.md describes them;
+    `before`, `after` and `client_addr` as their texts."""
+    since_1970 = record["occurred_at"] - datetime(1970, 1, 1, tzinfo=UTC)
+    return encode_fields(
+        (
+            "orchestration.audit.v1",
+            str(record["chain_seq"]),
+            record["action"],
+            record["table_name"],
+            record["before"],
+            record["after"],
+            str(since_1970 // timedelta(microseconds=1)),
+            record["db_user"],
+            record["db_role"],
+            record["client_addr"],
+            record["prev_hash"],
+        )
+    )
+
+
+def audit_record_hash(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(audit_preimage(record)).hexdigest()
 
 
 def attestation_record_hash(record: Mapping[str, Any]) -> str:

@@ -797,7 +797,8 @@ KILL_SWITCH = (
 APPEND_ONLY = (
     Invariant(
         id="INV-APP-001",
-        sentence="What happened to an instruction or a kill switch, and the audit log, are append-only.",
+        sentence="What happened to an instruction or a kill switch, and the audit log, are"
+        " append-only.",
         tables=("status_history", "kill_switches", "audit_log"),
         tier=Tier.TRIGGER,
         sqlstates=("P0001",),

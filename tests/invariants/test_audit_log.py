@@ -1,0 +1,1012 @@
+"""INV-AUD-001, and INV-APP-001 of the audit log, by raw SQL: every act of governance leaves one
+entry, the chain takes no other, and whatever does not fit is found where it stands.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import pytest
+
+from orchestration import invariants, schema
+from tests.support import (
+    Attack,
+    Connect,
+    activate_policy,
+    attempt,
+    audit_record_hash,
+    deletes,
+    digest,
+    drop,
+    inserts,
+    instruction_id,
+    refusal,
+    scalar,
+    truncates,
+)
+
+Login = Callable[[str], Connect]
+
+LOG = "audit_log"
+HEAD = "audit_log_head"
+REVISION = "schema_revision"
+FAR = "CAST('9000-01-01Z' AS timestamptz)"
+ZEROS = f"'{'0' * 64}'"
+NEXT = int(schema.REVISION) + 1
+"""Where the chain goes on from after the migrations."""
+
+
+def entry_no(connection: Connect) -> int:
+    """The last entry's place in the chain."""
+    return int(scalar(connection, f"SELECT max(chain_seq) FROM orchestration.{LOG}"))
+
+
+def entries(connection: Connect, since: int) -> list[dict[str, Any]]:
+    cursor = connection.execute(
+        "SELECT action, table_name, before, after, db_user, db_role, host(client_addr) AS client"
+        f" FROM orchestration.{LOG} WHERE chain_seq > %s ORDER BY chain_seq",
+        (since,),
+    )
+    names = [column.name for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What verify_audit_log found."""
+
+    ok: bool
+    entries: int
+    chain_seq: int | None
+    table_name: str | None
+    key: str | None
+    reason: str | None
+
+
+def verify(connection: Connect) -> Report:
+    row = connection.execute("SELECT * FROM orchestration.verify_audit_log()").fetchone()
+    assert row is not None
+    return Report(*row)
+
+
+def assert_whole(connection: Connect) -> None:
+    found = verify(connection)
+    assert found == Report(True, entry_no(connection), None, None, None, None)
+
+
+def picture(connection: Connect) -> list[Any]:
+    """All that a refused attack must leave as it was."""
+    return [
+        connection.execute(f"SELECT t::text FROM orchestration.{table} t ORDER BY 1").fetchall()
+        for table in (LOG, HEAD, REVISION)
+    ]
+
+
+# The acts, as the functions do them.
+
+
+def engage(scope: str = "GLOBAL") -> str:
+    return f"SELECT FROM orchestration.engage_kill_switch('{scope}', 'fraud')"
+
+
+def rotate(id: str) -> str:
+    return (
+        f"SELECT FROM orchestration.rotate_policy_version('{id}', 'new', '{digest(id)}', '1 hour')"
+    )
+
+
+def revoke(what: str, function: str) -> str:
+    return f"SELECT FROM orchestration.{function}('{digest(what)}', 'keyCompromise')"
+
+
+REDRIVEN: Final = "00000000-0000-7000-8000-000000000001"
+SUCCESSOR: Final = "00000000-0000-7000-8000-000000000002"
+REDRIVE: Final = f"SELECT FROM orchestration.redrive_outbox_item('{REDRIVEN}')"
+
+
+def reject_an_item(connection: Connect) -> None:
+    """An item that failed and may be redriven; as owner, by the functions."""
+    connection.execute(
+        "SELECT FROM orchestration.enqueue_payment_outbox(jsonb_build_array(jsonb_build_object("
+        " 'instruction_id', %s::text, 'participant_id', 'p', 'idempotency_key', 'k',"
+        " 'rail_type', 'SEPA', 'payload', jsonb_build_object('secret', 'of a person'),"
+        " 'outbox_id', %s::text)))",
+        (str(instruction_id("p", 0)), REDRIVEN),
+    )
+    connection.execute(
+        "WITH claimed AS (SELECT * FROM orchestration.claim_outbox_batch('w', 1, '1 hour'))"
+        " SELECT d.* FROM claimed c CROSS JOIN LATERAL"
+        " orchestration.complete_outbox_attempt(jsonb_build_array(jsonb_build_object("
+        " 'outbox_id', c.outbox_id, 'lease_token', c.lease_token, 'worker_id', 'w',"
+        " 'state', 'FAILED', 'outcome', 'REJECTED'))) d"
+    )
+
+
+@dataclass(frozen=True)
+class Act:
+    """One call of a function, what had to be before it, and the entry it leaves."""
+
+    statement: str
+    action: str
+    table: str
+    before: tuple[str, ...] = ()
+    """Keys of the rows that were there."""
+    after: tuple[str, ...] = ()
+    """Keys of the rows that are there."""
+    prepared_by: tuple[str, ...] = ()
+
+
+ACTS: Final[dict[str, Act]] = {
+    "the first rotation": Act(rotate("v1"), "ROTATE", "policy_versions", (), ("v1",)),
+    "a rotation": Act(
+        rotate("v2"), "ROTATE", "policy_versions", ("v1",), ("v1", "v2"), (rotate("v1"),)
+    ),
+    "a rotation that retires": Act(
+        *(rotate("v3"), "ROTATE", "policy_versions", ("v1", "v2"), ("v1", "v2", "v3")),
+        (rotate("v1"), rotate("v2")),
+    ),
+    "a retirement": Act(
+        "SELECT FROM orchestration.retire_policy_version('v1')",
+        *("RETIRE", "policy_versions", ("v1",), ("v1",)),
+        (rotate("v1"), rotate("v2")),
+    ),
+    "the revocation of a certificate": Act(
+        revoke("c", "revoke_client_cert"), "REVOKE", "revoked_client_certs", (), (digest("c"),)
+    ),
+    "the revocation of a token": Act(
+        revoke("t", "revoke_token"), "REVOKE", "revoked_tokens", (), (digest("t"),)
+    ),
+    "engaging": Act(engage(), "ENGAGE", "kill_switches", (), ("1",)),
+    "releasing": Act(
+        "SELECT FROM orchestration.release_kill_switch('GLOBAL', 'over')",
+        *("RELEASE", "kill_switches", (), ("2",)),
+        (engage(),),
+    ),
+}
+
+every_act = pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+
+
+def row_of(connection: Connect, table: str, key: str) -> Any:
+    """A row as the log tells of it."""
+    column = {
+        "policy_versions": "id",
+        "revoked_client_certs": "cert_fingerprint_sha256",
+        "revoked_tokens": "token_hash",
+        "kill_switches": "event_no::text",
+        "payment_outbox_items": "outbox_id::text",
+    }[table]
+    return scalar(
+        connection,
+        "SELECT to_jsonb(t) - '{payload,payload_salt,xact_id}'::text[]"
+        f" FROM orchestration.{table} t WHERE {column} = %s",
+        (key,),
+    )
+
+
+@pytest.mark.invariant("INV-AUD-001")
+@every_act
+def test_an_act_leaves_one_entry_that_tells_who_did_what_from_where(
+    superuser: Connect, login: Login, act: Act
+) -> None:
+    superuser.execute("SET timezone = 'UTC'")
+    control = login("control")
+    for statement in act.prepared_by:
+        control.execute(statement)
+    was = {key: row_of(superuser, act.table, key) for key in act.before}
+    since = entry_no(superuser)
+    # However the session shows its times, the log tells them alike.
+    control.execute("SET timezone = 'Asia/Kathmandu'")
+    control.execute(act.statement)
+    (told,) = entries(superuser, since)
+    assert told == {
+        "action": act.action,
+        "table_name": act.table,
+        "before": was or None,
+        "after": {key: row_of(superuser, act.table, key) for key in act.after},
+        "db_user": control.info.user,
+        "db_role": control.info.user,
+        "client": control.info.hostaddr,
+    }
+    assert_whole(superuser)
+
+
+@pytest.mark.invariant("INV-AUD-001")
+@every_act
+def test_an_act_that_was_undone_leaves_no_entry(superuser: Connect, login: Login, act: Act) -> None:
+    control = login("control")
+    for statement in act.prepared_by:
+        control.execute(statement)
+    before = picture(superuser)
+    control.execute("BEGIN")
+    control.execute(act.statement)
+    control.execute("ROLLBACK")
+    assert picture(superuser) == before
+    control.execute(act.statement)
+    assert_whole(superuser)
+
+
+@pytest.mark.invariant("INV-AUD-001")
+@every_act
+def test_an_act_under_a_role_names_the_login_and_the_role(
+    superuser: Connect, login: Login, act: Act
+) -> None:
+    control = login("control")
+    for statement in act.prepared_by:
+        control.execute(statement)
+    since = entry_no(superuser)
+    control.execute("SET ROLE symphony_control")
+    control.execute(act.statement)
+    (told,) = entries(superuser, since)
+    assert (told["db_user"], told["db_role"]) == (control.info.user, "symphony_control")
+
+
+@pytest.mark.instructed
+@pytest.mark.invariant("INV-AUD-001")
+def test_a_redrive_leaves_one_entry_without_the_payload(owner: Connect, login: Login) -> None:
+    reject_an_item(owner)
+    owner.execute("SET timezone = 'UTC'")
+    since = entry_no(owner)
+    control = login("control")
+    control.execute(REDRIVE)
+    (told,) = entries(owner, since)
+    (key,) = told["after"]
+    assert told == {
+        "action": "REDRIVE",
+        "table_name": "payment_outbox_items",
+        "before": None,
+        "after": {key: row_of(owner, "payment_outbox_items", key)},
+        "db_user": control.info.user,
+        "db_role": control.info.user,
+        "client": control.info.hostaddr,
+    }
+    assert told["after"][key]["redrive_of"] == REDRIVEN
+    assert "of a person" not in str(told)
+    # The live successor is given back, and nothing was done.
+    control.execute(REDRIVE)
+    assert entry_no(owner) == since + 1
+    assert_whole(owner)
+
+
+@pytest.mark.instructed
+@pytest.mark.invariant("INV-AUD-001")
+def test_enqueuing_is_no_act_of_governance(owner: Connect) -> None:
+    since = entry_no(owner)
+    reject_an_item(owner)
+    assert entry_no(owner) == since
+
+
+@pytest.mark.invariant("INV-AUD-001")
+@pytest.mark.parametrize(
+    "replayed", [revoke("c", "revoke_client_cert"), revoke("t", "revoke_token")]
+)
+def test_what_was_done_before_leaves_no_second_entry(
+    superuser: Connect, login: Login, replayed: str
+) -> None:
+    control = login("control")
+    control.execute(replayed)
+    since = entry_no(superuser)
+    control.execute(replayed)
+    assert entry_no(superuser) == since
+    assert_whole(superuser)
+
+
+@pytest.mark.invariant("INV-AUD-001")
+def test_every_revision_has_its_entry_and_each_goes_on_from_the_one_before(
+    superuser: Connect, database: Any
+) -> None:
+    told = entries(superuser, 0)
+    assert {one["action"] for one in told} == {"MIGRATE"}
+    revisions = [one["after"]["revision"] for one in told]
+    assert revisions == sorted(set(revisions))
+    assert revisions[0] == "0001"
+    assert revisions[-1] == schema.REVISION
+    assert [one["before"] and one["before"]["revision"] for one in told] == [None, *revisions[:-1]]
+    assert {one["db_role"] for one in told} == {"symphony_owner"}
+    assert {one["db_user"] for one in told} == {database.url.username}
+    assert_whole(superuser)
+
+
+# An owner's own hand: a change of the tables is an act like any other.
+
+OWNED = "db_user, db_role"
+BY_HAND: Final[dict[str, tuple[tuple[str, ...], str, str, int, int]]] = {
+    "an entered version": (
+        (
+            "INSERT INTO orchestration.policy_versions (id, description, checksum)"
+            f" VALUES ('v1', 'by hand', {ZEROS})",
+        ),
+        *("ROTATE", "policy_versions", 0, 1),
+    ),
+    "a demotion and its replacement in one statement": (
+        (
+            rotate("v1"),
+            "WITH d AS (UPDATE orchestration.policy_versions SET status = 'GRACE',"
+            " grace_expires_at = now() + interval '1 hour' WHERE id = 'v1' RETURNING id)"
+            " INSERT INTO orchestration.policy_versions (id, description, checksum)"
+            f" SELECT 'v2', 'by hand', {ZEROS} FROM d",
+        ),
+        *("ROTATE", "policy_versions", 1, 2),
+    ),
+    "a shortened grace": (
+        (
+            rotate("v1"),
+            rotate("v2"),
+            "UPDATE orchestration.policy_versions SET grace_expires_at = now() WHERE id = 'v1'",
+        ),
+        *("SHORTEN", "policy_versions", 1, 1),
+    ),
+    "a retirement": (
+        (
+            rotate("v1"),
+            rotate("v2"),
+            "UPDATE orchestration.policy_versions SET status = 'RETIRED' WHERE id = 'v1'",
+        ),
+        *("RETIRE", "policy_versions", 1, 1),
+    ),
+    "two revocations in one statement": (
+        (
+            "INSERT INTO orchestration.revoked_tokens (token_hash, reason_code)"
+            f" VALUES ('{digest('a')}', 'superseded'), ('{digest('b')}', 'superseded')",
+        ),
+        *("REVOKE", "revoked_tokens", 0, 2),
+    ),
+    "a revocation by MERGE": (
+        (
+            "MERGE INTO orchestration.revoked_client_certs USING (SELECT) AS s ON false"
+            " WHEN NOT MATCHED THEN INSERT (cert_fingerprint_sha256, reason_code)"
+            f" VALUES ({ZEROS}, 'superseded')",
+        ),
+        *("REVOKE", "revoked_client_certs", 0, 1),
+    ),
+    "two events of a switch in one statement": (
+        (
+            "INSERT INTO orchestration.kill_switches (scope, target, action, reason) VALUES"
+            " ('RAIL', 'a', 'RELEASE', 'x'), ('RAIL', 'b', 'ENGAGE', 'x')",
+        ),
+        *("ENGAGE", "kill_switches", 0, 2),
+    ),
+    "a released switch": (
+        (
+            "INSERT INTO orchestration.kill_switches (scope, action, reason)"
+            " VALUES ('GLOBAL', 'RELEASE', 'x')",
+        ),
+        *("RELEASE", "kill_switches", 0, 1),
+    ),
+    "another revision": (
+        (f"UPDATE orchestration.{REVISION} SET revision = 'forged'",),
+        *("MIGRATE", REVISION, 4, 4),
+    ),
+}
+
+
+@pytest.mark.invariant("INV-AUD-001")
+@pytest.mark.parametrize("change", BY_HAND.values(), ids=BY_HAND)
+def test_an_owner_s_change_by_hand_leaves_one_entry(
+    owner: Connect, change: tuple[tuple[str, ...], str, str, int, int]
+) -> None:
+    (*prepared, statement), action, table, before, after = change
+    for one in prepared:
+        owner.execute(one)
+    since = entry_no(owner)
+    owner.execute(statement)
+    (told,) = entries(owner, since)
+    assert (told["action"], told["table_name"]) == (action, table)
+    if table != REVISION:
+        assert (len(told["before"] or ()), len(told["after"])) == (before, after)
+    assert (told["db_user"], told["db_role"]) == (owner.info.user, "symphony_owner")
+    assert_whole(owner)
+
+
+@pytest.mark.invariant("INV-AUD-001")
+def test_a_demotion_and_its_replacement_by_hand_in_two_statements_are_two_acts(
+    owner: Connect,
+) -> None:
+    activate_policy(owner, "v1")
+    since = entry_no(owner)
+    with owner.transaction():
+        owner.execute(
+            "UPDATE orchestration.policy_versions SET status = 'GRACE', grace_expires_at = now()"
+        )
+        owner.execute(
+            "INSERT INTO orchestration.policy_versions (id, description, checksum)"
+            f" VALUES ('v2', 'by hand', {ZEROS})"
+        )
+    assert [
+        (one["action"], sorted(one["before"] or ()), sorted(one["after"]))
+        for one in entries(owner, since)
+    ] == [("DEMOTE", ["v1"], ["v1"]), ("ROTATE", [], ["v2"])]
+    assert_whole(owner)
+
+
+@pytest.mark.invariant("INV-AUD-001")
+def test_rotations_in_savepoints_that_were_undone_leave_the_one_that_was_not(
+    owner: Connect,
+) -> None:
+    activate_policy(owner, "v1")
+    since = entry_no(owner)
+    with owner.transaction():
+        for id in ("v2", "v3"):
+            owner.execute("SAVEPOINT before")
+            activate_policy(owner, id)
+            owner.execute("ROLLBACK TO SAVEPOINT before")
+        activate_policy(owner, "v4")
+        activate_policy(owner, "v5")
+    assert [sorted(one["after"]) for one in entries(owner, since)] == [
+        ["v1", "v4"],
+        ["v1", "v4", "v5"],
+    ]
+    assert_whole(owner)
+
+
+@pytest.mark.invariant("INV-AUD-001")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE orchestration.policy_versions SET status = status",
+        "UPDATE orchestration.policy_versions SET status = 'RETIRED' WHERE false",
+        "INSERT INTO orchestration.kill_switches (scope, action, reason)"
+        " SELECT 'GLOBAL', 'ENGAGE', 'x' WHERE false",
+    ],
+)
+def test_a_statement_that_changes_nothing_is_no_act(owner: Connect, statement: str) -> None:
+    activate_policy(owner, "v1")
+    since = entry_no(owner)
+    owner.execute(statement)
+    assert entry_no(owner) == since
+
+
+# Attacks on the log itself.
+
+ENTRY: Final[dict[str, str]] = {
+    "action": "'REVOKE'",
+    "table_name": "'revoked_tokens'",
+    "before": "CAST(NULL AS jsonb)",
+    "after": "CAST('{}' AS jsonb)",
+    "occurred_at": "CAST('2020-01-01Z' AS timestamptz)",
+    "db_user": "'forger'",
+    "db_role": "'forger'",
+    "client_addr": "CAST('192.0.2.1' AS inet)",
+    "xact_id": "CAST(1 AS bigint)",
+}
+LAST = f"(SELECT max(chain_seq) FROM orchestration.{LOG})"
+LAST_HASH = f"(SELECT record_hash FROM orchestration.{LOG} ORDER BY chain_seq DESC LIMIT 1)"
+WHOLE: Final[dict[str, str]] = ENTRY | {
+    "chain_seq": f"{LAST} + 1",
+    "prev_hash": LAST_HASH,
+    "record_hash": ZEROS,
+}
+
+
+def insert(**values: str) -> dict[str, str]:
+    """Every way to bring in an entry of these values."""
+    return inserts(LOG, tuple(values), f"SELECT {', '.join(values.values())}")
+
+
+def chain() -> Iterator[Attack]:
+    guard = f"triggers/{LOG}__guard"
+    forged = Attack("", "INV-AUD-001", "P7302", LOG, (), {}, (guard,), column="chain_seq")
+    yield from replace(
+        forged, name="a leap", detail={"chain_seq": NEXT + 1, "expected": NEXT}
+    ).in_forms(insert(**WHOLE | {"chain_seq": f"{LAST} + 2"}))
+    yield from replace(
+        forged,
+        name="another prev_hash",
+        detail={"chain_seq": NEXT, "expected": NEXT},
+    ).in_forms(insert(**WHOLE | {"prev_hash": f"'{'1' * 64}'"}))
+    yield from replace(
+        forged,
+        name="a fork",
+        detail={"chain_seq": NEXT, "expected": NEXT},
+        without=(guard, f"constraints/uq_{LOG}_prev_hash"),
+    ).in_forms(
+        insert(
+            **WHOLE
+            | {"prev_hash": f"(SELECT prev_hash FROM orchestration.{LOG} WHERE chain_seq = 2)"}
+        )
+    )
+    yield from replace(
+        forged, name="another hash", detail={"chain_seq": NEXT}, column="record_hash"
+    ).in_forms(insert(**WHOLE))
+    yield from replace(
+        forged,
+        name="a time to come",
+        detail={"chain_seq": NEXT, "occurred_at": "9000-01-01T00:00:00+00:00"},
+        column="occurred_at",
+    ).in_forms(insert(**WHOLE | {"occurred_at": FAR}))
+    yield from replace(
+        forged,
+        name="a hash that is none",
+        detail={"chain_seq": NEXT},
+        column="record_hash",
+        without=(guard, f"constraints/ck_{LOG}_record_hash"),
+    ).in_forms(insert(**WHOLE | {"record_hash": "'none'"}))
+    yield from replace(
+        forged,
+        name="a second beginning",
+        detail={"chain_seq": NEXT, "expected": NEXT},
+        without=(guard, f"constraints/ck_{LOG}_prev_hash", f"constraints/uq_{LOG}_prev_hash"),
+    ).in_forms(insert(**WHOLE | {"prev_hash": "''"}))
+    native = replace(forged, detail=None, column=None)
+    yield from replace(
+        native,
+        name="a place that is taken",
+        sqlstate="23505",
+        constraint=f"pk_{LOG}",
+        without=(f"constraints/pk_{LOG}",),
+    ).in_forms(insert(**WHOLE | {"chain_seq": LAST, "prev_hash": f"'{'2' * 64}'"}))
+    yield from replace(
+        native,
+        name="no act",
+        sqlstate="23514",
+        constraint=f"ck_{LOG}_action",
+        without=(f"constraints/ck_{LOG}_action",),
+    ).in_forms(insert(**ENTRY | {"action": "'FORGET'"}))
+
+
+def append_only() -> Iterator[Attack]:
+    edited = Attack(
+        "",
+        "INV-APP-001",
+        "P0001",
+        LOG,
+        (),
+        {"chain_seq": 1},
+        (f"triggers/{LOG}__append_only",),
+    )
+    of_1 = f"UPDATE orchestration.{LOG} SET {{}} WHERE chain_seq = 1"
+    for column, value in {
+        "chain_seq": "900",
+        "action": "'RETIRE'",
+        "table_name": "'forged'",
+        "before": "'{}'",
+        "after": "'{}'",
+        "occurred_at": "'2020-01-01Z'",
+        "db_user": "'forged'",
+        "db_role": "'forged'",
+        "client_addr": "'192.0.2.1'",
+        "prev_hash": "''",
+        "record_hash": ZEROS,
+        "xact_id": "1",
+    }.items():
+        yield from replace(edited, name=f"a changed {column}").in_forms(
+            {"UPDATE": of_1.format(f"{column} = {value}")}
+        )
+    changed = "after = '{}'"
+    yield from replace(edited, name="another content").in_forms(
+        {
+            "INSERT ON CONFLICT DO UPDATE": (
+                f"{insert(**ENTRY | {'chain_seq': '1', 'prev_hash': chr(39) * 2})['INSERT']}"
+                f" ON CONFLICT (chain_seq) DO UPDATE SET {changed}"
+            ),
+            "MERGE UPDATE": (
+                f"MERGE INTO orchestration.{LOG} USING (SELECT) AS s ON chain_seq = 1"
+                f" WHEN MATCHED THEN UPDATE SET {changed}"
+            ),
+            "UPDATE in a CTE": f"WITH u AS ({of_1.format(changed)} RETURNING 1) SELECT * FROM u",
+        }
+    )
+    yield from replace(edited, name="a removed entry").in_forms(deletes(LOG, "chain_seq = 1"))
+    yield from replace(
+        edited, name="removal of all", detail={}, without=(f"triggers/{LOG}__no_truncate",)
+    ).in_forms(truncates(LOG))
+
+
+def what_stays() -> Iterator[Attack]:
+    stays = Attack("", "INV-AUD-001", "P0001", HEAD, (), {}, (f"triggers/{HEAD}__no_delete",))
+    yield from replace(stays, name="removal of the head", detail={"chain_seq": NEXT - 1}).in_forms(
+        deletes(HEAD, "singleton")
+    )
+    yield from replace(
+        stays, name="removal of the head", without=(f"triggers/{HEAD}__no_truncate",)
+    ).in_forms(truncates(HEAD))
+    yield from replace(
+        stays,
+        name="removal of the revision",
+        table=REVISION,
+        detail={"revision": schema.REVISION},
+        without=(f"triggers/{REVISION}__no_delete",),
+    ).in_forms(deletes(REVISION, "singleton"))
+    yield from replace(
+        stays,
+        name="removal of the revision",
+        table=REVISION,
+        without=(f"triggers/{REVISION}__no_truncate",),
+    ).in_forms(truncates(REVISION))
+
+
+ATTACKS = (*chain(), *append_only(), *what_stays())
+
+every_attack = pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param(attack, id=str(attack), marks=pytest.mark.invariant(attack.invariant))
+        for attack in ATTACKS
+    ],
+)
+
+
+@every_attack
+def test_an_attack_is_refused_until_the_object_that_keeps_the_rule_is_gone(
+    owner: Connect, attack: Attack
+) -> None:
+    owner.execute("SET timezone = 'UTC'")
+    before = picture(owner)
+    attack.check(attempt(owner, attack.statements))
+    assert picture(owner) == before
+    for path in attack.without:
+        drop(owner, path)
+    assert attempt(owner, attack.statements) is None
+
+
+@pytest.mark.superuser
+@pytest.mark.parametrize(
+    "invariant",
+    [
+        pytest.param("INV-AUD-001", marks=pytest.mark.invariant("INV-AUD-001")),
+        pytest.param("INV-APP-001", marks=pytest.mark.invariant("INV-APP-001")),
+    ],
+)
+def test_replica_mode_silences_no_refusal(superuser: Connect, invariant: str) -> None:
+    superuser.execute("SET timezone = 'UTC'")
+    before = picture(superuser)
+    superuser.execute("SET session_replication_role = replica")
+    for attack in ATTACKS:
+        if attack.invariant == invariant:
+            attack.check(attempt(superuser, attack.statements))
+    assert picture(superuser) == before
+
+
+NO_REFUSAL: Final = {
+    path
+    for path in invariants.BY_ID["INV-AUD-001"].enforced_by
+    if path.endswith(("__audit", "__audit_insert", "__audit_update", "__count", "__head"))
+}
+"""They write, and refuse nothing: without one its acts are found to have no entry, below."""
+
+
+def test_every_object_that_keeps_the_rule_is_attacked() -> None:
+    named = {
+        path
+        for path in invariants.BY_ID["INV-AUD-001"].enforced_by
+        if not path.startswith("functions/")
+    }
+    attacked = {path for attack in ATTACKS for path in attack.without}
+    assert named - NO_REFUSAL <= attacked
+
+
+@pytest.mark.invariant("INV-AUD-001")
+@pytest.mark.parametrize("role", ["ingest", "executor", "control", "readonly", "auditor"])
+def test_a_runtime_role_has_no_write_at_all(login: Login, role: str) -> None:
+    caller = login(role)
+    for statement in (
+        f"UPDATE orchestration.{LOG} SET after = '{{}}'",
+        f"DELETE FROM orchestration.{LOG}",
+        f"TRUNCATE orchestration.{LOG}",
+        insert(**ENTRY)["INSERT"],
+        f"UPDATE orchestration.{HEAD} SET chain_seq = 0",
+        f"DELETE FROM orchestration.{HEAD}",
+        f"UPDATE orchestration.{REVISION} SET revision = 'forged'",
+    ):
+        assert refusal(caller, statement).sqlstate == "42501"
+
+
+@pytest.mark.invariant("INV-AUD-001")
+def test_an_entry_by_hand_is_chained_and_says_who_made_it(owner: Connect) -> None:
+    since = entry_no(owner)
+    owner.execute(insert(**ENTRY)["INSERT"])
+    owner.execute(insert(**ENTRY | {"occurred_at": "CAST(NULL AS timestamptz)"})["INSERT"])
+    rows = owner.execute(
+        "SELECT chain_seq, prev_hash = lag(record_hash) OVER (ORDER BY chain_seq), db_user,"
+        " db_role, host(client_addr), occurred_at IS NOT NULL, xact_id > 1"
+        f" FROM orchestration.{LOG} ORDER BY chain_seq"
+    ).fetchall()[since:]
+    who = (owner.info.user, "symphony_owner", owner.info.hostaddr)
+    assert rows == [(since + 1, True, *who, True, True), (since + 2, True, *who, True, True)]
+
+
+@pytest.mark.invariant("INV-AUD-001")
+def test_entries_of_one_insert_continue_each_other(owner: Connect) -> None:
+    since = entry_no(owner)
+    owner.execute(
+        f"INSERT INTO orchestration.{LOG} (action, table_name, after)"
+        " SELECT 'REVOKE', 'revoked_tokens', '{}' FROM generate_series(1, 5)"
+    )
+    assert entry_no(owner) == since + 5
+    assert scalar(owner, f"SELECT chain_seq FROM orchestration.{HEAD}") == since + 5
+    assert verify(owner).chain_seq == since + 1
+
+
+@pytest.mark.superuser
+@pytest.mark.invariant("INV-AUD-001")
+def test_in_replica_mode_an_act_writes_no_entry_and_verification_says_so(
+    superuser: Connect,
+) -> None:
+    since = entry_no(superuser)
+    superuser.execute("SET session_replication_role = replica")
+    superuser.execute(
+        "INSERT INTO orchestration.kill_switches (event_no, scope, action, reason, actor,"
+        " occurred_at, db_user, xact_id) VALUES (1, 'GLOBAL', 'ENGAGE', 'x', 'x', now(), 'x', 1)"
+    )
+    assert entry_no(superuser) == since
+    assert verify(superuser) == Report(
+        *(False, since, None, "kill_switches", "1", "no entry records this act")
+    )
+
+
+@pytest.mark.superuser
+@pytest.mark.invariant("INV-AUD-001")
+def test_in_replica_mode_an_entry_arrives_as_it_was(superuser: Connect) -> None:
+    """What a subscriber of a logical replication does: the rows of the head come by themselves."""
+    superuser.execute(engage())
+    columns = "chain_seq, action, table_name, before, after, occurred_at, db_user, db_role"
+    superuser.execute(
+        f"CREATE TEMP TABLE last AS SELECT * FROM orchestration.{LOG} WHERE chain_seq = {LAST};"
+        f" ALTER TABLE orchestration.{LOG} DISABLE TRIGGER append_only;"
+        f" DELETE FROM orchestration.{LOG} WHERE chain_seq = {LAST};"
+        f" ALTER TABLE orchestration.{LOG} ENABLE ALWAYS TRIGGER append_only;"
+        " SET session_replication_role = replica;"
+        f" UPDATE orchestration.{HEAD} SET chain_seq = chain_seq - 1;"
+        f" INSERT INTO orchestration.{LOG} SELECT * FROM last;"
+        f" UPDATE orchestration.{HEAD} SET chain_seq = chain_seq + 1;"
+        " SET session_replication_role = origin"
+    )
+    same = f"SELECT count(*) FROM (SELECT {columns} FROM orchestration.{LOG} INTERSECT"
+    assert scalar(superuser, f"{same} SELECT {columns} FROM last) same") == 1
+    assert_whole(superuser)
+
+
+# Tampering: what is found, and where.
+
+
+@dataclass(frozen=True)
+class Tampering:
+    """What a superuser does to a log of `NEXT` entries, the last of which engages a switch."""
+
+    statements: tuple[str, ...]
+    chain_seq: int | None
+    reason: str
+    table_name: str | None = None
+    key: str | None = None
+
+
+def edit(statement: str) -> tuple[str, ...]:
+    return ("SET session_replication_role = replica", *without_guards(statement))
+
+
+def without_guards(statement: str) -> tuple[str, ...]:
+    """Past the triggers that refuse in replica mode too."""
+    return (
+        f"ALTER TABLE orchestration.{LOG} DISABLE TRIGGER ALL",
+        f"ALTER TABLE orchestration.{HEAD} DISABLE TRIGGER ALL",
+        statement,
+    )
+
+
+REHASH = (
+    f"UPDATE orchestration.{LOG} a SET record_hash = orchestration.audit_record_hash(a)"
+    " WHERE chain_seq = {0}"
+)
+MIDDLE = 3
+GONE = f"DELETE FROM orchestration.{LOG} WHERE chain_seq = {{}}"
+FORGED = f"INSERT INTO orchestration.{LOG} (action, table_name, before, after) VALUES ({{}})"
+
+TAMPERED: Final[dict[str, Tampering]] = {
+    "an edited entry": Tampering(
+        without_guards(f"UPDATE orchestration.{LOG} SET db_user = 'other' WHERE chain_seq = 3"),
+        *(MIDDLE, "record_hash is not the hash of the entry"),
+    ),
+    "an entry edited and hashed anew": Tampering(
+        (
+            *without_guards(
+                f"UPDATE orchestration.{LOG} SET db_user = 'other' WHERE chain_seq = 3"
+            ),
+            REHASH.format(MIDDLE),
+        ),
+        *(MIDDLE + 1, "prev_hash is not the record_hash before it"),
+    ),
+    "a removed entry": Tampering(
+        without_guards(GONE.format(MIDDLE)), MIDDLE + 1, "entries before this one are missing"
+    ),
+    "a removed end": Tampering(
+        without_guards(GONE.format(NEXT)),
+        *(NEXT, "the head is ahead: the last entries are missing"),
+    ),
+    "a removed end, with the head set back": Tampering(
+        (
+            *without_guards(GONE.format(NEXT)),
+            f"UPDATE orchestration.{HEAD} SET (chain_seq, record_hash) ="
+            f" (SELECT chain_seq, record_hash FROM orchestration.{LOG}"
+            f" WHERE chain_seq = {NEXT - 1})",
+        ),
+        *(None, "no entry records this act", "kill_switches", "1"),
+    ),
+    "an end edited and hashed anew": Tampering(
+        (
+            *without_guards(
+                f"UPDATE orchestration.{LOG} SET db_user = 'other' WHERE chain_seq = {NEXT}"
+            ),
+            REHASH.format(NEXT),
+        ),
+        *(NEXT, "the head names another record_hash"),
+    ),
+    "an entry of nothing": Tampering(
+        (FORGED.format("'REVOKE', 'revoked_tokens', NULL, '{}'"),),
+        *(NEXT + 1, "no act explains this entry", "revoked_tokens"),
+    ),
+    "an entry of a row that never was": Tampering(
+        (FORGED.format("'REVOKE', 'revoked_tokens', NULL, '{\"a\": {}}'"),),
+        *(NEXT + 1, "no act explains this entry", "revoked_tokens", "a"),
+    ),
+    "an entry of no table": Tampering(
+        (FORGED.format("'REVOKE', 'elsewhere', NULL, '{\"a\": {}}'"),),
+        *(NEXT + 1, "no act explains this entry", "elsewhere", "a"),
+    ),
+    "an act told twice": Tampering(
+        (
+            f"INSERT INTO orchestration.{LOG} (action, table_name, after) SELECT action,"
+            f" table_name, after FROM orchestration.{LOG} WHERE chain_seq = {NEXT}",
+        ),
+        *(NEXT + 1, "no act explains this entry", "kill_switches", "1"),
+    ),
+    "an act told otherwise beforehand": Tampering(
+        (
+            FORGED.format("'RELEASE', 'kill_switches', NULL, '{\"2\": {\"event_no\": 2}}'"),
+            engage(),
+        ),
+        NEXT + 1,
+        "no act explains this entry: its row is another now",
+        *("kill_switches", "2"),
+    ),
+    "a migration that never was": Tampering(
+        (
+            f"INSERT INTO orchestration.{LOG} (action, table_name, before, after)"
+            " SELECT 'MIGRATE', 'schema_revision', to_jsonb(r),"
+            " to_jsonb(r) || jsonb_build_object('revision', '0000')"
+            f" FROM orchestration.{REVISION} r",
+        ),
+        NEXT + 1,
+        "no act explains this entry: its row is another now",
+        *(REVISION, ""),
+    ),
+    "a migration there and back that never was": Tampering(
+        (
+            f"INSERT INTO orchestration.{LOG} (action, table_name, before, after)"
+            " SELECT 'MIGRATE', 'schema_revision', to_jsonb(r),"
+            " to_jsonb(r) || jsonb_build_object('revision', '0000', 'changes', r.changes + 1)"
+            f" FROM orchestration.{REVISION} r UNION ALL"
+            " SELECT 'MIGRATE', 'schema_revision',"
+            " to_jsonb(r) || jsonb_build_object('revision', '0000', 'changes', r.changes + 1),"
+            " to_jsonb(r) || jsonb_build_object('changes', r.changes + 2)"
+            f" FROM orchestration.{REVISION} r",
+        ),
+        NEXT + 2,
+        "no act explains this entry: its row is another now",
+        *(REVISION, ""),
+    ),
+    "an act of which nothing changed": Tampering(
+        (
+            f"INSERT INTO orchestration.{LOG} (action, table_name, before, after)"
+            " SELECT 'MIGRATE', 'schema_revision', to_jsonb(r), to_jsonb(r)"
+            f" FROM orchestration.{REVISION} r",
+        ),
+        *(NEXT + 1, "no act explains this entry", REVISION, ""),
+    ),
+    "a row changed behind the log's back": Tampering(
+        (
+            "SET session_replication_role = replica",
+            f"UPDATE orchestration.{REVISION} SET revision = '0000'",
+        ),
+        NEXT - 1,
+        "no act explains this entry: its row is another now",
+        *(REVISION, ""),
+    ),
+}
+
+
+@pytest.mark.superuser
+@pytest.mark.invariant("INV-AUD-001")
+@pytest.mark.parametrize("tampering", TAMPERED.values(), ids=TAMPERED)
+def test_what_was_tampered_with_is_found_where_it_stands(
+    superuser: Connect, login: Login, tampering: Tampering
+) -> None:
+    login("control").execute(engage())
+    assert_whole(superuser)
+    for statement in tampering.statements:
+        superuser.execute(statement)
+    superuser.execute("RESET session_replication_role")
+    for role in ("auditor", "control"):
+        found = verify(login(role))
+        assert not found.ok
+        assert (found.chain_seq, found.table_name, found.key, found.reason) == (
+            *(tampering.chain_seq, tampering.table_name, tampering.key, tampering.reason),
+        )
+
+
+@pytest.mark.invariant("INV-AUD-001")
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+def test_without_its_trigger_an_act_has_no_entry_and_verification_says_so(
+    owner: Connect, login: Login, act: Act
+) -> None:
+    control = login("control")
+    for statement in act.prepared_by:
+        control.execute(statement)
+    since = entry_no(owner)
+    for trigger in (
+        ("audit_insert", "audit_update") if act.table == "policy_versions" else ("audit",)
+    ):
+        drop(owner, f"triggers/{act.table}__{trigger}")
+    control.execute(act.statement)
+    assert entry_no(owner) == since
+    found = verify(owner)
+    assert not found.ok
+    assert found.table_name == act.table
+
+
+@pytest.mark.instructed
+@pytest.mark.invariant("INV-AUD-001")
+def test_without_its_trigger_a_redrive_has_no_entry_and_verification_says_so(
+    owner: Connect, login: Login
+) -> None:
+    reject_an_item(owner)
+    drop(owner, "triggers/payment_outbox_items__audit")
+    login("control").execute(REDRIVE)
+    found = verify(owner)
+    assert (found.chain_seq, found.table_name, found.reason) == (
+        *(None, "payment_outbox_items", "no entry records this act"),
+    )
+
+
+@pytest.mark.invariant("INV-AUD-001")
+def test_without_the_head_s_trigger_an_older_snapshot_could_fork_but_for_the_constraints(
+    owner: Connect,
+) -> None:
+    drop(owner, f"triggers/{LOG}__head")
+    owner.execute(engage())
+    # The head is behind, and is re-read from the chain's last entry.
+    owner.execute(engage())
+    assert verify(owner).ok
+
+
+@pytest.mark.superuser
+@pytest.mark.invariant("INV-AUD-001")
+def test_a_head_ahead_of_the_log_stops_every_act(superuser: Connect, login: Login) -> None:
+    superuser.execute(f"UPDATE orchestration.{HEAD} SET chain_seq = chain_seq + 1")
+    found = refusal(login("control"), engage())
+    assert (found.sqlstate, found.constraint, found.table) == ("P7302", "INV-AUD-001", LOG)
+    assert found.keys == {"head": NEXT, "chain_seq": NEXT - 1}
+    assert scalar(superuser, "SELECT count(*) FROM orchestration.kill_switches") == 0
+
+
+@pytest.mark.superuser
+@pytest.mark.invariant("INV-AUD-001")
+def test_a_head_that_is_missing_is_made_again(superuser: Connect, login: Login) -> None:
+    drop(superuser, f"triggers/{HEAD}__no_delete")
+    superuser.execute(f"DELETE FROM orchestration.{HEAD}")
+    login("control").execute(engage())
+    assert scalar(superuser, f"SELECT chain_seq FROM orchestration.{HEAD}") == NEXT
+    assert_whole(superuser)
+
+
+@pytest.mark.invariant("INV-AUD-001")
+def test_every_change_of_the_revision_is_counted_whatever_it_says(owner: Connect) -> None:
+    changes = scalar(owner, f"SELECT changes FROM orchestration.{REVISION}")
+    owner.execute(f"UPDATE orchestration.{REVISION} SET changes = 0")
+    assert scalar(owner, f"SELECT changes FROM orchestration.{REVISION}") == changes + 1
+    assert_whole(owner)
+
+
+@pytest.mark.invariant("INV-AUD-001")
+def test_the_hash_of_an_entry_is_that_of_the_published_format(owner: Connect) -> None:
+    activate_policy(owner, "v1")
+    activate_policy(owner, "Zürich 株式会社")
+    cursor = owner.execute(
+        f"SELECT chain_seq, action, table_name, before::text AS before, after::text AS after,"
+        " occurred_at, db_user, db_role, host(client_addr) AS client_addr, prev_hash, record_hash"
+        f" FROM orchestration.{LOG}"
+    )
+    names = [column.name for column in cursor.description or ()]
+    records = [dict(zip(names, row, strict=True)) for row in cursor]
+    assert len(records) == NEXT + 1
+    for record in records:
+        assert audit_record_hash(record) == record["record_hash"]

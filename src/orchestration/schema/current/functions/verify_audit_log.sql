@@ -72,26 +72,33 @@ AS $function$
       SELECT jsonb_object_keys(coalesce(a.before, '{}') || a.after)
       WHERE a.table_name <> 'schema_revision'
     ) k (key)
-  ), followed AS (
+  ), numbered AS (
     SELECT t.*,
-           row_number() OVER w AS nth,
-           lead(t.before) OVER w AS next_before,
-           lead(t.chain_seq) OVER w IS NULL AS last
+           row_number() OVER (PARTITION BY t.table_name, t.key ORDER BY t.chain_seq) AS nth
     FROM told t
-    WINDOW w AS (PARTITION BY t.table_name, t.key ORDER BY t.chain_seq)
+  ), followed AS (
+    -- A row is entered once, by its first entry: one that enters it again explains nothing.
+    SELECT n.*,
+           lead(n.before) OVER w AS next_before,
+           lead(n.chain_seq) OVER w IS NULL AS last
+    FROM numbered n
+    WHERE n.nth = 1 OR n.before IS NOT NULL
+    WINDOW w AS (PARTITION BY n.table_name, n.key ORDER BY n.chain_seq)
   ), judged AS (
+    SELECT n.chain_seq, n.table_name, n.key, 'no act explains this entry' AS reason
+    FROM numbered n
+    WHERE n.nth > 1 AND n.before IS NULL
+    UNION ALL
     SELECT f.chain_seq, f.table_name, f.key,
            CASE
-             -- A row is entered once, and whatever else an act does changes it.
-             WHEN (f.nth = 1) <> (f.before IS NULL) OR f.before = f.after OR f.after IS NULL
-               THEN 'no act explains this entry'
-             WHEN f.last AND s.content IS NULL
+             WHEN f.nth = 1 AND f.before IS NOT NULL OR f.after IS NULL OR f.before = f.after
+               OR f.last AND s.content IS NULL
                THEN 'no act explains this entry'
              WHEN f.last AND f.after <> s.content
                THEN 'no act explains this entry: its row is another now'
-             WHEN NOT f.last AND f.next_before IS NOT NULL AND f.after <> f.next_before
+             WHEN NOT f.last AND f.after <> f.next_before
                THEN 'no act explains this entry: the next one found the row otherwise'
-           END AS reason
+           END
     FROM followed f
     LEFT JOIN standing s ON s.table_name = f.table_name AND s.key = f.key
     UNION ALL
@@ -112,7 +119,8 @@ AS $function$
          b.table_name, b.key, b.reason
   FROM (SELECT) once
   LEFT JOIN LATERAL (
-    SELECT * FROM all_breaks ORDER BY chain_seq, rank, table_name, key LIMIT 1
+    -- A chain that is broken explains nothing.
+    SELECT * FROM all_breaks ORDER BY rank = 3, chain_seq, rank, table_name, key LIMIT 1
   ) b ON true
 $function$;
 -- owner: symphony_owner

@@ -2,6 +2,7 @@
 nothing of the checkout is importable."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,11 +20,13 @@ from tools import scratch, versions
 
 from orchestration import schema
 from tests.migrations.conftest import picture
+from tests.support import connect
 
 pytestmark = pytest.mark.own_cluster
 
 EXAMPLE = scratch.ROOT / "examples" / "host_service"
 README = scratch.ROOT / "README.md"
+PAGE = scratch.ROOT / "docs" / "hosts.md"
 MIGRATOR = scratch.PREFIX + "shop_migrator"
 LOGINS = ("shop_web", "shop_desk", "shop_compliance")
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
@@ -205,6 +208,14 @@ def test_the_library_goes_and_the_host_s_tables_and_rows_stay(host: Host) -> Non
     assert picture(host.url) == schema.expected()
 
 
+def test_the_sql_script_of_the_host_makes_both_branches(host: Host) -> None:
+    script = host.alembic("upgrade", "heads", "--sql")
+    with connect(host.url) as connection:
+        connection.execute(script)
+    assert picture(host.url) == schema.expected()
+    assert "No new upgrade operations detected." in host.alembic("check")
+
+
 def test_upgrades_of_one_database_at_once_all_succeed(host: Host) -> None:
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda _: host.alembic("upgrade", "heads"), range(4)))
@@ -220,3 +231,18 @@ def test_a_next_revision_of_the_host_s_goes_to_its_own_branch(host: Host) -> Non
         schema.REVISION,
     }
     assert (host.folder / "migrations" / "versions" / "shop_0002_next.py").is_file()
+
+
+@pytest.mark.parametrize("document", [README, PAGE], ids=lambda path: path.name)
+def test_what_the_documents_show_stands_in_the_example(document: Path) -> None:
+    languages = "ini" if document == README else "ini|sql|python"
+    shown = re.findall(
+        rf"^```(?:{languages})\n(.*?)^```$", document.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    files = [
+        path.read_text("utf-8")
+        for path in EXAMPLE.rglob("*.*")
+        if path.suffix in (".ini", ".py", ".sql")
+    ]
+    assert shown
+    assert [block for block in shown if not any(block in file for file in files)] == []

@@ -3,8 +3,9 @@
 import os
 
 from alembic import context
-from shop.models import Base
 from sqlalchemy import create_engine, pool, text
+
+from shop.models import Base
 
 # Any number of the shop's own: one upgrade at a time.
 UPGRADE_LOCK = 0x73686F70

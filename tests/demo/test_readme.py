@@ -9,12 +9,13 @@ from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
-from sqlalchemy import URL, Uuid, make_url, pool, text
+from sqlalchemy import URL, Uuid, create_engine, make_url, pool, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from tools import scratch
 
 from orchestration import database as engines
 from orchestration import embedded
+from orchestration.errors import LastActivePolicy
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
 
@@ -76,7 +77,7 @@ def test_the_examples_run_for_the_logins_that_the_readme_makes(
         "policy_document": b"policy",
         "request_body": b"request",
     }
-    example, policy = blocks("python")
+    example, policy, translation = blocks("python")
     imports = example.partition("\nwith ")[0]
     exec(imports + policy, names)
     exec(example, names)
@@ -88,3 +89,8 @@ def test_the_examples_run_for_the_logins_that_the_readme_makes(
         chain = connection.execute(text("SELECT chain_seq FROM orchestration.ingress_attestations"))
         assert chain.scalars().all() == [1]
         assert connection.scalar(text("SELECT count(*) FROM public.payments")) == 1
+
+    hosts = create_engine(names["control_url"], poolclass=pool.NullPool)
+    exec(translation, {"engine": hosts})
+    with hosts.connect() as connection, pytest.raises(LastActivePolicy):
+        connection.execute(text("SELECT orchestration.retire_policy_version('v1')"))

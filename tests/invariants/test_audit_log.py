@@ -2,8 +2,10 @@
 entry, the chain takes no other, and whatever does not fit is found where it stands.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
@@ -1012,3 +1014,29 @@ def test_the_hash_of_an_entry_is_that_of_the_published_format(owner: Connect) ->
     assert len(records) == NEXT + 1
     for record in records:
         assert audit_record_hash(record) == record["record_hash"]
+
+
+VECTORS: Final[list[dict[str, Any]]] = json.loads(
+    (Path(__file__).parents[2] / "docs" / "audit-log.md")
+    .read_text("utf-8")
+    .partition("```json")[2]
+    .partition("```")[0]
+)
+
+
+@pytest.mark.invariant("INV-AUD-001")
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu"])
+def test_the_database_gives_the_published_hash(
+    owner: Connect, vector: dict[str, Any], zone: str
+) -> None:
+    owner.execute(f"SET timezone = '{zone}'")
+    record = vector["record"]
+    told = {key: json.loads(record[key]) for key in ("before", "after") if record[key]}
+    found = scalar(
+        owner,
+        "SELECT orchestration.audit_record_hash("
+        "jsonb_populate_record(NULL::orchestration.audit_log, %s::jsonb))",
+        (json.dumps(record | told),),
+    )
+    assert found == vector["record_hash"]

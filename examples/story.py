@@ -22,13 +22,14 @@ from orchestration import errors
 from orchestration.records import ChainReport, NewPolicyVersion, OutboxItemRecord
 from orchestration.repo import (
     AttestationRepository,
+    AuditLogRepository,
     InstructionRepository,
     KillSwitchRepository,
     OutboxRepository,
     PolicyVersionRepository,
     RevocationRepository,
 )
-from orchestration.vocabulary import CRLReason, KillSwitchScope
+from orchestration.vocabulary import AuditAction, CRLReason, KillSwitchScope
 
 POLICY: dict[str, Any] = {
     "algorithms": ["ES256"],
@@ -300,6 +301,7 @@ def audit(on: Stage) -> None:
     findings = on.run("auditor", lambda session: session.scalars(FINDINGS).all())
     if findings:
         raise StoryFailed(f"verified, and found {len(findings)}: {findings[0]}")
+    governance(on)
     on.say("verify_instructions, verify_outbox: [green]no finding[/].")
     zombie = on.run("auditor", lambda session: session.scalars(ZOMBIES).first())
     assert zombie is not None
@@ -319,6 +321,38 @@ def audit(on: Stage) -> None:
             one.rail_reference or "-",
         )
     on.show(shown)
+
+
+def governance(on: Stage) -> None:
+    """The audit log, without the migrations that it begins with."""
+    log = on.run("auditor", lambda session: AuditLogRepository(session).entries())
+    report = on.run("auditor", lambda session: AuditLogRepository(session).verify_chain())
+    if not report.ok:
+        raise StoryFailed(f"the audit log breaks: {report.break_reason}")
+    migrations = [entry for entry in log if entry.action is AuditAction.MIGRATE]
+    shown = table("entry", "act", "what changed", "by", "from", "hash", right=["entry"])
+    for entry in log[len(migrations) :]:
+        shown.add_row(
+            str(entry.chain_seq),
+            entry.action,
+            ", ".join(changed(row) for row in entry.after.values()),
+            entry.db_user.rpartition("_")[2],
+            str(entry.client_addr or "a local socket"),
+            f"{entry.record_hash[:12]}...",
+        )
+    on.say(f"The audit log, after the {len(migrations)} migrations that made the schema:")
+    on.show(shown)
+    on.gap()
+    on.say(f"verify_audit_log: {report.entries} entries, [green]one chain, every act explained[/].")
+
+
+def changed(row: Mapping[str, Any]) -> str:
+    """A row of the log in few words."""
+    if "status" in row:
+        return f"{row['id']} {row['status']}"
+    if "scope" in row:
+        return f"{row['scope']} {row['target']}"
+    return str(row.get("cert_fingerprint_sha256") or row.get("token_hash"))[:12] + "..."
 
 
 def verify_chain(session: Session, *, caller: str) -> ChainReport:

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.instructed
 
 Login = Callable[[str], Connect]
 
-ROUNDS = 9
+ROUNDS = 200
 """How often a switch is engaged under full load, in each isolation level."""
 WRITERS_EACH = 3
 STOCK = 300

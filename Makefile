@@ -76,6 +76,7 @@ db-stop: $(READY) ## Stop the development server
 
 benchmark: $(READY) ## Print the rates of this machine
 	@$(BIN)/python -m benchmarks.rates
+	@$(BIN)/python -m benchmarks.prices
 	@$(BIN)/python -m benchmarks.kill_switch
 
 clean: ## Remove .venv and caches (not .db)

@@ -1,0 +1,95 @@
+"""What a rule costs: the same writes in a database from which it was taken out, by turns.
+
+usage: python -m benchmarks.prices [--rounds 3] [--items 5000]
+
+The price is a ratio, the median over the rounds. The rules are taken out one at a time, by their
+triggers, constraints and gates, and nothing else is changed.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from benchmarks.rates import SETTINGS, Ours, timed
+from rich.console import Console
+from rich.table import Table
+from tools import scratch
+
+WITHOUT: Final[Mapping[str, str]] = {
+    # The triggers, and the gate that the functions take before their other locks.
+    "the kill switch": """
+SET ROLE symphony_owner;
+DROP TRIGGER kill_switch ON orchestration.ingress_attestations;
+DROP TRIGGER kill_switch ON orchestration.payment_outbox_items;
+DROP TRIGGER kill_switch ON orchestration.payment_outbox_attempts;
+CREATE OR REPLACE FUNCTION orchestration.share_kill_switch_gate() RETURNS void
+LANGUAGE sql RETURN NULL;
+CREATE OR REPLACE FUNCTION orchestration.refuse_if_killed(
+  p_scope text, p_participant_ids text[] DEFAULT NULL, p_rail_types text[] DEFAULT NULL
+) RETURNS void
+LANGUAGE sql RETURN NULL;
+""",
+    "the instructions' foreign key": """
+SET ROLE symphony_owner;
+ALTER TABLE orchestration.payment_outbox_pending
+DROP CONSTRAINT fk_payment_outbox_pending_participant_id_instruction_id_open;
+""",
+    "the audit of redrives": """
+SET ROLE symphony_owner;
+DROP TRIGGER audit ON orchestration.payment_outbox_items;
+""",
+    # What a run differs from another by, with nothing taken out.
+    "nothing": "SET ROLE symphony_owner",
+}
+
+
+def work_of(ours: Ours) -> dict[str, Callable[[], int]]:
+    return {
+        "bulk enqueue, 1000 a transaction": ours.enqueue,
+        "drain, batches of 500": ours.drain,
+        "enqueue, one a transaction": ours.enqueue_singly,
+        "attestation, one a transaction": ours.attest_singly,
+    }
+
+
+def rates(at: scratch.Server, without: str, items: int) -> dict[str, tuple[float, float]]:
+    """(with, without) a second, by case."""
+    with scratch.database(at) as whole, scratch.database(at) as lesser:
+        with scratch.maintenance(lesser.url) as connection:
+            connection.exec_driver_sql(without)
+        sides = [Ours(whole, items), Ours(lesser, items)]
+        for side in sides:
+            side.receive()
+            side.authorize()
+        first, second = (work_of(side) for side in sides)
+        found = {case: (timed(first[case]), timed(second[case])) for case in first}
+        for side in sides:
+            side.close()
+        return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--items", type=int, default=5_000)
+    options = parser.parse_args()
+    console = Console(width=110)
+    with scratch.server(SETTINGS) as at:
+        found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        for _ in range(options.rounds):
+            for rule, without in WITHOUT.items():
+                for case, pair in rates(at, without, options.items).items():
+                    found.setdefault((rule, case), []).append(pair)
+        table = Table(title=f"PostgreSQL {at.version} ({at.kind}), medians of {options.rounds}")
+        for heading in ("rule", "case", "with /s", "without /s", "price"):
+            table.add_column(heading, justify="right" if "/s" in heading else "left")
+        for (rule, case), pairs in found.items():
+            whole, lesser = (statistics.median(side) for side in zip(*pairs, strict=True))
+            price = 1 - statistics.median(a / b for a, b in pairs)
+            table.add_row(rule, case, f"{whole:,.0f}", f"{lesser:,.0f}", f"{price:.1%}")
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()

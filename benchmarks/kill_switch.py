@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from benchmarks.rates import SETTINGS, Ours
+from benchmarks.rates import Ours, server
 from rich.console import Console
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=20)
     options = parser.parse_args()
     console = Console(width=100)
-    with scratch.server(SETTINGS) as at, scratch.database(at) as database, ExitStack() as load:
+    with server() as at, scratch.database(at) as database, ExitStack() as load:
         for state in ("idle", f"{options.writers} writers"):
             if state != "idle":
                 load.enter_context(writers(database, options.writers))

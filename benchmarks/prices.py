@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from benchmarks.rates import SETTINGS, Ours, timed
+from benchmarks.rates import Ours, server, timed
 from rich.console import Console
 from rich.table import Table
 from tools import scratch
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=5_000)
     options = parser.parse_args()
     console = Console(width=110)
-    with scratch.server(SETTINGS) as at:
+    with server() as at:
         found: dict[tuple[str, str], list[tuple[float, float]]] = {}
         for _ in range(options.rounds):
             for rule, without in WITHOUT.items():

@@ -27,6 +27,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tools import scratch
 
 from orchestration.database import create_engine
+from orchestration.embedded import EmbeddedServerError
 from orchestration.records import (
     Completion,
     NewAttestation,
@@ -58,6 +59,16 @@ def payload(number: int) -> dict[str, object]:
         "ccy": "GBP",
         "memo": "x" * 110,
     }
+
+
+@contextmanager
+def server() -> Iterator[scratch.Server]:
+    """The server to measure; ends the program in one sentence where there is none."""
+    try:
+        with scratch.server(SETTINGS) as at:
+            yield at
+    except (scratch.ScratchRefused, EmbeddedServerError) as error:
+        raise SystemExit(str(error)) from error
 
 
 def timed(work: Callable[[], int]) -> float:
@@ -277,7 +288,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    with scratch.server(SETTINGS) as at:
+    with server() as at:
         rounds = [measure(at, options.items) for _ in range(options.rounds)]
         table = Table(title=f"PostgreSQL {at.version} ({at.kind}), medians of {options.rounds}")
         for heading in ("case", "orchestration /s", "pgmq /s", "ratio"):

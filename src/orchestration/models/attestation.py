@@ -1,4 +1,4 @@
-"""Ingress attestations: a hash chain a caller, append-only, and the events after it (INV-ATT)."""
+"""Ingress attestations: one hash chain per caller, append-only, and the events after it (INV-ATT)."""
 
 from datetime import datetime
 from uuid import UUID

@@ -54,7 +54,7 @@ class PolicyVersion(Base):
 
 
 class PolicyGate(Base):
-    """The one row that writers share and a change of policy updates (contract: gates)."""
+    """The one row that writers share and a change of policy updates."""
 
     __tablename__ = "policy_gate"
     __table_args__ = (CheckConstraint("singleton", name="singleton"),)

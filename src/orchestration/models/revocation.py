@@ -55,7 +55,7 @@ class RevokedToken(Revocation, Base):
 
 
 class RevocationGate(Base):
-    """The one row that writers share and a revocation updates (contract: gates)."""
+    """The one row that writers share and a revocation updates."""
 
     __tablename__ = "revocation_gate"
     __table_args__ = (CheckConstraint("singleton", name="singleton"),)

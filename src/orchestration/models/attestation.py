@@ -1,4 +1,4 @@
-"""Ingress attestations: one hash chain per caller, append-only, and the events after it (INV-ATT)."""
+"""Ingress attestations: append-only hash chains, one per caller, and their events (INV-ATT)."""
 
 from datetime import datetime
 from uuid import UUID

@@ -4,6 +4,7 @@ Read with them, and join them in queries of your own. Writes go through the repo
 role has no INSERT, UPDATE or DELETE on any table.
 """
 
+from orchestration.models.attempt_log import ExecutionAttempt, TransactionAttempt
 from orchestration.models.attestation import (
     IngressAttestation,
     IngressAttestationEvent,
@@ -29,6 +30,7 @@ from orchestration.models.schema_revision import SchemaRevision
 
 __all__ = [
     "Base",
+    "ExecutionAttempt",
     "IngressAttestation",
     "IngressAttestationEvent",
     "IngressAttestationHead",
@@ -47,4 +49,5 @@ __all__ = [
     "RevokedToken",
     "SchemaRevision",
     "StatusHistory",
+    "TransactionAttempt",
 ]

@@ -665,24 +665,23 @@ def test_what_replica_mode_lets_in_is_found_and_stands_as_it_came(
 
 
 def opening(log: str, id: str, worker_id: str | None = "w") -> str:
-    function = "open_execution_attempt" if log == EXECUTIONS else "open_transaction_attempt"
     rail = "" if log == EXECUTIONS else ", p_rail_type => 'SEPA'"
     worker = "NULL" if worker_id is None else f"'{worker_id}'"
     return (
         "SELECT attempt_no, phase, participant_id, worker_id, outcome"
-        f" FROM orchestration.{function}(p_instruction_id => '{id}', p_worker_id => {worker}{rail})"
+        f" FROM orchestration.open_{log[:-1]}("
+        f"p_instruction_id => '{id}', p_worker_id => {worker}{rail})"
     )
 
 
 def closing(log: str, id: str, attempt_no: int | None, outcome: str | None, **told: str) -> str:
-    function = "close_execution_attempt" if log == EXECUTIONS else "close_transaction_attempt"
     number = "NULL" if attempt_no is None else attempt_no
     ended = "NULL" if outcome is None else f"'{outcome}'"
     words = "".join(f", p_{name} => '{value}'" for name, value in told.items())
     return (
         "SELECT attempt_no, phase, participant_id, worker_id, outcome"
-        f" FROM orchestration.{function}(p_instruction_id => '{id}', p_attempt_no => {number},"
-        f" p_outcome => {ended}{words})"
+        f" FROM orchestration.close_{log[:-1]}("
+        f"p_instruction_id => '{id}', p_attempt_no => {number}, p_outcome => {ended}{words})"
     )
 
 

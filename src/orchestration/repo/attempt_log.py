@@ -60,9 +60,8 @@ ATTEMPT_NO: Final[TypeAdapter[int]] = TypeAdapter(
     Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 )
 OUTCOME: Final[TypeAdapter[AttemptOutcome]] = TypeAdapter(AttemptOutcome)
-WORDS_OR_NONE: Final[TypeAdapter[str | None]] = TypeAdapter(
-    Annotated[Text, StringConstraints(min_length=1)] | None
-)
+Words = Annotated[Text, StringConstraints(min_length=1)]
+WORDS_OR_NONE: Final[TypeAdapter[str | None]] = TypeAdapter(Words | None)
 
 
 class AttemptLogRepository(Repository):

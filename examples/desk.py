@@ -6,19 +6,24 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from orchestration.records import InstructionRecord, NewOutboxItem, OutboxItemRecord
-from orchestration.repo import InstructionRepository, OutboxRepository
+from orchestration.repo import AttemptLogRepository, InstructionRepository, OutboxRepository
+
+ONLY_RUN = 1
+"""The number of the run that the desk opens: no instruction is executed a second time here."""
 
 
 def order(
     session: Session, instruction: InstructionRecord, payload: Mapping[str, Any]
 ) -> OutboxItemRecord:
-    """Authorize the instruction as it was received, begin its execution and enqueue its payment.
+    """Authorize the instruction as it was received, begin its execution, on record as a run that is
+    open, and enqueue its payment.
 
     Raises StaleInstruction (P7403), PolicyNotAccepted (P7105), CredentialRevoked (P7202).
     """
     instructions = InstructionRepository(session)
     authorized = instructions.authorize(instruction.id, version=instruction.version)
     instructions.start_execution(instruction.id, version=authorized.version)
+    AttemptLogRepository(session).open_execution(instruction.id, worker_id="desk")
     return enqueue(session, instruction, payload)
 
 

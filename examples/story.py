@@ -59,6 +59,8 @@ FINDINGS = text(
     SELECT finding FROM orchestration.verify_outbox()
     UNION ALL
     SELECT finding FROM orchestration.verify_instructions()
+    UNION ALL
+    SELECT finding FROM orchestration.verify_attempt_logs()
     """
 )
 REWRITE = text("UPDATE orchestration.ingress_attestations SET payload_hash = token_hash")
@@ -302,7 +304,7 @@ def audit(on: Stage) -> None:
     if findings:
         raise StoryFailed(f"verified, and found {len(findings)}: {findings[0]}")
     governance(on)
-    on.say("verify_instructions, verify_outbox: [green]no finding[/].")
+    on.say("verify_instructions, verify_attempt_logs, verify_outbox: [green]no finding[/].")
     zombie = on.run("auditor", lambda session: session.scalars(ZOMBIES).first())
     assert zombie is not None
     attempts = on.run("auditor", lambda session: OutboxRepository(session).attempts(zombie))

@@ -21,14 +21,15 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from examples import rail
+from examples.desk import ONLY_RUN
 from sqlalchemy.orm import Session, sessionmaker
 
 from orchestration.database import create_engine
 from orchestration.errors import LeaseLost
 from orchestration.records import ClaimedItem, Completion, CompletionResult
-from orchestration.repo import InstructionRepository, OutboxRepository
+from orchestration.repo import AttemptLogRepository, InstructionRepository, OutboxRepository
 from orchestration.transactions import run_in_transaction
-from orchestration.vocabulary import AttemptState, CompletionState
+from orchestration.vocabulary import AttemptOutcome, AttemptState, CompletionState
 
 IDLE_SECONDS = 0.1
 STDIN = 0
@@ -100,16 +101,20 @@ class Worker:
 
 
 def record(session: Session, item: ClaimedItem, answer: Completion) -> CompletionResult:
-    """Record the answer; an instruction's only item ends the instruction with it."""
+    """Record the answer; an instruction's only item ends the instruction and its run with it."""
     result = OutboxRepository(session).complete(item, answer)
-    instructions = InstructionRepository(session)
+    instructions, runs = InstructionRepository(session), AttemptLogRepository(session)
     instruction = instructions.get(item.instruction_id)
     assert instruction is not None
     if result.state is AttemptState.DISPATCHED:
         instructions.complete(instruction.id, version=instruction.version)
+        runs.close_execution(instruction.id, ONLY_RUN, outcome=AttemptOutcome.SUCCEEDED)
     elif result.state is AttemptState.FAILED:
         reason = answer.error_message or "the payment failed"
         instructions.fail(instruction.id, version=instruction.version, reason=reason)
+        runs.close_execution(
+            instruction.id, ONLY_RUN, outcome=AttemptOutcome.FAILED, error_message=reason
+        )
     return result
 
 

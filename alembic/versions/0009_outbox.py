@@ -10,7 +10,7 @@ from alembic.util import CommandError
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0009"
-down_revision = "0007"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 
@@ -2054,5 +2054,5 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION orchestration.advance_outbox_sequences()")
     op.execute("DROP FUNCTION orchestration.fill_outbox_item()")
     op.execute("DROP FUNCTION orchestration.bump_participant_outbox_seq(text)")
-    op.execute("UPDATE orchestration.schema_revision SET revision = '0007'")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0008'")
     op.execute("RESET ROLE")

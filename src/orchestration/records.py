@@ -27,6 +27,7 @@ from orchestration.errors import LeaseLost
 from orchestration.vocabulary import (
     DEFAULT_MAX_ATTEMPTS,
     MAX_ATTEMPTS,
+    AttemptOutcome,
     AttemptPhase,
     AttemptState,
     AttestationEvent,
@@ -357,6 +358,28 @@ class StatusHistoryRecord(Record):
     reason: str | None
     occurred_at: datetime
     db_user: str
+
+
+class ExecutionAttempt(Record):
+    """The opening (phase OPEN) or closing (phase CLOSE) of a run of an instruction."""
+
+    instruction_id: UUID
+    attempt_no: int
+    phase: AttemptPhase
+    participant_id: str
+    worker_id: str
+    outcome: AttemptOutcome | None
+    error_code: str | None
+    error_message: str | None
+    occurred_at: datetime
+    db_user: str
+
+
+class TransactionAttempt(ExecutionAttempt):
+    """The opening or closing of a rail call that an instruction made outside the outbox."""
+
+    rail_type: str
+    rail_reference: str | None
 
 
 class KillSwitchRecord(Record):

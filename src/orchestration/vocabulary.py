@@ -86,6 +86,14 @@ class AttemptPhase(StrEnum):
     CLOSE = "CLOSE"
 
 
+class AttemptOutcome(StrEnum):
+    """How an attempt of an instruction ended; no attempt follows one that SUCCEEDED."""
+
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    ABANDONED = "ABANDONED"
+
+
 class AttemptState(StrEnum):
     DISPATCHING = "DISPATCHING"
     DISPATCHED = "DISPATCHED"

@@ -35,7 +35,10 @@ from tests.support import (
 
 ROWS = "ingress_attestations"
 EVENTS = "ingress_attestation_events"
-REFERRING = (EVENTS, "instructions", "status_history", "payment_outbox_pending")
+REFERRING = (
+    *(EVENTS, "instructions", "status_history", "execution_attempts", "transaction_attempts"),
+    "payment_outbox_pending",
+)
 """What a TRUNCATE of the records reaches through foreign keys."""
 HEADS = "ingress_attestation_heads"
 GUARD = f"triggers/{ROWS}__guard"
@@ -653,6 +656,7 @@ STRAY = (
     " orchestration.ingress_attestation_events, orchestration.ingress_attestation_heads"
     " TO symphony_executor",
     "GRANT TRUNCATE ON orchestration.instructions, orchestration.status_history,"
+    " orchestration.execution_attempts, orchestration.transaction_attempts,"
     " orchestration.payment_outbox_pending TO symphony_executor",
     # The attacks compute right hashes by it.
     "GRANT EXECUTE ON FUNCTION"

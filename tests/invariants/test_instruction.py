@@ -422,12 +422,17 @@ def attacks_on_what_stays() -> Iterator[Attack]:
         without=(
             "triggers/instructions__no_truncate",
             "triggers/status_history__no_truncate",
+            "triggers/execution_attempts__no_truncate",
+            "triggers/transaction_attempts__no_truncate",
             "triggers/payment_outbox_pending__no_truncate",
         ),
     )
     yield from all_gone.in_forms({"TRUNCATE CASCADE": truncates(INSTRUCTIONS)["TRUNCATE CASCADE"]})
     yield from replace(all_gone, name="removal of all with what refers to it").in_forms(
-        truncates(INSTRUCTIONS, HISTORY, "payment_outbox_pending")
+        truncates(
+            *(INSTRUCTIONS, HISTORY, "execution_attempts", "transaction_attempts"),
+            "payment_outbox_pending",
+        )
     )
 
 
@@ -661,13 +666,16 @@ def test_replica_mode_silences_no_refusal(superuser: Connect, invariant: str) ->
     "entry",
     [
         *(invariants.BY_ID[f"INV-INS-00{number}"] for number in range(1, 5)),
-        *invariants.APPEND_ONLY,
+        invariants.BY_ID["INV-APP-001"],
     ],
     ids=lambda entry: entry.id,
 )
 def test_every_object_that_keeps_a_rule_is_attacked(entry: invariants.Invariant) -> None:
-    # The kill switches are attacked with their own table.
-    elsewhere = ("functions/", "triggers/kill_switches__")
+    # Kill switches, attempts and the audit log are attacked with their own tables.
+    elsewhere = (
+        *("functions/", "triggers/kill_switches__", "triggers/audit_log__"),
+        *("triggers/execution_attempts__", "triggers/transaction_attempts__"),
+    )
     named = {path for path in entry.enforced_by if not path.startswith(elsewhere)}
     attacked = {
         path for attack in ATTACKS if attack.invariant == entry.id for path in attack.without

@@ -17,6 +17,8 @@ WRITERS: Final[Mapping[str, tuple[str, ...]]] = {
     "ingress_attestation_events": ("executor",),
     "instructions": ("ingest",),
     "status_history": ("ingest", "executor"),
+    "execution_attempts": ("executor",),
+    "transaction_attempts": ("executor",),
     "payment_outbox_items": ("ingest",),
     "payment_outbox_attempts": ("executor",),
 }
@@ -127,6 +129,22 @@ def receive_and_authorize(by: Writers) -> None:
         )
 
 
+def attempt_and_close(by: Writers) -> None:
+    """In both logs an attempt that failed, and one that is open."""
+    (instruction_id,) = by.executor.execute(
+        "SELECT id FROM orchestration.instruction_status"
+        " WHERE idempotency_key OPERATOR(pg_catalog.=) 'authorized'"
+    ).fetchone() or (None,)
+    for log, rail in (("execution", ""), ("transaction", ", p_rail_type => 'rail'")):
+        opening = f"SELECT FROM orchestration.open_{log}_attempt(%s, 'worker'{rail})"
+        by.executor.execute(opening, (instruction_id,))
+        by.executor.execute(
+            f"SELECT FROM orchestration.close_{log}_attempt(%s, 1, 'FAILED', 'E1', 'test')",
+            (instruction_id,),
+        )
+        by.executor.execute(opening, (instruction_id,))
+
+
 def enqueue_and_dispatch(by: Writers) -> None:
     """Of three items one ends, one stays claimed and one waits."""
     (instruction_id,) = by.ingest.execute(
@@ -167,6 +185,7 @@ WRITTEN_BY: Final[Mapping[str, Callable[[Writers], None]]] = {
     "0005": revoke_credentials,
     "0006": attest_and_execute,
     "0007": receive_and_authorize,
+    "0008": attempt_and_close,
     "0009": enqueue_and_dispatch,
 }
 """By the revision whose functions write it."""

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from orchestration.errors import InvalidParameterValue
 from orchestration.records import ClaimedItem, Completion, NewAttestation, NewOutboxItem
 from orchestration.repo import (
+    AttemptLogRepository,
     AttestationRepository,
     OutboxRepository,
     PolicyVersionRepository,
@@ -123,6 +124,33 @@ WRONG: dict[str, tuple[str, Callable[[Session, Any], object], list[Any]]] = {
         "caller_identity",
         lambda s, v: AttestationRepository(s).verify_chain(v),
         [None, "", "\0", "\ud800", 5],
+    ),
+    "open_execution": (
+        "worker_id",
+        lambda s, v: AttemptLogRepository(s).open_execution(ID, worker_id=v),
+        [None, "", "\0", 5],
+    ),
+    "close_execution": (
+        "attempt_no",
+        lambda s, v: AttemptLogRepository(s).close_execution(ID, v, outcome="FAILED"),
+        [None, True, 0, "1", 1.0, 2**31],
+    ),
+    "open_transaction": (
+        "rail_type",
+        lambda s, v: AttemptLogRepository(s).open_transaction(ID, worker_id="w", rail_type=v),
+        [None, "", "\0", 5],
+    ),
+    "close_transaction": (
+        "outcome",
+        lambda s, v: AttemptLogRepository(s).close_transaction(ID, 1, outcome=v),
+        [None, "DONE", "succeeded", 5],
+    ),
+    "close_transaction rail_reference": (
+        "rail_reference",
+        lambda s, v: AttemptLogRepository(s).close_transaction(
+            ID, 1, outcome="SUCCEEDED", rail_reference=v
+        ),
+        ["", "\0", 5],
     ),
     "policy get": ("id", lambda s, v: PolicyVersionRepository(s).get(v), [None, "", "\0", 5]),
     "retire": ("id", lambda s, v: PolicyVersionRepository(s).retire(v), [None, "", "\0", 5]),

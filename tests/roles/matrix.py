@@ -36,6 +36,8 @@ MAY_SELECT: Final[Mapping[str, frozenset[str]]] = {
     "instructions": EVERYONE - {"readonly"},
     "instruction_status": EVERYONE,
     "status_history": EVERYONE - {"ingest"},
+    "execution_attempts": EVERYONE - {"ingest"},
+    "transaction_attempts": EVERYONE - {"ingest"},
     "payment_outbox_items": frozenset({"executor", "control", "auditor"}),
     "payment_outbox_pending": EVERYONE - {"ingest"},
     "payment_outbox_attempts": EVERYONE - {"ingest"},
@@ -53,6 +55,10 @@ MAY_EXECUTE: Final[Mapping[str, frozenset[str]]] = {
     "start_execution": frozenset({"executor"}),
     "complete_instruction": frozenset({"executor"}),
     "fail_instruction": frozenset({"executor"}),
+    "open_execution_attempt": frozenset({"executor"}),
+    "close_execution_attempt": frozenset({"executor"}),
+    "open_transaction_attempt": frozenset({"executor"}),
+    "close_transaction_attempt": frozenset({"executor"}),
     "enqueue_payment_outbox": frozenset({"ingest", "executor"}),
     "claim_outbox_batch": frozenset({"executor"}),
     "renew_outbox_lease": frozenset({"executor"}),
@@ -67,6 +73,7 @@ MAY_EXECUTE: Final[Mapping[str, frozenset[str]]] = {
     "revoke_token": frozenset({"control"}),
     "redrive_outbox_item": frozenset({"control"}),
     "verify_attestation_chain": frozenset({"control", "auditor"}),
+    "verify_attempt_logs": frozenset({"control", "auditor"}),
     "verify_outbox": frozenset({"control", "auditor"}),
 }
 
@@ -94,6 +101,8 @@ EVIDENCE: Final = (
     "ingress_attestation_events",
     "instructions",
     "status_history",
+    "execution_attempts",
+    "transaction_attempts",
     "payment_outbox_items",
     "payment_outbox_attempts",
 )

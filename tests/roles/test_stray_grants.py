@@ -67,6 +67,8 @@ GUARDED = [
     *guarded("instructions", "INV-INS-002", "P7401", "UPDATE"),
     *guarded("instructions", "INV-INS-002", "P0001", "DELETE", "TRUNCATE"),
     *guarded("status_history", "INV-APP-001", "P0001", *WRITES),
+    *guarded("execution_attempts", "INV-APP-001", "P0001", *WRITES),
+    *guarded("transaction_attempts", "INV-APP-001", "P0001", *WRITES),
     *guarded("payment_outbox_items", "INV-OUT-001", "P0001", *WRITES),
     *guarded("payment_outbox_attempts", "INV-OUT-001", "P0001", *WRITES),
     *guarded("payment_outbox_pending", "INV-OUT-009", "P7006", "DELETE", "TRUNCATE"),
@@ -238,6 +240,26 @@ def test_a_stray_row_of_history_meets_the_guard(login: Login) -> None:
         " FROM orchestration.instructions WHERE state = 'RECEIVED'",
     )
     assert_invariant(found, "INV-INS-004", "P0001", "status_history")
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.invariant("INV-APP-002")
+@pytest.mark.parametrize(
+    ("table", "columns", "values"),
+    [
+        ("execution_attempts", "worker_id", "'forger'"),
+        ("transaction_attempts", "worker_id, rail_type", "'forger', 'rail'"),
+    ],
+)
+def test_a_stray_attempt_of_an_instruction_meets_the_guard(
+    login: Login, table: str, columns: str, values: str
+) -> None:
+    found = refusal(
+        login("readonly"),
+        f"INSERT INTO orchestration.{table} (instruction_id, attempt_no, phase, {columns})"
+        f" SELECT id, 7, 'OPEN', {values} FROM orchestration.instructions LIMIT 1",
+    )
+    assert_invariant(found, "INV-APP-002", "P7401", table)
 
 
 @pytest.mark.usefixtures("filled")

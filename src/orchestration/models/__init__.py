@@ -4,6 +4,7 @@ Read with them, and join them in queries of your own. Writes go through the repo
 role has no INSERT, UPDATE or DELETE on any table.
 """
 
+from orchestration.models.attempt_log import ExecutionAttempt, TransactionAttempt
 from orchestration.models.attestation import (
     IngressAttestation,
     IngressAttestationEvent,
@@ -32,6 +33,7 @@ __all__ = [
     "AuditLog",
     "AuditLogHead",
     "Base",
+    "ExecutionAttempt",
     "IngressAttestation",
     "IngressAttestationEvent",
     "IngressAttestationHead",
@@ -50,4 +52,5 @@ __all__ = [
     "RevokedToken",
     "SchemaRevision",
     "StatusHistory",
+    "TransactionAttempt",
 ]

@@ -4,6 +4,7 @@ A repository never commits. It works in the caller's transaction, returns frozen
 the typed errors of `orchestration.errors`.
 """
 
+from orchestration.repo.attempt_log import AttemptLogRepository
 from orchestration.repo.attestation import AttestationRepository
 from orchestration.repo.audit_log import AuditLogRepository
 from orchestration.repo.instruction import InstructionRepository
@@ -13,6 +14,7 @@ from orchestration.repo.policy_version import PolicyVersionRepository
 from orchestration.repo.revocation import RevocationRepository
 
 __all__ = [
+    "AttemptLogRepository",
     "AttestationRepository",
     "AuditLogRepository",
     "InstructionRepository",

@@ -1,0 +1,1 @@
+ALTER TABLE orchestration.execution_attempts ADD CONSTRAINT ck_execution_attempts_error CHECK ((((num_nonnulls(error_code, error_message) = 0) OR COALESCE((outcome <> 'SUCCEEDED'::text), false)) AND (error_code <> ''::text) AND (error_message <> ''::text)));

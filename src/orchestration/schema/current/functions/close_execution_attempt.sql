@@ -1,0 +1,45 @@
+CREATE OR REPLACE FUNCTION orchestration.close_execution_attempt(p_instruction_id uuid, p_attempt_no integer, p_outcome text, p_error_code text DEFAULT NULL::text, p_error_message text DEFAULT NULL::text)
+ RETURNS SETOF orchestration.execution_attempts
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+DECLARE
+  v_recorded orchestration.execution_attempts;
+BEGIN
+  PERFORM orchestration.lock_attempted_instruction(p_instruction_id);
+  IF NOT EXISTS (
+    SELECT FROM orchestration.execution_attempts a
+    WHERE a.instruction_id = p_instruction_id
+      AND a.attempt_no = p_attempt_no
+      AND a.phase = 'OPEN'
+  ) THEN
+    PERFORM orchestration.meet_newer_attempts('execution_attempts', p_instruction_id);
+    PERFORM orchestration.raise_invariant(
+      'INV-API-002', 'P0002', 'the attempt was never opened', 'execution_attempts',
+      jsonb_build_object('instruction_id', p_instruction_id, 'attempt_no', p_attempt_no),
+      'Open it first, by open_execution_attempt.', 'attempt_no'
+    );
+  END IF;
+  INSERT INTO orchestration.execution_attempts
+    (instruction_id, attempt_no, phase, outcome, error_code, error_message)
+  VALUES (p_instruction_id, p_attempt_no, 'CLOSE', p_outcome, p_error_code, p_error_message)
+  ON CONFLICT DO NOTHING;
+  SELECT a.* INTO v_recorded
+  FROM orchestration.execution_attempts a
+  WHERE a.instruction_id = p_instruction_id
+    AND a.attempt_no = p_attempt_no
+    AND a.phase = 'CLOSE';
+  IF (v_recorded.outcome, v_recorded.error_code, v_recorded.error_message)
+    IS DISTINCT FROM (p_outcome, p_error_code, p_error_message) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-APP-002', 'P7401', 'the attempt was closed otherwise', 'execution_attempts',
+      jsonb_build_object('instruction_id', p_instruction_id, 'attempt_no', p_attempt_no,
+        'outcome', v_recorded.outcome),
+      'An attempt is closed once: what happened since belongs to the next one.', 'outcome'
+    );
+  END IF;
+  RETURN NEXT v_recorded;
+END
+$function$;
+-- owner: symphony_owner

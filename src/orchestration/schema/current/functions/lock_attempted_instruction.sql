@@ -1,0 +1,20 @@
+CREATE OR REPLACE FUNCTION orchestration.lock_attempted_instruction(p_instruction_id uuid)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+-- One writer of an instruction's logs at a time; enqueuing, which shares the key, goes on.
+BEGIN
+  PERFORM 1
+  FROM orchestration.instructions i
+  WHERE i.id = p_instruction_id
+  FOR NO KEY UPDATE;
+  IF NOT FOUND THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-002', 'P0002', 'the instruction does not exist', 'instructions',
+      jsonb_build_object('id', p_instruction_id), 'Read the id again.', 'id'
+    );
+  END IF;
+END
+$function$;
+-- owner: symphony_owner

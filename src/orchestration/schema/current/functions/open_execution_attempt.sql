@@ -1,0 +1,22 @@
+CREATE OR REPLACE FUNCTION orchestration.open_execution_attempt(p_instruction_id uuid, p_worker_id text)
+ RETURNS SETOF orchestration.execution_attempts
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+BEGIN
+  PERFORM orchestration.lock_attempted_instruction(p_instruction_id);
+  -- Again, where a row that came in beside the functions has taken the number.
+  LOOP
+    RETURN QUERY
+    INSERT INTO orchestration.execution_attempts (instruction_id, attempt_no, phase, worker_id)
+    SELECT p_instruction_id, coalesce(max(a.attempt_no), 0) + 1, 'OPEN', p_worker_id
+    FROM orchestration.execution_attempts a
+    WHERE a.instruction_id = p_instruction_id
+    ON CONFLICT DO NOTHING
+    RETURNING *;
+    EXIT WHEN FOUND;
+  END LOOP;
+END
+$function$;
+-- owner: symphony_owner

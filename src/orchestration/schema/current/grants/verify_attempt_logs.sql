@@ -1,0 +1,2 @@
+symphony_auditor: EXECUTE
+symphony_control: EXECUTE

@@ -1,0 +1,2 @@
+CREATE TRIGGER guard BEFORE INSERT ON orchestration.execution_attempts FOR EACH ROW EXECUTE FUNCTION orchestration.guard_attempt_log();
+-- enabled: A

@@ -9,6 +9,7 @@ rule its attack succeeds.
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,9 @@ from tests.support import (
     activate_policy,
     assert_invariant,
     attempt,
+    await_blocked,
     authorize_instructions,
+    backend,
     copy,
     deletes,
     digest,
@@ -1249,10 +1252,12 @@ def test_a_gated_function_holds_the_gate_until_commit(
     assert attempt(owner, [LOCK]) is None
 
 
+GOVERNING = ("rotating", "retiring", "revoking", "redriving", "engaging", "releasing")
+"""Acts that the audit log chains, one after the other."""
+
+
 @pytest.mark.invariant("INV-KIL-002")
-@pytest.mark.parametrize(
-    "act", [act for act in NEVER_GATED if act not in ("engaging", "releasing")]
-)
+@pytest.mark.parametrize("act", [act for act in NEVER_GATED if act not in GOVERNING])
 def test_what_is_never_gated_lets_a_switch_engage_meanwhile(
     owner: Connect, login: Login, act: str
 ) -> None:
@@ -1264,6 +1269,26 @@ def test_what_is_never_gated_lets_a_switch_engage_meanwhile(
         for statement in statements(attested(owner)):
             caller.execute(statement)
         control.execute(engage("GLOBAL"))
+
+
+@pytest.mark.invariant("INV-KIL-002", "INV-AUD-001")
+@pytest.mark.parametrize("act", ["rotating", "retiring", "revoking", "redriving"])
+def test_a_switch_that_waits_for_an_act_of_governance_stops_what_is_gated_already(
+    owner: Connect, login: Login, act: str
+) -> None:
+    make_world(owner)
+    role, statements = NEVER_GATED[act]
+    caller, control, executor = login(role), login("control"), login("executor")
+    executor.execute("SET lock_timeout = '50ms'")
+    with ThreadPoolExecutor(1) as threads:
+        with caller.transaction():
+            for statement in statements(attested(owner)):
+                caller.execute(statement)
+            engaging = threads.submit(control.execute, engage("GLOBAL"))
+            assert await_blocked(owner, backend(control)) == [backend(caller)]
+            assert refusal(executor, CLAIM).sqlstate == "55P03"
+        engaging.result()
+    assert_refused(attempt(executor, [CLAIM]), GLOBAL)
 
 
 @pytest.mark.invariant("INV-KIL-002")

@@ -54,6 +54,9 @@ class KillSwitchRepository(Repository):
     ) -> KillSwitchRecord:
         """Engage a switch: once committed, nothing gated that was in flight commits (INV-KIL-002).
 
+        It waits for gated writers in flight, then for another act of governance, and nothing gated
+        gets past it meanwhile; without a lock_timeout of its own, since it is wanted now.
+
         Raises CheckViolation (23514) for a target that the scope has not, or has.
         """
         return self._change(ENGAGE, scope, target, reason, "engaged_by", engaged_by)

@@ -465,8 +465,10 @@ def test_a_schema_that_comes_after_the_first_use_is_found(
     "change",
     [
         "UPDATE orchestration.schema_revision SET revision = '0001'",
-        "DELETE FROM orchestration.schema_revision",
+        "DROP TRIGGER no_delete ON orchestration.schema_revision;"
+        " DELETE FROM orchestration.schema_revision",
     ],
+    ids=["an older one", "none"],
 )
 def test_a_schema_older_than_the_code_is_told_on_the_engines_first_use(
     owner: Connect, database: scratch.Database, engine_at: Callable[..., Engine], change: str

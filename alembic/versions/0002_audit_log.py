@@ -65,6 +65,10 @@ def upgrade() -> None:
             name=op.f("ck_audit_log_after"),
         ),
         sa.CheckConstraint(
+            "masklen(client_addr) = CASE family(client_addr) WHEN 4 THEN 32 ELSE 128 END",
+            name=op.f("ck_audit_log_client_addr"),
+        ),
+        sa.CheckConstraint(
             "octet_length(record_hash) = 64 AND record_hash ~ '^[0-9a-f]*$'",
             name=op.f("ck_audit_log_record_hash"),
         ),
@@ -203,7 +207,8 @@ BEGIN
   SET chain_seq = last.chain_seq, record_hash = last.record_hash
   FROM (
     SELECT i.chain_seq, i.record_hash FROM inserted i ORDER BY i.chain_seq DESC LIMIT 1
-  ) last;
+  ) last
+  WHERE h.chain_seq < last.chain_seq;
   RETURN NULL;
 END
 $$
@@ -235,19 +240,16 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET timezone = 'UTC'
 AS $$
--- Arguments of the trigger: the key column, and the action where no column holds it.
-DECLARE
-  v_action text;
-  v_after jsonb;
+-- Arguments of the trigger: the key column, and the action where no column holds it. A statement
+-- that does two kinds of act does two acts.
 BEGIN
-  SELECT coalesce(TG_ARGV[1], min(n.entered ->> 'action')),
+  INSERT INTO orchestration.audit_log (action, table_name, after)
+  SELECT coalesce(TG_ARGV[1], n.entered ->> 'action') AS action,
+         TG_TABLE_NAME,
          jsonb_object_agg(n.entered ->> TG_ARGV[0], n.entered - 'xact_id')
-  INTO v_action, v_after
-  FROM (SELECT to_jsonb(i) AS entered FROM inserted i) n;
-  IF v_after IS NOT NULL THEN
-    INSERT INTO orchestration.audit_log (action, table_name, after)
-    VALUES (v_action, TG_TABLE_NAME, v_after);
-  END IF;
+  FROM (SELECT to_jsonb(i) AS entered FROM inserted i) n
+  GROUP BY action
+  ORDER BY action;
   RETURN NULL;
 END
 $$

@@ -242,9 +242,9 @@ END
 $$
 """
     )
-    # A rotation updates and inserts in one statement, and is one act. After a demotion no ACTIVE
-    # version can exist but one that the same statement has entered; and what one statement has
-    # written carries one transaction and one command number.
+    # A rotation updates and inserts in one statement, and is one act: what one statement has
+    # written carries one transaction and one command number. The number of a row that somebody has
+    # changed in vain since (xmax) is another's, and not believed.
     op.execute(
         """
 CREATE FUNCTION orchestration.record_policy_entry() RETURNS trigger
@@ -253,13 +253,27 @@ SET search_path = pg_catalog, orchestration, pg_temp
 SET timezone = 'UTC'
 AS $$
 BEGIN
+  IF EXISTS (
+    SELECT FROM inserted i
+    JOIN orchestration.policy_versions n ON n.id = i.id
+    WHERE n IS DISTINCT FROM i
+  ) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-AUD-001', 'P7302', 'a version is changed within the statement that enters it',
+      'policy_versions', '{}', 'Do one act after the other.', 'id'
+    );
+  END IF;
+  -- What was updated in the same statement is told of by its own trigger, and this with it.
   INSERT INTO orchestration.audit_log (action, table_name, after)
   SELECT 'ROTATE', 'policy_versions', jsonb_build_object(i.id, to_jsonb(i) - 'xact_id')
   FROM inserted i
   JOIN orchestration.policy_versions n ON n.id = i.id
   WHERE NOT EXISTS (
     SELECT FROM orchestration.policy_versions d
-    WHERE d.status = 'GRACE' AND d.xmin = n.xmin AND d.cmin = n.cmin
+    WHERE d.id <> n.id
+      AND d.xmin = n.xmin
+      AND d.cmin = n.cmin
+      AND d.xmax IN ('0'::xid, d.xmin)
   );
   RETURN NULL;
 END
@@ -279,6 +293,16 @@ DECLARE
   v_after jsonb;
   v_entered jsonb;
 BEGIN
+  IF EXISTS (
+    SELECT FROM new_versions n
+    JOIN orchestration.policy_versions p ON p.id = n.id
+    WHERE p IS DISTINCT FROM n
+  ) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-AUD-001', 'P7302', 'a version is changed within the statement that changes it',
+      'policy_versions', '{}', 'Do one act after the other.', 'id'
+    );
+  END IF;
   SELECT CASE
            WHEN bool_or(o.status = 'ACTIVE' AND n.status = 'GRACE') THEN 'DEMOTE'
            WHEN bool_or(n.status <> o.status) THEN 'RETIRE'
@@ -290,17 +314,21 @@ BEGIN
   FROM old_versions o
   JOIN new_versions n ON n.id = o.id
   WHERE n IS DISTINCT FROM o;
-  IF v_before IS NULL THEN
-    RETURN NULL;
+  SELECT jsonb_object_agg(e.id, to_jsonb(e) - 'xact_id') INTO v_entered
+  FROM orchestration.policy_versions e
+  WHERE e.xmax = '0'::xid
+    AND NOT EXISTS (SELECT FROM new_versions n WHERE n.id = e.id)
+    AND EXISTS (
+      SELECT FROM new_versions n
+      JOIN orchestration.policy_versions d ON d.id = n.id
+      WHERE d.xmin = e.xmin AND d.cmin = e.cmin AND d.xmax IN ('0'::xid, d.xmin)
+    );
+  IF v_entered IS NOT NULL THEN
+    v_action := 'ROTATE';
+    v_after := coalesce(v_after, '{}') || v_entered;
   END IF;
-  IF v_action = 'DEMOTE' THEN
-    SELECT jsonb_build_object(p.id, to_jsonb(p) - 'xact_id') INTO v_entered
-    FROM orchestration.policy_versions p
-    WHERE p.status = 'ACTIVE';
-    IF v_entered IS NOT NULL THEN
-      v_action := 'ROTATE';
-      v_after := v_after || v_entered;
-    END IF;
+  IF v_after IS NULL THEN
+    RETURN NULL;
   END IF;
   INSERT INTO orchestration.audit_log (action, table_name, before, after)
   VALUES (v_action, 'policy_versions', v_before, v_after);

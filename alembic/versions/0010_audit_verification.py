@@ -48,20 +48,21 @@ AS $$
       OR (c.entry).prev_hash <> c.expected_prev
       OR (c.entry).record_hash <> orchestration.audit_record_hash(c.entry)
     UNION ALL
-    SELECT h.chain_seq, NULL, NULL, 2,
-           CASE WHEN l.chain_seq = h.chain_seq
-             THEN 'the head names another record_hash'
-             ELSE 'the head is ahead: the last entries are missing'
+    SELECT coalesce(h.chain_seq, l.chain_seq), NULL, NULL, 2,
+           CASE
+             WHEN h.chain_seq IS NULL THEN 'the head is missing'
+             WHEN h.chain_seq > l.chain_seq
+               THEN 'the head is ahead: the last entries are missing'
+             WHEN h.chain_seq < l.chain_seq THEN 'the head is behind'
+             ELSE 'the head names another record_hash'
            END
-    FROM orchestration.audit_log_head h
-    LEFT JOIN LATERAL (
-      SELECT a.chain_seq, a.record_hash
+    FROM (
+      SELECT coalesce(max(a.chain_seq), 0) AS chain_seq,
+             coalesce((array_agg(a.record_hash ORDER BY a.chain_seq DESC))[1], '') AS record_hash
       FROM orchestration.audit_log a
-      ORDER BY a.chain_seq DESC
-      LIMIT 1
-    ) l ON true
-    WHERE h.chain_seq > coalesce(l.chain_seq, 0)
-      OR h.chain_seq = l.chain_seq AND h.record_hash <> l.record_hash
+    ) l
+    LEFT JOIN orchestration.audit_log_head h ON true
+    WHERE (h.chain_seq, h.record_hash) IS DISTINCT FROM (l.chain_seq, l.record_hash)
   ), standing (table_name, key, content) AS (
     -- What stands in the tables, as the triggers write it into the log.
     SELECT 'schema_revision', '', to_jsonb(r)
@@ -85,16 +86,18 @@ AS $$
     WHERE i.redrive_no > 0
   ), told AS (
     -- Each entry taken apart into the rows that it tells of.
-    SELECT a.chain_seq, a.table_name, k.key,
-           CASE WHEN k.key = '' THEN a.before ELSE a.before -> k.key END AS before,
-           CASE WHEN k.key = '' THEN a.after ELSE a.after -> k.key END AS after
+    SELECT a.chain_seq, a.table_name, '' AS key, a.before, a.after
+    FROM orchestration.audit_log a
+    WHERE a.table_name = 'schema_revision'
+    UNION ALL
+    SELECT a.chain_seq, a.table_name, k.key, k.before, k.after
     FROM orchestration.audit_log a
     CROSS JOIN LATERAL (
-      SELECT '' WHERE a.table_name = 'schema_revision'
-      UNION
-      SELECT jsonb_object_keys(coalesce(a.before, '{}') || a.after)
-      WHERE a.table_name <> 'schema_revision'
-    ) k (key)
+      SELECT coalesce(o.key, n.key) AS key, o.value AS before, n.value AS after
+      FROM jsonb_each(coalesce(a.before, '{}')) o
+      FULL JOIN jsonb_each(a.after) n ON n.key = o.key
+    ) k
+    WHERE a.table_name <> 'schema_revision'
   ), numbered AS (
     SELECT t.*,
            row_number() OVER (PARTITION BY t.table_name, t.key ORDER BY t.chain_seq) AS nth
@@ -114,8 +117,28 @@ AS $$
     UNION ALL
     SELECT f.chain_seq, f.table_name, f.key,
            CASE
-             WHEN f.nth = 1 AND f.before IS NOT NULL OR f.after IS NULL OR f.before = f.after
+             WHEN f.nth = 1 AND f.before IS NOT NULL OR f.after IS NULL
                OR f.last AND s.content IS NULL
+               THEN 'no act explains this entry'
+             -- Each lawful change leads on and never back, so that no forged ones lead there and
+             -- back; other rows never change. Times in UTC are in the order of their texts.
+             WHEN f.before IS NOT NULL AND NOT coalesce(
+               CASE f.table_name
+                 WHEN 'schema_revision' THEN
+                   jsonb_typeof(f.before -> 'changes') = 'number'
+                   AND jsonb_typeof(f.after -> 'changes') = 'number'
+                   AND CASE WHEN jsonb_typeof(f.before -> 'changes') = 'number'
+                     THEN f.after -> 'changes'
+                       = to_jsonb((f.before ->> 'changes')::numeric + 1) END
+                 WHEN 'policy_versions' THEN
+                   f.before - '{status,grace_expires_at,retired_at}'::text[]
+                     = f.after - '{status,grace_expires_at,retired_at}'::text[]
+                   AND CASE WHEN (f.before ->> 'status', f.after ->> 'status') = ('GRACE', 'GRACE')
+                     THEN (f.after ->> 'grace_expires_at') COLLATE "C"
+                       < (f.before ->> 'grace_expires_at') COLLATE "C"
+                     ELSE array_position('{ACTIVE,GRACE,RETIRED}', f.before ->> 'status')
+                       < array_position('{ACTIVE,GRACE,RETIRED}', f.after ->> 'status') END
+               END, false)
                THEN 'no act explains this entry'
              WHEN f.last AND f.after <> s.content
                THEN 'no act explains this entry: its row is another now'

@@ -365,7 +365,7 @@ BY_HAND: Final[dict[str, tuple[tuple[str, ...], str, str, int, int]]] = {
     "two events of a switch in one statement": (
         (
             "INSERT INTO orchestration.kill_switches (scope, target, action, reason) VALUES"
-            " ('RAIL', 'a', 'RELEASE', 'x'), ('RAIL', 'b', 'ENGAGE', 'x')",
+            " ('RAIL', 'a', 'ENGAGE', 'x'), ('RAIL', 'b', 'ENGAGE', 'x')",
         ),
         *("ENGAGE", "kill_switches", 0, 2),
     ),
@@ -420,6 +420,150 @@ def test_a_demotion_and_its_replacement_by_hand_in_two_statements_are_two_acts(
         for one in entries(owner, since)
     ] == [("DEMOTE", ["v1"], ["v1"]), ("ROTATE", [], ["v2"])]
     assert_whole(owner)
+
+
+WHOLE_VERSION = "(id, description, checksum) SELECT '{}', 'd', repeat('0', 64)"
+SHORTENED = (
+    "UPDATE orchestration.policy_versions SET grace_expires_at = now() WHERE id = 'v1' RETURNING id"
+)
+DEMOTED = (
+    "UPDATE orchestration.policy_versions SET status = 'GRACE',"
+    " grace_expires_at = now() + interval '1 hour' WHERE id = 'v1'"
+)
+
+
+@pytest.mark.invariant("INV-AUD-001")
+@pytest.mark.parametrize(
+    ("beside", "told_before"),
+    [
+        (SHORTENED, ["v1"]),
+        (
+            "UPDATE orchestration.policy_versions SET status = status WHERE id = 'v1' RETURNING id",
+            [],
+        ),
+        (
+            "UPDATE orchestration.policy_versions SET status = 'RETIRED' WHERE id = 'v1'"
+            " RETURNING id",
+            ["v1"],
+        ),
+    ],
+    ids=["shortened", "unchanged", "retired"],
+)
+def test_a_version_entered_beside_another_change_is_told_with_it(
+    owner: Connect, beside: str, told_before: list[str]
+) -> None:
+    activate_policy(owner, "v1")
+    with owner.transaction():
+        owner.execute(DEMOTED)
+        since = entry_no(owner)
+        owner.execute(
+            f"WITH s AS ({beside}) INSERT INTO orchestration.policy_versions"
+            f" {WHOLE_VERSION.format('v2')} FROM s"
+        )
+    (told,) = entries(owner, since)
+    assert (told["action"], sorted(told["before"] or ())) == ("ROTATE", told_before)
+    assert sorted(told["after"]) == [*told_before, "v2"]
+    assert_whole(owner)
+
+
+@pytest.mark.invariant("INV-AUD-001")
+def test_a_command_number_of_a_change_made_in_vain_hides_no_entry(owner: Connect) -> None:
+    """A row that was changed in a savepoint since undone shows a combined command number, which
+    may be that of the statement that enters the next version."""
+    activate_policy(owner, "v1")
+    number = "SELECT cmin::text::integer FROM orchestration.policy_versions WHERE id = 'v1'"
+    with owner.transaction():
+        owner.execute(DEMOTED)
+        owner.execute("CREATE TEMP TABLE padding (n integer)")
+        for _ in range(30):
+            owner.execute("INSERT INTO padding VALUES (1)")
+        for _ in range(10):
+            owner.execute("SAVEPOINT s")
+            owner.execute("UPDATE padding SET n = n")
+            owner.execute("ROLLBACK TO SAVEPOINT s")
+            owner.execute("RELEASE SAVEPOINT s")
+        owner.execute("SAVEPOINT s")
+        owner.execute(SHORTENED)
+        owner.execute("ROLLBACK TO SAVEPOINT s")
+        combined = scalar(owner, number)
+        now = 0
+        while now < combined - 1:
+            now = scalar(owner, "INSERT INTO padding VALUES (2) RETURNING cmin::text::integer")
+        since = entry_no(owner)
+        owner.execute(f"INSERT INTO orchestration.policy_versions {WHOLE_VERSION.format('v2')}")
+    (told,) = entries(owner, since)
+    assert list(told["after"]) == ["v2"]
+    assert_whole(owner)
+
+
+@pytest.mark.invariant("INV-AUD-001")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"INSERT INTO orchestration.policy_versions {WHOLE_VERSION.format('v3')}"
+        " RETURNING (SELECT max(r.id) FROM orchestration.rotate_policy_version("
+        f" 'v4', 'd', {ZEROS}, '1 hour') r)",
+        "UPDATE orchestration.policy_versions SET grace_expires_at = now() WHERE id = 'v1'"
+        " RETURNING (SELECT max(r.id) FROM orchestration.retire_policy_version('v1') r)",
+    ],
+    ids=["entered", "shortened"],
+)
+def test_an_act_within_an_act_on_the_same_version_is_refused(
+    owner: Connect, statement: str
+) -> None:
+    if "INSERT" not in statement:
+        activate_policy(owner, "v1")
+        activate_policy(owner, "v2")
+    before = picture(owner)
+    found = refusal(owner, statement)
+    assert (found.sqlstate, found.constraint) == ("P7302", "INV-AUD-001")
+    assert picture(owner) == before
+
+
+@pytest.mark.invariant("INV-AUD-001")
+def test_a_statement_that_engages_and_releases_does_two_acts(owner: Connect) -> None:
+    since = entry_no(owner)
+    owner.execute(
+        "INSERT INTO orchestration.kill_switches (scope, target, action, reason) VALUES"
+        " ('GLOBAL', NULL, 'RELEASE', 'x'), ('RAIL', 'a', 'ENGAGE', 'x')"
+    )
+    assert [(one["action"], list(one["after"])) for one in entries(owner, since)] == [
+        ("ENGAGE", ["2"]),
+        ("RELEASE", ["1"]),
+    ]
+    assert_whole(owner)
+
+
+THERE_AND_BACK: Final[dict[str, tuple[str, str]]] = {
+    "kill_switches": ("RELEASE", "jsonb_set(row, '{1,action}', '\"RELEASE\"')"),
+    "policy_versions": ("RETIRE", "jsonb_set(row, '{v2,status}', '\"RETIRED\"')"),
+    REVISION: ("MIGRATE", "row || jsonb_build_object('revision', '0000')"),
+}
+
+
+@pytest.mark.invariant("INV-AUD-001")
+@pytest.mark.parametrize("table", THERE_AND_BACK)
+def test_two_entries_by_hand_that_lead_there_and_back_are_found(owner: Connect, table: str) -> None:
+    activate_policy(owner, "v1")
+    activate_policy(owner, "v2")
+    owner.execute(engage())
+    since = entry_no(owner)
+    action, forged = THERE_AND_BACK[table]
+    row = (
+        f"(SELECT CASE a.table_name WHEN 'policy_versions' THEN a.after - 'v1' ELSE a.after END"
+        f" AS row FROM orchestration.{LOG} a WHERE a.table_name = '{table}'"
+        " ORDER BY a.chain_seq DESC LIMIT 1) r"
+    )
+    owner.execute(
+        f"WITH r AS (SELECT * FROM {row}) INSERT INTO orchestration.{LOG}"
+        " (action, table_name, before, after)"
+        f" SELECT '{action}', '{table}', row, {forged} FROM r"
+        f" UNION ALL SELECT '{action}', '{table}', {forged}, row FROM r"
+    )
+    assert entry_no(owner) == since + 2
+    found = verify(owner)
+    assert (found.ok, found.table_name) == (False, table)
+    assert found.chain_seq in (since + 1, since + 2)
 
 
 @pytest.mark.invariant("INV-AUD-001")
@@ -870,7 +1014,7 @@ TAMPERED: Final[dict[str, Tampering]] = {
             f" FROM orchestration.{REVISION} r",
         ),
         NEXT + 1,
-        "no act explains this entry: its row is another now",
+        "no act explains this entry",
         *(REVISION, ""),
     ),
     "a migration there and back that never was": Tampering(
@@ -962,14 +1106,32 @@ def test_without_its_trigger_a_redrive_has_no_entry_and_verification_says_so(
 
 
 @pytest.mark.invariant("INV-AUD-001")
-def test_without_the_head_s_trigger_an_older_snapshot_could_fork_but_for_the_constraints(
-    owner: Connect,
-) -> None:
+def test_a_head_that_is_behind_is_read_again_from_the_log_and_reported(owner: Connect) -> None:
     drop(owner, f"triggers/{LOG}__head")
     owner.execute(engage())
-    # The head is behind, and is re-read from the chain's last entry.
     owner.execute(engage())
-    assert verify(owner).ok
+    assert entry_no(owner) == NEXT + 1
+    assert verify(owner) == Report(False, NEXT + 1, NEXT - 1, None, None, "the head is behind")
+
+
+@pytest.mark.superuser
+@pytest.mark.invariant("INV-AUD-001")
+def test_a_head_that_is_missing_is_reported(superuser: Connect) -> None:
+    drop(superuser, f"triggers/{HEAD}__no_delete")
+    superuser.execute(f"DELETE FROM orchestration.{HEAD}")
+    found = verify(superuser)
+    assert (found.ok, found.chain_seq, found.reason) == (False, NEXT - 1, "the head is missing")
+
+
+@pytest.mark.invariant("INV-AUD-001")
+def test_the_head_only_moves_forward(owner: Connect) -> None:
+    owner.execute(
+        f"WITH first AS (INSERT INTO orchestration.{LOG} (action, table_name, after)"
+        " VALUES ('REVOKE', 'revoked_tokens', '{}') RETURNING 1)"
+        " INSERT INTO orchestration.kill_switches (scope, action, reason)"
+        " SELECT 'GLOBAL', 'ENGAGE', 'x' FROM first"
+    )
+    assert scalar(owner, f"SELECT chain_seq FROM orchestration.{HEAD}") == entry_no(owner)
 
 
 @pytest.mark.superuser

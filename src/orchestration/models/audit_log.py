@@ -48,6 +48,10 @@ class AuditLog(Base):
         CheckConstraint("table_name <> ''", name="table_name"),
         CheckConstraint(readable_object("before"), name="before"),
         CheckConstraint(readable_object("after"), name="after"),
+        CheckConstraint(
+            "masklen(client_addr) = CASE family(client_addr) WHEN 4 THEN 32 ELSE 128 END",
+            name="client_addr",
+        ),
         CheckConstraint(hex64("record_hash"), name="record_hash"),
         CheckConstraint("(chain_seq = 1) = (prev_hash = '')", name="prev_hash"),
         CheckConstraint(in_years("occurred_at"), name="years"),

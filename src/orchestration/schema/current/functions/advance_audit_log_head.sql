@@ -9,7 +9,8 @@ BEGIN
   SET chain_seq = last.chain_seq, record_hash = last.record_hash
   FROM (
     SELECT i.chain_seq, i.record_hash FROM inserted i ORDER BY i.chain_seq DESC LIMIT 1
-  ) last;
+  ) last
+  WHERE h.chain_seq < last.chain_seq;
   RETURN NULL;
 END
 $function$;

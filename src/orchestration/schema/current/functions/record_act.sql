@@ -5,19 +5,16 @@ CREATE OR REPLACE FUNCTION orchestration.record_act()
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
  SET "TimeZone" TO 'UTC'
 AS $function$
--- Arguments of the trigger: the key column, and the action where no column holds it.
-DECLARE
-  v_action text;
-  v_after jsonb;
+-- Arguments of the trigger: the key column, and the action where no column holds it. A statement
+-- that does two kinds of act does two acts.
 BEGIN
-  SELECT coalesce(TG_ARGV[1], min(n.entered ->> 'action')),
+  INSERT INTO orchestration.audit_log (action, table_name, after)
+  SELECT coalesce(TG_ARGV[1], n.entered ->> 'action') AS action,
+         TG_TABLE_NAME,
          jsonb_object_agg(n.entered ->> TG_ARGV[0], n.entered - 'xact_id')
-  INTO v_action, v_after
-  FROM (SELECT to_jsonb(i) AS entered FROM inserted i) n;
-  IF v_after IS NOT NULL THEN
-    INSERT INTO orchestration.audit_log (action, table_name, after)
-    VALUES (v_action, TG_TABLE_NAME, v_after);
-  END IF;
+  FROM (SELECT to_jsonb(i) AS entered FROM inserted i) n
+  GROUP BY action
+  ORDER BY action;
   RETURN NULL;
 END
 $function$;

@@ -11,6 +11,16 @@ DECLARE
   v_after jsonb;
   v_entered jsonb;
 BEGIN
+  IF EXISTS (
+    SELECT FROM new_versions n
+    JOIN orchestration.policy_versions p ON p.id = n.id
+    WHERE p IS DISTINCT FROM n
+  ) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-AUD-001', 'P7302', 'a version is changed within the statement that changes it',
+      'policy_versions', '{}', 'Do one act after the other.', 'id'
+    );
+  END IF;
   SELECT CASE
            WHEN bool_or(o.status = 'ACTIVE' AND n.status = 'GRACE') THEN 'DEMOTE'
            WHEN bool_or(n.status <> o.status) THEN 'RETIRE'
@@ -22,17 +32,21 @@ BEGIN
   FROM old_versions o
   JOIN new_versions n ON n.id = o.id
   WHERE n IS DISTINCT FROM o;
-  IF v_before IS NULL THEN
-    RETURN NULL;
+  SELECT jsonb_object_agg(e.id, to_jsonb(e) - 'xact_id') INTO v_entered
+  FROM orchestration.policy_versions e
+  WHERE e.xmax = '0'::xid
+    AND NOT EXISTS (SELECT FROM new_versions n WHERE n.id = e.id)
+    AND EXISTS (
+      SELECT FROM new_versions n
+      JOIN orchestration.policy_versions d ON d.id = n.id
+      WHERE d.xmin = e.xmin AND d.cmin = e.cmin AND d.xmax IN ('0'::xid, d.xmin)
+    );
+  IF v_entered IS NOT NULL THEN
+    v_action := 'ROTATE';
+    v_after := coalesce(v_after, '{}') || v_entered;
   END IF;
-  IF v_action = 'DEMOTE' THEN
-    SELECT jsonb_build_object(p.id, to_jsonb(p) - 'xact_id') INTO v_entered
-    FROM orchestration.policy_versions p
-    WHERE p.status = 'ACTIVE';
-    IF v_entered IS NOT NULL THEN
-      v_action := 'ROTATE';
-      v_after := v_after || v_entered;
-    END IF;
+  IF v_after IS NULL THEN
+    RETURN NULL;
   END IF;
   INSERT INTO orchestration.audit_log (action, table_name, before, after)
   VALUES (v_action, 'policy_versions', v_before, v_after);

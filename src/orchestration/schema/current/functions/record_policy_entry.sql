@@ -6,13 +6,27 @@ CREATE OR REPLACE FUNCTION orchestration.record_policy_entry()
  SET "TimeZone" TO 'UTC'
 AS $function$
 BEGIN
+  IF EXISTS (
+    SELECT FROM inserted i
+    JOIN orchestration.policy_versions n ON n.id = i.id
+    WHERE n IS DISTINCT FROM i
+  ) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-AUD-001', 'P7302', 'a version is changed within the statement that enters it',
+      'policy_versions', '{}', 'Do one act after the other.', 'id'
+    );
+  END IF;
+  -- What was updated in the same statement is told of by its own trigger, and this with it.
   INSERT INTO orchestration.audit_log (action, table_name, after)
   SELECT 'ROTATE', 'policy_versions', jsonb_build_object(i.id, to_jsonb(i) - 'xact_id')
   FROM inserted i
   JOIN orchestration.policy_versions n ON n.id = i.id
   WHERE NOT EXISTS (
     SELECT FROM orchestration.policy_versions d
-    WHERE d.status = 'GRACE' AND d.xmin = n.xmin AND d.cmin = n.cmin
+    WHERE d.id <> n.id
+      AND d.xmin = n.xmin
+      AND d.cmin = n.cmin
+      AND d.xmax IN ('0'::xid, d.xmin)
   );
   RETURN NULL;
 END

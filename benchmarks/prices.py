@@ -8,10 +8,10 @@ triggers, constraints and gates, and nothing else is changed.
 
 import argparse
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
-from benchmarks.rates import Ours, server, timed
+from benchmarks.rates import ATTESTATION, Ours, server, timed, work_of
 from rich.console import Console
 from rich.table import Table
 from tools import scratch
@@ -44,15 +44,6 @@ DROP TRIGGER audit ON orchestration.payment_outbox_items;
 }
 
 
-def work_of(ours: Ours) -> dict[str, Callable[[], int]]:
-    return {
-        "bulk enqueue, 1000 a transaction": ours.enqueue,
-        "drain, batches of 500": ours.drain,
-        "enqueue, one a transaction": ours.enqueue_singly,
-        "attestation, one a transaction": ours.attest_singly,
-    }
-
-
 def rates(at: scratch.Server, without: str, items: int) -> dict[str, tuple[float, float]]:
     """(with, without) a second, by case."""
     with scratch.database(at) as whole, scratch.database(at) as lesser:
@@ -62,7 +53,7 @@ def rates(at: scratch.Server, without: str, items: int) -> dict[str, tuple[float
         for side in sides:
             side.receive()
             side.authorize()
-        first, second = (work_of(side) for side in sides)
+        first, second = (work_of(side) | {ATTESTATION: side.attest_singly} for side in sides)
         found = {case: (timed(first[case]), timed(second[case])) for case in first}
         for side in sides:
             side.close()

@@ -3,12 +3,14 @@
 import hashlib
 import itertools
 import json
+import re
 import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -158,6 +160,24 @@ def activate_policy(connection: Connect, id: str = "v1", grace: str = "1 hour") 
         (id, digest(id), grace),
     )
     return id
+
+
+def documented(page: str) -> str:
+    """A page of docs/."""
+    return (Path(__file__).parents[1] / "docs" / page).read_text("utf-8")
+
+
+def block(page: str, language: str) -> str:
+    """The one code block of that language that a page of docs/ shows."""
+    fences = rf"^```{language}\n(.*?)^```$"
+    (found,) = re.findall(fences, documented(page), re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+def vectors(page: str) -> list[dict[str, Any]]:
+    """The test vectors that a page of docs/ publishes."""
+    published: list[dict[str, Any]] = json.loads(block(page, "json"))
+    return published
 
 
 def attestation_preimage(record: Mapping[str, Any]) -> bytes:

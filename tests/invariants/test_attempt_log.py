@@ -49,11 +49,6 @@ UNTRIED, OPEN, FAILED, SUCCEEDED, AGAIN, OF_Q, NOWHERE = map(id_of, range(1, 8))
 """Instructions without an attempt, with one that is open, that ended so, and with a second one that
 is open; one of participant q; and none at all."""
 
-COLUMNS = (
-    *("instruction_id", "attempt_no", "phase", "participant_id", "worker_id", "outcome"),
-    *("error_code", "error_message", "occurred_at", "db_user", "xact_id"),
-)
-OF_A_CALL = ("rail_type", "rail_reference")
 TYPES = {
     "instruction_id": "uuid",
     "attempt_no": "integer",

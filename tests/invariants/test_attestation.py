@@ -7,7 +7,6 @@ alike, replica mode silences nothing, and without the object that keeps a rule i
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 from uuid import UUID
@@ -31,6 +30,7 @@ from tests.support import (
     refusal,
     scalar,
     truncates,
+    vectors,
 )
 
 ROWS = "ingress_attestations"
@@ -1578,12 +1578,7 @@ def test_an_event_that_does_not_exist_is_refused(
 
 # The hash.
 
-VECTORS = json.loads(
-    (Path(__file__).parents[2] / "docs" / "attestation-chain.md")
-    .read_text("utf-8")
-    .partition("```json\n")[2]
-    .partition("```")[0]
-)
+VECTORS = vectors("attestation-chain.md")
 
 SETTINGS: Sequence[dict[str, str]] = (
     {"TimeZone": "UTC", "DateStyle": "ISO, MDY"},

@@ -5,7 +5,6 @@ entry, the chain takes no other, and whatever does not fit is found where it sta
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
@@ -26,6 +25,7 @@ from tests.support import (
     refusal,
     scalar,
     truncates,
+    vectors,
 )
 
 Login = Callable[[str], Connect]
@@ -312,7 +312,6 @@ def test_every_revision_has_its_entry_and_each_goes_on_from_the_one_before(
 
 # An owner's own hand: a change of the tables is an act like any other.
 
-OWNED = "db_user, db_role"
 BY_HAND: Final[dict[str, tuple[tuple[str, ...], str, str, int, int]]] = {
     "an entered version": (
         (
@@ -918,10 +917,6 @@ class Tampering:
     key: str | None = None
 
 
-def edit(statement: str) -> tuple[str, ...]:
-    return ("SET session_replication_role = replica", *without_guards(statement))
-
-
 def without_guards(statement: str) -> tuple[str, ...]:
     """Past the triggers that refuse in replica mode too."""
     return (
@@ -1178,16 +1173,8 @@ def test_the_hash_of_an_entry_is_that_of_the_published_format(owner: Connect) ->
         assert audit_record_hash(record) == record["record_hash"]
 
 
-VECTORS: Final[list[dict[str, Any]]] = json.loads(
-    (Path(__file__).parents[2] / "docs" / "audit-log.md")
-    .read_text("utf-8")
-    .partition("```json")[2]
-    .partition("```")[0]
-)
-
-
 @pytest.mark.invariant("INV-AUD-001")
-@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
+@pytest.mark.parametrize("vector", vectors("audit-log.md"), ids=lambda vector: vector["name"])
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu"])
 def test_the_database_gives_the_published_hash(
     owner: Connect, vector: dict[str, Any], zone: str

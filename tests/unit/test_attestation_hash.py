@@ -1,29 +1,20 @@
 """The frozen byte format of an attestation's record_hash (INV-ATT-006): the published vectors hold,
 and two different records never have the same bytes."""
 
-import json
 import re
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support import attestation_preimage, attestation_record_hash
+from tests.support import attestation_preimage, attestation_record_hash, block, documented, vectors
 
 from orchestration.vocabulary import TerminalStatus
 
-PAGE = (Path(__file__).parents[2] / "docs" / "attestation-chain.md").read_text("utf-8")
-
-
-def block(language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    return str(found)
-
-
-VECTORS: list[dict[str, Any]] = json.loads(block("json"))
+PAGE = "attestation-chain.md"
+VECTORS = vectors(PAGE)
 
 each_vector = pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
 
@@ -73,12 +64,12 @@ def test_the_vectors_cover_every_field_in_both_its_states() -> None:
 
 @pytest.mark.invariant("INV-ATT-006")
 def test_the_example_of_the_page_is_the_first_vector() -> None:
-    shown = "".join(block("text").splitlines()).encode()
+    shown = "".join(block(PAGE, "text").splitlines()).encode()
     assert shown == attestation_preimage(as_stored(VECTORS[0]["record"]))
 
 
 def test_the_page_names_the_fields_in_their_order() -> None:
-    rows = re.findall(r"^\| (\d+) \| (.+?) \| ", PAGE, re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \| (.+?) \| ", documented(PAGE), re.MULTILINE)
     assert [int(number) for number, _ in rows] == list(range(1, 17))
     named = [field.strip("`") for _, field in rows[1:]]
     assert named == list(VECTORS[0]["record"])

@@ -1,25 +1,16 @@
 """The frozen byte format of an entry's record_hash (INV-AUD-001): the published vectors hold."""
 
-import json
 import re
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support import audit_preimage, audit_record_hash
+from tests.support import audit_preimage, audit_record_hash, block, documented, vectors
 
 from orchestration.vocabulary import AuditAction
 
-PAGE = (Path(__file__).parents[2] / "docs" / "audit-log.md").read_text("utf-8")
-
-
-def block(language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    return str(found)
-
-
-VECTORS: list[dict[str, Any]] = json.loads(block("json"))
+PAGE = "audit-log.md"
+VECTORS = vectors(PAGE)
 
 
 def as_stored(record: dict[str, Any]) -> dict[str, Any]:
@@ -43,10 +34,12 @@ def test_the_vectors_cover_every_field_in_both_its_states() -> None:
 
 @pytest.mark.invariant("INV-AUD-001")
 def test_the_example_of_the_page_is_the_first_vector() -> None:
-    shown = "".join(block("text").splitlines()).encode()
+    shown = "".join(block(PAGE, "text").splitlines()).encode()
     assert shown == audit_preimage(as_stored(VECTORS[0]["record"]))
 
 
 def test_the_page_names_every_action() -> None:
-    (table,) = re.findall(r"^\| `action` \| done by.*?\n\n", PAGE, re.MULTILINE | re.DOTALL)
+    (table,) = re.findall(
+        r"^\| `action` \| done by.*?\n\n", documented(PAGE), re.MULTILINE | re.DOTALL
+    )
     assert {action for action in AuditAction if f"`{action}`" in table} == set(AuditAction)

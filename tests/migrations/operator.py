@@ -29,10 +29,20 @@ def alembic(*arguments: str, database_url: URL | None = None) -> "subprocess.Pop
 
 def failures(processes: "list[subprocess.Popen[str]]") -> list[str]:
     """What those said that did not end with 0, once all have ended."""
-    said = ["".join(process.communicate()) for process in processes]
+    said = ["".join(ended(process)) for process in processes]
     return [
         words for words, process in zip(said, processes, strict=True) if process.returncode != 0
     ]
+
+
+def ended(process: "subprocess.Popen[str]", *, within: float = 300.0) -> tuple[str, str]:
+    """What a process said that ends by itself; one that does not is ended, and fails the test."""
+    try:
+        return process.communicate(timeout=within)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
 
 
 def ini(folder: Path, *version_locations: Path) -> Path:

@@ -83,8 +83,8 @@ BEGIN
         v_login, v_database, v_login USING ERRCODE = 'insufficient_privilege';
     END;
   ELSIF v_schema_owner <> 'symphony_owner' THEN
-    RAISE EXCEPTION 'The schema orchestration belongs to %: the upgrade makes its own, so rename it '
-      'or DROP SCHEMA orchestration', pg_catalog.quote_ident(v_schema_owner)
+    RAISE EXCEPTION 'The schema orchestration belongs to %: the upgrade makes its own, so rename '
+      'it or DROP SCHEMA orchestration', pg_catalog.quote_ident(v_schema_owner)
       USING ERRCODE = 'duplicate_schema';
   END IF;
 END

@@ -17,7 +17,7 @@ from tools import scratch
 
 from orchestration import schema
 from tests.migrations.conftest import picture
-from tests.migrations.operator import alembic, failures, script
+from tests.migrations.operator import alembic, failures, on_the_page, script
 from tests.migrations.test_elsewhere import HOST_ENV
 from tests.support import Refusal, connect
 
@@ -93,22 +93,13 @@ def test_a_login_that_obeys_each_refusal_upgrades(
     empty: URL, plain_login: MakeLogin, refusal: Upgrade
 ) -> None:
     login = may_use(plain_login(), empty, create=False)
-
-    told = refusal(login)
-    quoted = f'"{login.username}"'
-    assert (
-        told
-        == f"The login {quoted} makes roles and needs CREATEROLE: ALTER ROLE {quoted} CREATEROLE"
-    )
-    obey(empty, told)
-
-    told = refusal(login)
-    assert told is not None
-    assert told.startswith(
-        f"The login {quoted} needs CREATE on the database: GRANT CREATE ON DATABASE"
-    )
-    obey(empty, told)
-
+    names = {"migrator": f'"{login.username}"', "payments": str(login.database)}
+    for needed in ("CREATEROLE", "CREATE on the database"):
+        told = refusal(login)
+        assert told is not None
+        assert needed in told
+        assert on_the_page(told, **names)
+        obey(empty, told)
     assert refusal(login) is None
     assert picture(empty) == schema.expected()
 
@@ -131,7 +122,7 @@ def test_roles_that_another_login_made_are_granted_by_who_has_admin_on_them(
     told = refusal(second)
     if major(cluster) >= 16:
         assert told is not None
-        assert "needs ADMIN on the role symphony_owner, which exists already: " in told
+        assert on_the_page(told, other=f'"{second.username}"')
         # Not a superuser's favour: who made the role may do it.
         with connect(first) as connection:
             connection.execute(told.rpartition(": ")[2])
@@ -172,10 +163,8 @@ def test_a_schema_of_somebody_else_is_refused(
 
     told = refusal(upgrader)
 
-    assert told == (
-        f'The schema orchestration belongs to "{somebody.username}":'
-        " the upgrade makes its own, so rename it or DROP SCHEMA orchestration"
-    )
+    assert told is not None
+    assert on_the_page(told, somebody=f'"{somebody.username}"')
     with scratch.maintenance(empty) as connection:
         connection.exec_driver_sql("DROP SCHEMA orchestration")
     assert refusal(upgrader) is None
@@ -194,9 +183,7 @@ def test_a_login_that_inherits_nothing_upgrades_or_is_told_so(
     if major(cluster) < 16:
         # Only a membership of 16 and later says for itself that it is inherited.
         assert told is not None
-        assert told.endswith(
-            f'needs the rights of its roles: ALTER ROLE "{login.username}" INHERIT'
-        )
+        assert on_the_page(told, migrator=f'"{login.username}"')
         obey(empty, told)
         told = ours(Path(), login)
     assert told is None

@@ -191,7 +191,7 @@ def test_a_script_of_the_way_down_looks_for_evidence_when_it_is_loaded(
     told = sentence(psql(empty, script("downgrade", way), tmp_path))
 
     assert "holds evidence" in told or "hold evidence" in told
-    assert told.endswith("to destroy it say -x destroy-evidence=yes")
+    assert told.endswith("; to destroy it say -x destroy-evidence=yes")
     assert picture(empty) == before
     assert at(empty) == revision
 

@@ -3,15 +3,19 @@
 In a host's environment the host's own env.py runs instead: nothing here may be needed for the
 revisions to be right, only for their safety (one upgrade at a time, bounded waits) and for a
 version table that lives in our schema. Commands that only look (current, check, history) write
-nothing and wait for nobody.
+nothing and wait for nobody. docs/migrations.md tells a DBA the same.
 """
 
+import logging
 import os
 import time
 from logging.config import fileConfig
 from pathlib import Path
 
+import tenacity
 from alembic import context
+from alembic.runtime.migration import MigrationContext, MigrationInfo
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, make_url, pool, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -28,37 +32,121 @@ OLDEST_SERVER = 150000
 # Of this project alone: 'orch' in ASCII, then 'migr'.
 UPGRADE_LOCK = 0x6F7263686D696772
 LOCK_WAIT_SECONDS = 600
+# Who queues behind a revision that waits is not to wait longer than this, nor be refused for it:
+# rotating and revoking give up after 2 s, our engines after 10.
+LIMITS = """
+SET lock_timeout = '1s';
+SET statement_timeout = '10min'
+"""
+LOCK_TRIES = 5
+LOCKED_OUT = {"55P03", "40P01"}
 DEVELOPMENT_FOLDER = Path(config.config_file_name or ".").resolve().parent / ".db"
 
 # Alembic looks for its version table before the first revision can make a schema for it.
 PROLOGUE = """
 DO $$
+DECLARE
+  v_login text := pg_catalog.quote_ident(current_user);
+  v_database text := pg_catalog.quote_ident(pg_catalog.current_database());
+  v_schema_owner name;
 BEGIN
   FOR attempt IN 1 .. 50 LOOP
     EXIT WHEN EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'symphony_owner');
     BEGIN
       CREATE ROLE symphony_owner NOLOGIN;
-    EXCEPTION WHEN duplicate_object OR unique_violation OR internal_error THEN
-      PERFORM pg_catalog.pg_sleep(0.05);
+    EXCEPTION
+      WHEN duplicate_object OR unique_violation OR internal_error THEN
+        PERFORM pg_catalog.pg_sleep(0.05);
+      WHEN insufficient_privilege THEN
+        RAISE EXCEPTION 'The login % makes roles and needs CREATEROLE: ALTER ROLE % CREATEROLE',
+          v_login, v_login USING ERRCODE = 'insufficient_privilege';
     END;
   END LOOP;
-  -- From 16 on whoever makes a role may grant it, but is no member that can act as it.
-  IF NOT pg_catalog.pg_has_role('symphony_owner', CASE
-      WHEN current_setting('server_version_num')::integer < 160000 THEN 'USAGE' ELSE 'SET' END) THEN
+  -- From 16 on whoever makes a role may grant it, but is no member that can act as it. The version
+  -- table is read with inherited rights.
+  FOR attempt IN 1 .. 50 LOOP
+    EXIT WHEN pg_catalog.pg_has_role('symphony_owner', 'USAGE') AND pg_catalog.pg_has_role(
+      'symphony_owner', CASE
+        WHEN current_setting('server_version_num')::integer < 160000 THEN 'MEMBER' ELSE 'SET' END);
     BEGIN
-      GRANT symphony_owner TO CURRENT_USER;
-    EXCEPTION WHEN insufficient_privilege THEN
-      RAISE EXCEPTION 'The login % needs ADMIN on the role symphony_owner, which exists already',
-        current_user USING ERRCODE = 'insufficient_privilege';
+      IF current_setting('server_version_num')::integer < 160000 THEN
+        GRANT symphony_owner TO CURRENT_USER;
+        IF NOT pg_catalog.pg_has_role('symphony_owner', 'USAGE') THEN
+          RAISE EXCEPTION 'The login % needs the rights of its roles: ALTER ROLE % INHERIT',
+            v_login, v_login USING ERRCODE = 'invalid_grant_operation';
+        END IF;
+      ELSE
+        EXECUTE 'GRANT symphony_owner TO CURRENT_USER WITH INHERIT TRUE, SET TRUE';
+      END IF;
+    EXCEPTION
+      WHEN duplicate_object OR unique_violation OR internal_error THEN
+        PERFORM pg_catalog.pg_sleep(0.05);
+      WHEN insufficient_privilege THEN
+        RAISE EXCEPTION 'The login % needs ADMIN on the role symphony_owner, which exists already: '
+          'GRANT symphony_owner TO % WITH ADMIN OPTION', v_login, v_login
+          USING ERRCODE = 'insufficient_privilege';
     END;
-  END IF;
-  IF pg_catalog.to_regnamespace('orchestration') IS NULL THEN
-    CREATE SCHEMA orchestration AUTHORIZATION symphony_owner;
+  END LOOP;
+  SELECT pg_catalog.pg_get_userbyid(nspowner) INTO v_schema_owner
+  FROM pg_catalog.pg_namespace
+  WHERE nspname = 'orchestration';
+  IF v_schema_owner IS NULL THEN
+    BEGIN
+      CREATE SCHEMA orchestration AUTHORIZATION symphony_owner;
+    EXCEPTION WHEN insufficient_privilege THEN
+      RAISE EXCEPTION 'The login % needs CREATE on the database: GRANT CREATE ON DATABASE % TO %',
+        v_login, v_database, v_login USING ERRCODE = 'insufficient_privilege';
+    END;
+  ELSIF v_schema_owner <> 'symphony_owner' THEN
+    RAISE EXCEPTION 'The schema orchestration belongs to %: the upgrade makes its own, so rename '
+      'it or DROP SCHEMA orchestration', pg_catalog.quote_ident(v_schema_owner)
+      USING ERRCODE = 'duplicate_schema';
   END IF;
 END
 $$
 """
-EPILOGUE = "ALTER TABLE IF EXISTS orchestration.alembic_version OWNER TO symphony_owner"
+VERSION_TABLE_TO_OWNER = "ALTER TABLE orchestration.alembic_version OWNER TO symphony_owner"
+# A script cannot wait for its turn: a waiter's snapshot and the CREATE INDEX CONCURRENTLY of the
+# upgrade before it would wait for each other.
+SCRIPT_LOCK = """
+DO $$
+BEGIN
+  IF NOT pg_catalog.pg_try_advisory_lock(:key) THEN
+    RAISE EXCEPTION 'Another upgrade of this database is under way: load this script after its end'
+      USING ERRCODE = 'lock_not_available';
+  END IF;
+END
+$$
+"""
+# What an earlier downgrade left of the version table goes: Alembic's script makes it anew.
+SCRIPT_START = """
+DO $$
+DECLARE
+  v_start text := :start;
+  v_found text := 'base';
+BEGIN
+  IF pg_catalog.to_regclass('orchestration.alembic_version') IS NOT NULL THEN
+    SELECT coalesce(min(version_num), 'base') INTO v_found FROM orchestration.alembic_version;
+    IF v_found = 'base' THEN
+      DROP TABLE orchestration.alembic_version;
+    END IF;
+  END IF;
+  IF v_found <> v_start THEN
+    RAISE EXCEPTION 'This script starts at % and the database is at %: write one that starts there',
+      v_start, v_found USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
+END
+$$
+"""
+SCRIPT_END = """
+RESET lock_timeout;
+RESET statement_timeout;
+DO $$ BEGIN PERFORM pg_catalog.pg_advisory_unlock(:key); END $$
+"""
+GAVE_UP = (
+    f"Others held what the next revision has to lock through {LOCK_TRIES} tries: nothing of it is "
+    "done, and the same command goes on from there"
+)
 UNREADABLE = (
     "This login may not read orchestration.alembic_version: use one that is a member of "
     "symphony_owner, or read orchestration.schema_revision, as every runtime role may"
@@ -92,6 +180,14 @@ def only_ours(name: str | None, type_: str, parent_names: object) -> bool:
     return type_ != "schema" or name == SCHEMA
 
 
+def own_version_table(
+    *, ctx: MigrationContext, step: MigrationInfo, heads: set[str], run_args: object
+) -> None:
+    """Whoever is a member of symphony_owner may upgrade next, not only who was first."""
+    if not step.source_revision_ids:
+        ctx.execute(VERSION_TABLE_TO_OWNER)
+
+
 def configure(**options: object) -> None:
     context.configure(
         target_metadata=models.Base.metadata,
@@ -101,21 +197,27 @@ def configure(**options: object) -> None:
         compare_type=True,
         compare_server_default=True,
         transaction_per_migration=True,
+        on_version_apply=own_version_table,
         **options,
     )
 
 
 def run_offline() -> None:
+    start = context.get_starting_revision_argument()
+    script = ScriptDirectory.from_config(config).get_revision(start or "base")
     configure(
         url=make_url("postgresql+psycopg://"),
         literal_binds=True,
         # A script has no parameters: under the driver's own style every % would be doubled.
         dialect_opts={"paramstyle": "named"},
     )
+    context.execute(LIMITS)
+    context.execute(text(SCRIPT_LOCK).bindparams(key=UPGRADE_LOCK))
     context.execute(PROLOGUE)
+    context.execute(text(SCRIPT_START).bindparams(start=script.revision if script else "base"))
     with context.begin_transaction():
         context.run_migrations()
-    context.execute(EPILOGUE)
+    context.execute(text(SCRIPT_END).bindparams(key=UPGRADE_LOCK))
 
 
 def take_upgrade_lock(connection: Connection) -> None:
@@ -158,17 +260,44 @@ def look(connection: Connection) -> None:
 def change(connection: Connection) -> None:
     connection.execution_options(isolation_level="AUTOCOMMIT")
     take_upgrade_lock(connection)
-    connection.execute(text("SET lock_timeout = '5s'"))
-    connection.execute(text("SET statement_timeout = '10min'"))
+    connection.execute(text(LIMITS))
     connection.execute(text(PROLOGUE))
     connection.commit()
     connection.execution_options(isolation_level="READ COMMITTED")
+    tries = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(was_locked_out),
+        stop=tenacity.stop_after_attempt(LOCK_TRIES),
+        # Who queued behind the last try is to have gone before the next.
+        wait=tenacity.wait_random(0.5, 1.5),
+        before_sleep=tell_of_another_try,
+        reraise=True,
+    )
+    tries(migrate, connection)
+
+
+def migrate(connection: Connection) -> None:
+    """From wherever the database stands: a revision that is locked out leaves those before it."""
+    connection.rollback()
     configure(connection=connection)
     with context.begin_transaction():
         context.run_migrations()
     connection.commit()
-    connection.execute(text(EPILOGUE))
-    connection.commit()
+
+
+def sqlstate(error: BaseException) -> str | None:
+    return getattr(getattr(error, "orig", None), "sqlstate", None)
+
+
+def was_locked_out(error: BaseException) -> bool:
+    return sqlstate(error) in LOCKED_OUT
+
+
+def tell_of_another_try(state: tenacity.RetryCallState) -> None:
+    logging.getLogger("alembic.env").info(
+        "Others hold what the revision has to lock: nothing of it is done, try %s of %s follows",
+        state.attempt_number + 1,
+        LOCK_TRIES,
+    )
 
 
 def run_online() -> None:
@@ -181,7 +310,9 @@ def run_online() -> None:
             # The revision's own words, without the statement and where it stood.
             diagnosis = getattr(error.orig, "diag", None)
             words = diagnosis.message_primary if diagnosis is not None else None
-            if not changing and getattr(error.orig, "sqlstate", None) == "42501":
+            if was_locked_out(error):
+                words = GAVE_UP
+            elif not changing and sqlstate(error) == "42501":
                 words = UNREADABLE
             raise CommandError(words or str(error.orig)) from error
 

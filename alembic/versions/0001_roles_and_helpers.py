@@ -36,6 +36,9 @@ $$
         """
 DO $$
 DECLARE
+  v_login text := pg_catalog.quote_ident(current_user);
+  v_database text := pg_catalog.quote_ident(pg_catalog.current_database());
+  v_schema_owner name;
   v_role text;
 BEGIN
   FOREACH v_role IN ARRAY ARRAY['symphony_owner', 'symphony_ingest', 'symphony_executor',
@@ -45,23 +48,44 @@ BEGIN
       EXIT WHEN EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = v_role);
       BEGIN
         EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', v_role);
-      EXCEPTION WHEN duplicate_object OR unique_violation OR internal_error THEN
-        PERFORM pg_catalog.pg_sleep(0.05);
+      EXCEPTION
+        WHEN duplicate_object OR unique_violation OR internal_error THEN
+          PERFORM pg_catalog.pg_sleep(0.05);
+        WHEN insufficient_privilege THEN
+          RAISE EXCEPTION 'The login % makes roles and needs CREATEROLE: ALTER ROLE % CREATEROLE',
+            v_login, v_login USING ERRCODE = 'insufficient_privilege';
       END;
     END LOOP;
   END LOOP;
   -- From 16 on whoever makes a role may grant it, but is no member that can act as it.
-  IF NOT pg_catalog.pg_has_role('symphony_owner', CASE
-      WHEN current_setting('server_version_num')::integer < 160000 THEN 'USAGE' ELSE 'SET' END) THEN
+  FOR attempt IN 1 .. 50 LOOP
+    EXIT WHEN pg_catalog.pg_has_role('symphony_owner', CASE
+      WHEN current_setting('server_version_num')::integer < 160000 THEN 'MEMBER' ELSE 'SET' END);
     BEGIN
       GRANT symphony_owner TO CURRENT_USER;
-    EXCEPTION WHEN insufficient_privilege THEN
-      RAISE EXCEPTION 'The login % needs ADMIN on the role symphony_owner, which exists already',
-        current_user USING ERRCODE = 'insufficient_privilege';
+    EXCEPTION
+      WHEN duplicate_object OR unique_violation OR internal_error THEN
+        PERFORM pg_catalog.pg_sleep(0.05);
+      WHEN insufficient_privilege THEN
+        RAISE EXCEPTION 'The login % needs ADMIN on the role symphony_owner, which exists already: '
+          'GRANT symphony_owner TO % WITH ADMIN OPTION', v_login, v_login
+          USING ERRCODE = 'insufficient_privilege';
     END;
-  END IF;
-  IF pg_catalog.to_regnamespace('orchestration') IS NULL THEN
-    CREATE SCHEMA orchestration AUTHORIZATION symphony_owner;
+  END LOOP;
+  SELECT pg_catalog.pg_get_userbyid(nspowner) INTO v_schema_owner
+  FROM pg_catalog.pg_namespace
+  WHERE nspname = 'orchestration';
+  IF v_schema_owner IS NULL THEN
+    BEGIN
+      CREATE SCHEMA orchestration AUTHORIZATION symphony_owner;
+    EXCEPTION WHEN insufficient_privilege THEN
+      RAISE EXCEPTION 'The login % needs CREATE on the database: GRANT CREATE ON DATABASE % TO %',
+        v_login, v_database, v_login USING ERRCODE = 'insufficient_privilege';
+    END;
+  ELSIF v_schema_owner <> 'symphony_owner' THEN
+    RAISE EXCEPTION 'The schema orchestration belongs to %: the upgrade makes its own, so rename '
+      'it or DROP SCHEMA orchestration', pg_catalog.quote_ident(v_schema_owner)
+      USING ERRCODE = 'duplicate_schema';
   END IF;
 END
 $$
@@ -269,7 +293,7 @@ FROM symphony_ingest, symphony_executor, symphony_control, symphony_readonly, sy
     )
     op.execute("RESET ROLE")
     # The owner, the schema and the version table stay. A runtime role stays, with a notice, while
-    # another database uses it or a login is its member.
+    # another database uses it, a login is its member, or whoever goes down may not drop it.
     op.execute(
         """
 DO $$
@@ -282,15 +306,19 @@ BEGIN
   LOOP
     SELECT string_agg(m.member::regrole::text, ', ') INTO v_members
     FROM pg_catalog.pg_auth_members m
-    WHERE m.roleid = v_role::regrole AND m.member <> current_user::regrole;
+    WHERE m.roleid = v_role::regrole
+      AND m.member <> (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user);
     IF v_members IS NOT NULL THEN
       RAISE NOTICE 'role % stays: its members are %', v_role, v_members;
       CONTINUE;
     END IF;
     BEGIN
       EXECUTE pg_catalog.format('DROP ROLE %I', v_role);
-    EXCEPTION WHEN dependent_objects_still_exist THEN
-      RAISE NOTICE 'role % stays: another database uses it', v_role;
+    EXCEPTION
+      WHEN dependent_objects_still_exist THEN
+        RAISE NOTICE 'role % stays: another database uses it', v_role;
+      WHEN insufficient_privilege THEN
+        RAISE NOTICE 'role % stays: % has no ADMIN on it', v_role, current_user;
     END;
   END LOOP;
 END

@@ -6,7 +6,6 @@ the verification stands in 0010, after the last of them.
 
 import sqlalchemy as sa
 from alembic import context, op
-from alembic.util import CommandError
 from sqlalchemy.dialects.postgresql import INET, JSONB
 
 revision = "0002"
@@ -328,17 +327,19 @@ FROM PUBLIC
 
 
 def downgrade() -> None:
-    if (
-        not context.is_offline_mode()
-        and context.get_x_argument(as_dictionary=True).get("destroy-evidence") != "yes"
-    ):
-        evidence = op.get_bind().scalar(
-            sa.text("SELECT EXISTS (SELECT FROM orchestration.audit_log WHERE action <> 'MIGRATE')")
+    if context.get_x_argument(as_dictionary=True).get("destroy-evidence") != "yes":
+        op.execute(
+            """
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM orchestration.audit_log WHERE action <> 'MIGRATE') THEN
+    RAISE EXCEPTION 'audit_log holds evidence; to destroy it say -x destroy-evidence=yes'
+      USING ERRCODE = 'dependent_objects_still_exist';
+  END IF;
+END
+$$
+"""
         )
-        if evidence:
-            raise CommandError(
-                "audit_log holds evidence; to destroy it say -x destroy-evidence=yes"
-            )
     op.execute("SET LOCAL ROLE symphony_owner")
     op.execute("DROP TRIGGER audit ON orchestration.schema_revision")
     op.execute("DROP FUNCTION orchestration.record_act()")

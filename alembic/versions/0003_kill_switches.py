@@ -6,7 +6,6 @@ Serves: INV-KIL-001, INV-KIL-002, INV-APP-001, INV-AUD-001, INV-API-002. The tri
 
 import sqlalchemy as sa
 from alembic import context, op
-from alembic.util import CommandError
 
 revision = "0003"
 down_revision = "0002"
@@ -439,17 +438,19 @@ TO symphony_control
 
 
 def downgrade() -> None:
-    if (
-        not context.is_offline_mode()
-        and context.get_x_argument(as_dictionary=True).get("destroy-evidence") != "yes"
-    ):
-        evidence = op.get_bind().scalar(
-            sa.text("SELECT EXISTS (SELECT FROM orchestration.kill_switches)")
+    if context.get_x_argument(as_dictionary=True).get("destroy-evidence") != "yes":
+        op.execute(
+            """
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM orchestration.kill_switches) THEN
+    RAISE EXCEPTION 'kill_switches holds evidence; to destroy it say -x destroy-evidence=yes'
+      USING ERRCODE = 'dependent_objects_still_exist';
+  END IF;
+END
+$$
+"""
         )
-        if evidence:
-            raise CommandError(
-                "kill_switches holds evidence; to destroy it say -x destroy-evidence=yes"
-            )
     op.execute("SET LOCAL ROLE symphony_owner")
     op.execute("DROP FUNCTION orchestration.release_kill_switch(text, text, text, text)")
     op.execute("DROP FUNCTION orchestration.engage_kill_switch(text, text, text, text)")

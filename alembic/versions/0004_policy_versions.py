@@ -5,7 +5,6 @@ Serves: INV-POL-001 to INV-POL-011, INV-AUD-001, INV-API-001, and the policy hal
 
 import sqlalchemy as sa
 from alembic import context, op
-from alembic.util import CommandError
 
 revision = "0004"
 down_revision = "0003"
@@ -587,17 +586,19 @@ TO symphony_control
 
 
 def downgrade() -> None:
-    if (
-        not context.is_offline_mode()
-        and context.get_x_argument(as_dictionary=True).get("destroy-evidence") != "yes"
-    ):
-        evidence = op.get_bind().scalar(
-            sa.text("SELECT EXISTS (SELECT FROM orchestration.policy_versions)")
+    if context.get_x_argument(as_dictionary=True).get("destroy-evidence") != "yes":
+        op.execute(
+            """
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM orchestration.policy_versions) THEN
+    RAISE EXCEPTION 'policy_versions holds evidence; to destroy it say -x destroy-evidence=yes'
+      USING ERRCODE = 'dependent_objects_still_exist';
+  END IF;
+END
+$$
+"""
         )
-        if evidence:
-            raise CommandError(
-                "policy_versions holds evidence; to destroy it say -x destroy-evidence=yes"
-            )
     op.execute("SET LOCAL ROLE symphony_owner")
     op.execute("DROP FUNCTION orchestration.retire_policy_version(text)")
     op.execute(

@@ -5,7 +5,6 @@ Serves: INV-REV-001 to INV-REV-006, INV-AUD-001, and the gate of INV-ATT-009.
 
 import sqlalchemy as sa
 from alembic import context, op
-from alembic.util import CommandError
 
 revision = "0005"
 down_revision = "0004"
@@ -415,21 +414,21 @@ TO symphony_control
 
 
 def downgrade() -> None:
-    if (
-        not context.is_offline_mode()
-        and context.get_x_argument(as_dictionary=True).get("destroy-evidence") != "yes"
-    ):
-        evidence = op.get_bind().scalar(
-            sa.text(
-                "SELECT EXISTS (SELECT FROM orchestration.revoked_client_certs)"
-                " OR EXISTS (SELECT FROM orchestration.revoked_tokens)"
-            )
+    if context.get_x_argument(as_dictionary=True).get("destroy-evidence") != "yes":
+        op.execute(
+            """
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM orchestration.revoked_client_certs)
+    OR EXISTS (SELECT FROM orchestration.revoked_tokens) THEN
+    RAISE EXCEPTION 'revoked_client_certs and revoked_tokens hold evidence; '
+      'to destroy it say -x destroy-evidence=yes'
+      USING ERRCODE = 'dependent_objects_still_exist';
+  END IF;
+END
+$$
+"""
         )
-        if evidence:
-            raise CommandError(
-                "revoked_client_certs and revoked_tokens hold evidence;"
-                " to destroy it say -x destroy-evidence=yes"
-            )
     op.execute("SET LOCAL ROLE symphony_owner")
     op.execute("DROP FUNCTION orchestration.require_credential_not_revoked(text, text)")
     op.execute(

@@ -5,7 +5,6 @@ Serves: INV-ATT-001 to INV-ATT-011, INV-API-001, INV-API-002.
 
 import sqlalchemy as sa
 from alembic import context, op
-from alembic.util import CommandError
 
 revision = "0006"
 down_revision = "0005"
@@ -899,17 +898,20 @@ TO symphony_control, symphony_auditor
 
 
 def downgrade() -> None:
-    if (
-        not context.is_offline_mode()
-        and context.get_x_argument(as_dictionary=True).get("destroy-evidence") != "yes"
-    ):
-        evidence = op.get_bind().scalar(
-            sa.text("SELECT EXISTS (SELECT FROM orchestration.ingress_attestations)")
+    if context.get_x_argument(as_dictionary=True).get("destroy-evidence") != "yes":
+        op.execute(
+            """
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM orchestration.ingress_attestations) THEN
+    RAISE EXCEPTION 'ingress_attestations holds evidence; '
+      'to destroy it say -x destroy-evidence=yes'
+      USING ERRCODE = 'dependent_objects_still_exist';
+  END IF;
+END
+$$
+"""
         )
-        if evidence:
-            raise CommandError(
-                "ingress_attestations holds evidence; to destroy it say -x destroy-evidence=yes"
-            )
     op.execute("SET LOCAL ROLE symphony_owner")
     op.execute("DROP FUNCTION orchestration.verify_attestation_chain(text)")
     op.execute("DROP FUNCTION orchestration.record_attestation_event(uuid, text, text, text)")

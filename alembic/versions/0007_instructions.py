@@ -7,7 +7,6 @@ the outbox and stand in its revision.
 
 import sqlalchemy as sa
 from alembic import context, op
-from alembic.util import CommandError
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0007"
@@ -857,17 +856,19 @@ TO symphony_control, symphony_auditor
 
 
 def downgrade() -> None:
-    if (
-        not context.is_offline_mode()
-        and context.get_x_argument(as_dictionary=True).get("destroy-evidence") != "yes"
-    ):
-        evidence = op.get_bind().scalar(
-            sa.text("SELECT EXISTS (SELECT FROM orchestration.instructions)")
+    if context.get_x_argument(as_dictionary=True).get("destroy-evidence") != "yes":
+        op.execute(
+            """
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM orchestration.instructions) THEN
+    RAISE EXCEPTION 'instructions holds evidence; to destroy it say -x destroy-evidence=yes'
+      USING ERRCODE = 'dependent_objects_still_exist';
+  END IF;
+END
+$$
+"""
         )
-        if evidence:
-            raise CommandError(
-                "instructions holds evidence; to destroy it say -x destroy-evidence=yes"
-            )
     op.execute("SET LOCAL ROLE symphony_owner")
     op.execute("DROP FUNCTION orchestration.verify_instructions()")
     op.execute("DROP FUNCTION orchestration.fail_instruction(uuid, integer, text)")

@@ -5,7 +5,6 @@ Serves: INV-APP-001, INV-APP-002, INV-API-002.
 
 import sqlalchemy as sa
 from alembic import context, op
-from alembic.util import CommandError
 
 revision = "0008"
 down_revision = "0007"
@@ -584,21 +583,22 @@ TO symphony_control, symphony_auditor
 
 
 def downgrade() -> None:
-    if (
-        not context.is_offline_mode()
-        and context.get_x_argument(as_dictionary=True).get("destroy-evidence") != "yes"
-    ):
-        evidence = op.get_bind().scalar(
-            sa.text(
-                "SELECT EXISTS (SELECT FROM orchestration.execution_attempts)"
-                " OR EXISTS (SELECT FROM orchestration.transaction_attempts)"
-            )
+    if context.get_x_argument(as_dictionary=True).get("destroy-evidence") != "yes":
+        op.execute(
+            """
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM orchestration.execution_attempts)
+    OR EXISTS (SELECT FROM orchestration.transaction_attempts)
+  THEN
+    RAISE EXCEPTION 'execution_attempts and transaction_attempts hold evidence; to destroy it say '
+      '-x destroy-evidence=yes'
+      USING ERRCODE = 'dependent_objects_still_exist';
+  END IF;
+END
+$$
+"""
         )
-        if evidence:
-            raise CommandError(
-                "execution_attempts and transaction_attempts hold evidence;"
-                " to destroy it say -x destroy-evidence=yes"
-            )
     op.execute("SET LOCAL ROLE symphony_owner")
     op.execute("DROP FUNCTION orchestration.verify_attempt_logs()")
     op.execute(

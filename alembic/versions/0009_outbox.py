@@ -6,7 +6,6 @@ INV-API-002.
 
 import sqlalchemy as sa
 from alembic import context, op
-from alembic.util import CommandError
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0009"
@@ -2017,17 +2016,20 @@ GRANT EXECUTE ON FUNCTION orchestration.verify_outbox() TO symphony_control, sym
 
 
 def downgrade() -> None:
-    if (
-        not context.is_offline_mode()
-        and context.get_x_argument(as_dictionary=True).get("destroy-evidence") != "yes"
-    ):
-        evidence = op.get_bind().scalar(
-            sa.text("SELECT EXISTS (SELECT FROM orchestration.payment_outbox_items)")
+    if context.get_x_argument(as_dictionary=True).get("destroy-evidence") != "yes":
+        op.execute(
+            """
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM orchestration.payment_outbox_items) THEN
+    RAISE EXCEPTION 'payment_outbox_items holds evidence; '
+      'to destroy it say -x destroy-evidence=yes'
+      USING ERRCODE = 'dependent_objects_still_exist';
+  END IF;
+END
+$$
+"""
         )
-        if evidence:
-            raise CommandError(
-                "payment_outbox_items holds evidence; to destroy it say -x destroy-evidence=yes"
-            )
     op.execute("SET LOCAL ROLE symphony_owner")
     op.execute("DROP FUNCTION orchestration.verify_outbox()")
     op.execute("DROP FUNCTION orchestration.redrive_outbox_item(uuid)")

@@ -1,10 +1,10 @@
 """A cluster for tests that make and drop roles, and how to look at what a revision leaves."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
-from sqlalchemy import URL, create_engine, make_url, pool
+from sqlalchemy import URL, create_engine, make_url, pool, text
 from tools import scratch
 
 from orchestration import embedded, schema
@@ -31,6 +31,32 @@ def other(cluster: scratch.Server) -> Iterator[URL]:
     name = scratch.PREFIX + secrets.token_hex(8)
     yield scratch.create_database(cluster, name)
     scratch.drop_database(cluster, name)
+
+
+@pytest.fixture
+def plain_login(cluster: scratch.Server) -> Iterator[Callable[..., URL]]:
+    """Makes logins that are no superusers, with the attributes given: `plain_login("CREATEROLE")`.
+    The cluster is left as one that has never seen us; name it before the databases, which go first.
+    """
+    made: list[str] = []
+
+    def make(*attributes: str) -> URL:
+        # Names that have to be quoted wherever they are written.
+        name = f"{scratch.PREFIX}Plain-{secrets.token_hex(4)}"
+        with scratch.maintenance(cluster.url) as connection:
+            connection.exec_driver_sql(
+                f"CREATE ROLE \"{name}\" LOGIN PASSWORD 'secret' {' '.join(attributes)}"
+            )
+        made.append(name)
+        return cluster.url.set(username=name, password="secret")
+
+    yield make
+    with scratch.maintenance(cluster.url) as connection:
+        ours = connection.scalars(
+            text("SELECT rolname FROM pg_catalog.pg_roles WHERE rolname ^@ 'symphony_'")
+        )
+        for role in [*ours, *made]:
+            connection.exec_driver_sql(f'DROP ROLE "{role}"')
 
 
 def picture(url: URL) -> dict[str, str]:

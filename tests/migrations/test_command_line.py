@@ -1,9 +1,6 @@
 """`alembic` as an operator runs it: a process of its own."""
 
-import os
 import secrets
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +9,7 @@ from sqlalchemy import URL
 from tools import scratch, versions
 
 from tests.migrations.conftest import picture
+from tests.migrations.operator import alembic, ini
 from tests.support import connect
 
 
@@ -20,28 +18,6 @@ def empty(server: scratch.Server) -> Iterator[URL]:
     name = scratch.PREFIX + secrets.token_hex(8)
     yield scratch.create_database(server, name)
     scratch.drop_database(server, name)
-
-
-def alembic(*arguments: str, database_url: URL | None = None) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-    if database_url is not None:
-        environment["DATABASE_URL"] = database_url.render_as_string(hide_password=False)
-    return subprocess.Popen(
-        [sys.executable, "-m", "alembic", *arguments],
-        cwd=scratch.ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def a_folder_without_a_server(tmp_path: Path) -> Path:
-    """A copy of alembic.ini: the development server is looked for beside it."""
-    ini = tmp_path / "alembic.ini"
-    original = (scratch.ROOT / "alembic.ini").read_text("utf-8")
-    ini.write_text(original.replace("%(here)s", str(scratch.ROOT)), "utf-8")
-    return ini
 
 
 def test_twenty_upgrades_of_one_database_at_once_all_succeed(
@@ -58,8 +34,8 @@ def test_twenty_upgrades_of_one_database_at_once_all_succeed(
 def test_without_a_database_the_two_ways_to_name_one_are_told_in_one_sentence(
     tmp_path: Path,
 ) -> None:
-    ini = a_folder_without_a_server(tmp_path)
-    refused = alembic("-c", str(ini), "upgrade", "head")
+    # The development server is looked for beside alembic.ini.
+    refused = alembic("-c", str(ini(tmp_path)), "upgrade", "head")
     out, err = refused.communicate()
     assert refused.returncode != 0
     # Alembic says it twice: to the terminal and to its log.

@@ -1,11 +1,6 @@
-"""Upgrades by other ways: as a script, in a host's environment, by a login that is no superuser,
-in several databases at once."""
+"""Upgrades by other ways: in a host's environment, in several databases at once."""
 
-import io
-import os
 import secrets
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,13 +8,12 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.config import Config
-from alembic.util import CommandError
 from sqlalchemy import URL, create_engine, pool, text
 from tools import scratch
 
 from orchestration import schema
 from tests.migrations.conftest import picture
-from tests.support import connect
+from tests.migrations.operator import alembic, failures
 
 pytestmark = pytest.mark.own_cluster
 
@@ -78,73 +72,16 @@ def no_roles_of_ours(cluster: scratch.Server) -> Iterator[None]:
             connection.exec_driver_sql(f"DROP ROLE {role}")
 
 
-def script(url: URL, revision: str, *, down: bool = False) -> str:
-    config = scratch.alembic_config(url)
-    config.output_buffer = io.StringIO()
-    (command.downgrade if down else command.upgrade)(config, revision, sql=True)
-    return config.output_buffer.getvalue()
-
-
-def run(url: URL, statements: str) -> None:
-    with connect(url) as connection:
-        connection.execute(statements)
-
-
-def test_the_sql_script_makes_what_an_upgrade_makes(empty: URL) -> None:
-    run(empty, script(empty, "head"))
-    assert picture(empty) == schema.expected()
-    command.check(scratch.alembic_config(empty))
-
-
-def test_an_upgrade_follows_the_sql_script_of_the_way_down(empty: URL) -> None:
-    scratch.upgrade(empty)
-    run(empty, script(empty, "head:base", down=True))
-    scratch.upgrade(empty)
-    assert picture(empty) == schema.expected()
-
-
-def test_several_databases_may_be_set_up_at_once_on_a_new_cluster(cluster: scratch.Server) -> None:
+def test_eight_databases_may_be_set_up_at_once_on_a_new_cluster(cluster: scratch.Server) -> None:
     with ExitStack() as stack:
         urls = []
-        for _ in range(6):
+        for _ in range(8):
             name = scratch.PREFIX + secrets.token_hex(8)
             urls.append(scratch.create_database(cluster, name))
             stack.callback(scratch.drop_database, cluster, name)
-        upgrades = [
-            subprocess.Popen(
-                [sys.executable, "-m", "alembic", "upgrade", "head"],
-                cwd=scratch.ROOT,
-                env=os.environ | {"DATABASE_URL": url.render_as_string(hide_password=False)},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for url in urls
-        ]
-        logs = [upgrade.communicate()[1] for upgrade in upgrades]
-        failed = [log for log, ended in zip(logs, upgrades, strict=True) if ended.returncode != 0]
-        assert failed == []
+        assert failures([alembic("upgrade", "head", database_url=url) for url in urls]) == []
         for url in urls:
             assert picture(url) == schema.expected()
-
-
-def test_a_login_with_createrole_upgrades_and_goes_down_again(migrator: URL) -> None:
-    scratch.upgrade(migrator)
-    assert picture(migrator) == schema.expected()
-    scratch.downgrade(migrator, "base")
-    scratch.upgrade(migrator)
-    assert picture(migrator) == schema.expected()
-
-
-def test_a_login_without_admin_on_roles_that_exist_is_refused_in_one_sentence(
-    empty: URL, migrator: URL
-) -> None:
-    scratch.upgrade(empty)
-    with pytest.raises(CommandError) as refused:
-        scratch.upgrade(migrator)
-    assert "ADMIN" in str(refused.value)
-    assert "symphony_owner" in str(refused.value)
-    assert len(str(refused.value).strip().splitlines()) == 1
 
 
 @pytest.fixture

@@ -55,10 +55,14 @@ def upgrade() -> None:
         ),
         # Years that every reader's calendar has, in whatever zone it shows them.
         sa.CheckConstraint(
-            "extract(year FROM activated_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998"
-            " AND extract(year FROM grace_expires_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998"
-            " AND extract(year FROM retired_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998"
-            " AND extract(year FROM created_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998",
+            "extract(year FROM activated_at AT TIME ZONE 'UTC') >= 1"
+            " AND extract(year FROM activated_at AT TIME ZONE 'UTC') <= 9998"
+            " AND extract(year FROM grace_expires_at AT TIME ZONE 'UTC') >= 1"
+            " AND extract(year FROM grace_expires_at AT TIME ZONE 'UTC') <= 9998"
+            " AND extract(year FROM retired_at AT TIME ZONE 'UTC') >= 1"
+            " AND extract(year FROM retired_at AT TIME ZONE 'UTC') <= 9998"
+            " AND extract(year FROM created_at AT TIME ZONE 'UTC') >= 1"
+            " AND extract(year FROM created_at AT TIME ZONE 'UTC') <= 9998",
             name=op.f("ck_policy_versions_years"),
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_policy_versions")),

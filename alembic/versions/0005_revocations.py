@@ -47,9 +47,12 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("revoked_by <> ''", name=op.f("ck_revoked_client_certs_revoked_by")),
         sa.CheckConstraint(
-            "extract(year FROM revoked_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998"
-            " AND extract(year FROM recorded_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998"
-            " AND extract(year FROM expires_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998",
+            "extract(year FROM revoked_at AT TIME ZONE 'UTC') >= 1"
+            " AND extract(year FROM revoked_at AT TIME ZONE 'UTC') <= 9998"
+            " AND extract(year FROM recorded_at AT TIME ZONE 'UTC') >= 1"
+            " AND extract(year FROM recorded_at AT TIME ZONE 'UTC') <= 9998"
+            " AND extract(year FROM expires_at AT TIME ZONE 'UTC') >= 1"
+            " AND extract(year FROM expires_at AT TIME ZONE 'UTC') <= 9998",
             name=op.f("ck_revoked_client_certs_years"),
         ),
         sa.PrimaryKeyConstraint("cert_fingerprint_sha256", name=op.f("pk_revoked_client_certs")),
@@ -77,9 +80,12 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("revoked_by <> ''", name=op.f("ck_revoked_tokens_revoked_by")),
         sa.CheckConstraint(
-            "extract(year FROM revoked_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998"
-            " AND extract(year FROM recorded_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998"
-            " AND extract(year FROM expires_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998",
+            "extract(year FROM revoked_at AT TIME ZONE 'UTC') >= 1"
+            " AND extract(year FROM revoked_at AT TIME ZONE 'UTC') <= 9998"
+            " AND extract(year FROM recorded_at AT TIME ZONE 'UTC') >= 1"
+            " AND extract(year FROM recorded_at AT TIME ZONE 'UTC') <= 9998"
+            " AND extract(year FROM expires_at AT TIME ZONE 'UTC') >= 1"
+            " AND extract(year FROM expires_at AT TIME ZONE 'UTC') <= 9998",
             name=op.f("ck_revoked_tokens_years"),
         ),
         sa.PrimaryKeyConstraint("token_hash", name=op.f("pk_revoked_tokens")),

@@ -923,14 +923,17 @@ REFERENCING NEW TABLE AS inserted
 FOR EACH STATEMENT EXECUTE FUNCTION orchestration.guard_outbox_pending_insert()
 """
     )
+    # One by one: of a comparison of rows, a dump and restore would change the parentheses.
     op.execute(
         """
 CREATE TRIGGER guard_update BEFORE UPDATE ON orchestration.payment_outbox_pending
 FOR EACH ROW
 WHEN (
-  (OLD.outbox_id, OLD.instruction_id, OLD.participant_id, OLD.sequence_id, OLD.rail_type)
-    IS DISTINCT FROM
-    (NEW.outbox_id, NEW.instruction_id, NEW.participant_id, NEW.sequence_id, NEW.rail_type)
+  OLD.outbox_id IS DISTINCT FROM NEW.outbox_id
+  OR OLD.instruction_id IS DISTINCT FROM NEW.instruction_id
+  OR OLD.participant_id IS DISTINCT FROM NEW.participant_id
+  OR OLD.sequence_id IS DISTINCT FROM NEW.sequence_id
+  OR OLD.rail_type IS DISTINCT FROM NEW.rail_type
   OR OLD.lease_token = NEW.lease_token
     AND (OLD.lease_expires_at, OLD.claimed_by)
       IS DISTINCT FROM (NEW.lease_expires_at, NEW.claimed_by)
@@ -1946,8 +1949,7 @@ AS $$
   LEFT JOIN orchestration.payment_outbox_attempts t
     ON t.outbox_id = a.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
   WHERE a.attempt_no > least(i.max_attempts, t.attempt_no)
-    OR (a.lease_token, a.worker_id, a.claimed_at)
-      IS DISTINCT FROM (o.lease_token, o.worker_id, o.claimed_at)
+    OR (a.lease_token, a.worker_id, a.claimed_at) <> (o.lease_token, o.worker_id, o.claimed_at)
   UNION ALL
   SELECT 'REDRIVE: of no item of the same content that FAILED as REJECTED or NOT_SENT', i.outbox_id,
          i.participant_id, jsonb_build_object('redrive_of', i.redrive_of)

@@ -86,8 +86,7 @@ AS $function$
   LEFT JOIN orchestration.payment_outbox_attempts t
     ON t.outbox_id = a.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
   WHERE a.attempt_no > least(i.max_attempts, t.attempt_no)
-    OR (a.lease_token, a.worker_id, a.claimed_at)
-      IS DISTINCT FROM (o.lease_token, o.worker_id, o.claimed_at)
+    OR (a.lease_token, a.worker_id, a.claimed_at) <> (o.lease_token, o.worker_id, o.claimed_at)
   UNION ALL
   SELECT 'REDRIVE: of no item of the same content that FAILED as REJECTED or NOT_SENT', i.outbox_id,
          i.participant_id, jsonb_build_object('redrive_of', i.redrive_of)

@@ -49,9 +49,7 @@ def libpq(url: URL) -> str:
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-def shell(
-    script: str, folder: Path, urls: Mapping[str, URL], **environment: str
-) -> subprocess.CompletedProcess[str]:
+def shell(script: str, folder: Path, urls: Mapping[str, URL]) -> subprocess.CompletedProcess[str]:
     """Run a script as it stands in the document, with the URLs under the names that it uses."""
     return subprocess.run(
         ["bash", "-ec", script],
@@ -59,8 +57,8 @@ def shell(
         env={
             **os.environ,
             "PATH": f"{programs()}{os.pathsep}{os.environ['PATH']}",
+            "PGOPTIONS": "-c client_min_messages=warning",
             **{name: libpq(url) for name, url in urls.items()},
-            **environment,
         },
         capture_output=True,
         text=True,
@@ -87,7 +85,7 @@ def with_writers(url: URL, logins: Mapping[str, URL], act: Callable[[Writers], N
 
 
 def fill(url: URL, logins: Mapping[str, URL]) -> None:
-    """Evidence in every table, in every state that an item, a policy or an instruction may be in."""
+    """Evidence in every table, of policies, instructions and items in each of their states."""
     with ExitStack() as opened:
         by = writers(url, logins, opened)
         evidence.fill(

@@ -1,4 +1,4 @@
-"""Dump and restore: which ways keep every row, guard, grant and chain, and what mends the others."""
+"""Dump and restore: which ways keep every row, guard, grant and chain, and what mends others."""
 
 import os
 import subprocess
@@ -76,7 +76,6 @@ def test_without_the_roles_a_restore_names_them_and_leaves_nothing(
     ran = shell(block("Custom format", "sh"), tmp_path, urls)
     assert ran.returncode == 1
     assert 'role "symphony_owner" does not exist' in ran.stderr
-    assert differences(restored) != []
     with connect(restored) as superuser:
         assert scalar(superuser, "SELECT to_regnamespace('orchestration')") is None
 
@@ -99,12 +98,7 @@ def test_with_the_roles_first_another_cluster_has_everything_and_its_logins_writ
 ) -> None:
     restored = empty(elsewhere)
     urls = {"SOURCE": source.url, "TARGET": restored}
-    ran = shell(block("Into another cluster", "sh"), tmp_path, urls)
-    assert ran.returncode == 0
-    complaints = [line for line in ran.stderr.splitlines() if "ERROR" in line]
-    assert [line.partition("ERROR:")[2].strip() for line in complaints] == [
-        'role "postgres" already exists'
-    ]
+    run(block("Into another cluster", "sh"), tmp_path, **urls)
     run(block("Custom format", "sh"), tmp_path, **urls)
     assert_kept(restored, source.url)
     at_restored = {"host": restored.host, "port": restored.port}
@@ -155,14 +149,14 @@ def test_without_owner_everything_is_whoever_restored_it_and_the_fingerprint_say
     assert {"functions/append_attestations", "tables/audit_log"} <= set(differences(restored))
 
 
-WITHOUT_RESPITE = {
+WAYS = {
     "with triggers": "",
     "in replica mode": "PGOPTIONS='-c session_replication_role=replica' ",
     "--disable-triggers": "",
 }
 
 
-@pytest.mark.parametrize("way", WITHOUT_RESPITE)
+@pytest.mark.parametrize("way", WAYS)
 def test_data_alone_into_a_migrated_database_is_refused_and_leaves_nothing(
     source: Source, empty: Empty, tmp_path: Path, way: str
 ) -> None:
@@ -171,7 +165,7 @@ def test_data_alone_into_a_migrated_database_is_refused_and_leaves_nothing(
     before = contents(migrated)
     options = "--disable-triggers" if way.startswith("--") else ""
     ran = shell(
-        f"{DUMP}; {WITHOUT_RESPITE[way]}{RESTORE} --data-only {options} evidence.dump",
+        f"{DUMP}; {WAYS[way]}{RESTORE} --data-only {options} evidence.dump",
         tmp_path,
         {"SOURCE": source.url, "TARGET": migrated},
     )
@@ -188,9 +182,7 @@ def test_data_alone_into_the_dumps_own_schema_meets_the_guards(
     restored = empty(source.at)
     urls = {"SOURCE": source.url, "TARGET": restored}
     run(f"{DUMP}; {RESTORE} --schema-only evidence.dump", tmp_path, **urls)
-    ran = shell(
-        f"{WITHOUT_RESPITE[way]}{RESTORE} --data-only evidence.dump", tmp_path, urls
-    )
+    ran = shell(f"{WAYS[way]}{RESTORE} --data-only evidence.dump", tmp_path, urls)
     assert ran.returncode == 1
     assert "INV-" in ran.stderr
     assert rows(restored) == 0
@@ -219,9 +211,7 @@ def test_data_alone_without_triggers_demotes_the_guards_until_they_are_put_back(
     assert_goes_on(restored, source.logins)
 
 
-def test_the_fingerprint_of_the_document_prints_what_differs(
-    source: Source, empty: Empty
-) -> None:
+def test_the_fingerprint_of_the_document_prints_what_differs(source: Source, empty: Empty) -> None:
     migrated = empty(source.at)
     scratch.upgrade(migrated)
     script = block("Fingerprint", "python")

@@ -1,7 +1,8 @@
 """Roles, the schema, its revision and the helpers that every later revision stands on.
 
 Serves: all of them; `raise_invariant` gives a refusal its shape, `refuse_change` is the guard of
-append-only tables, `change_gate` the changer's side of every gate. That the revision's own row is
+append-only tables, `change_gate` the changer's side of every gate, `copies_a_subscription` tells the
+guards who brings a row. That the revision's own row is
 counted and stays serves INV-AUD-001.
 """
 
@@ -168,6 +169,17 @@ RETURN (
 )::uuid
 """
     )
+    # A subscription's worker brings rows that were judged where they were written: in no order of
+    # tables, nor of the rows of one, when it copies them, and later than they say in any case. The
+    # guards then judge what a row tells alone. Whoever only sets session_replication_role is judged
+    # as everybody.
+    op.execute(
+        """
+CREATE FUNCTION orchestration.copies_a_subscription() RETURNS boolean
+LANGUAGE sql STABLE
+RETURN EXISTS (SELECT FROM pg_stat_subscription s WHERE s.pid = pg_backend_pid())
+"""
+    )
     op.execute(
         """
 CREATE FUNCTION orchestration.refuse_change() RETURNS trigger
@@ -267,6 +279,7 @@ REVOKE EXECUTE ON FUNCTION
   orchestration.change_gate(),
   orchestration.raise_invariant(text, text, text, text, jsonb, text, text),
   orchestration.uuid_v7(),
+  orchestration.copies_a_subscription(),
   orchestration.refuse_change(),
   orchestration.count_schema_change()
 FROM PUBLIC
@@ -278,6 +291,7 @@ FROM PUBLIC
 def downgrade() -> None:
     op.execute("SET LOCAL ROLE symphony_owner")
     op.execute("DROP FUNCTION orchestration.change_gate()")
+    op.execute("DROP FUNCTION orchestration.copies_a_subscription()")
     op.execute("DROP FUNCTION orchestration.uuid_v7()")
     op.execute(
         "DROP FUNCTION orchestration.raise_invariant(text, text, text, text, jsonb, text, text)"

@@ -54,10 +54,14 @@ def upgrade() -> None:
         ),
         # Years that every reader's calendar has, in whatever zone it shows them.
         sa.CheckConstraint(
-            "extract(year FROM activated_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998"
-            " AND extract(year FROM grace_expires_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998"
-            " AND extract(year FROM retired_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998"
-            " AND extract(year FROM created_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998",
+            "extract(year FROM activated_at AT TIME ZONE 'UTC') >= 1"
+            " AND extract(year FROM activated_at AT TIME ZONE 'UTC') <= 9998"
+            " AND extract(year FROM grace_expires_at AT TIME ZONE 'UTC') >= 1"
+            " AND extract(year FROM grace_expires_at AT TIME ZONE 'UTC') <= 9998"
+            " AND extract(year FROM retired_at AT TIME ZONE 'UTC') >= 1"
+            " AND extract(year FROM retired_at AT TIME ZONE 'UTC') <= 9998"
+            " AND extract(year FROM created_at AT TIME ZONE 'UTC') >= 1"
+            " AND extract(year FROM created_at AT TIME ZONE 'UTC') <= 9998",
             name=op.f("ck_policy_versions_years"),
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_policy_versions")),
@@ -121,6 +125,7 @@ SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 DECLARE
   v_replica boolean := current_setting('session_replication_role') = 'replica';
+  v_copied boolean := v_replica AND orchestration.copies_a_subscription();
   v_detail jsonb := jsonb_build_object('id', NEW.id, 'status', NEW.status);
   v_active text;
   v_newest timestamptz;
@@ -135,6 +140,10 @@ BEGIN
     IF EXISTS (SELECT FROM orchestration.policy_versions p WHERE p.id = NEW.id) THEN
       -- The primary key refuses it; what is missing must not be refused before.
       NEW.activated_at := coalesce(NEW.activated_at, clock_timestamp());
+      RETURN NEW;
+    END IF;
+    IF v_copied THEN
+      -- It may have left ACTIVE since, and come before the versions that it followed.
       RETURN NEW;
     END IF;
     IF NEW.status IS DISTINCT FROM 'ACTIVE' THEN

@@ -46,9 +46,12 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("revoked_by <> ''", name=op.f("ck_revoked_client_certs_revoked_by")),
         sa.CheckConstraint(
-            "extract(year FROM revoked_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998"
-            " AND extract(year FROM recorded_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998"
-            " AND extract(year FROM expires_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998",
+            "extract(year FROM revoked_at AT TIME ZONE 'UTC') >= 1"
+            " AND extract(year FROM revoked_at AT TIME ZONE 'UTC') <= 9998"
+            " AND extract(year FROM recorded_at AT TIME ZONE 'UTC') >= 1"
+            " AND extract(year FROM recorded_at AT TIME ZONE 'UTC') <= 9998"
+            " AND extract(year FROM expires_at AT TIME ZONE 'UTC') >= 1"
+            " AND extract(year FROM expires_at AT TIME ZONE 'UTC') <= 9998",
             name=op.f("ck_revoked_client_certs_years"),
         ),
         sa.PrimaryKeyConstraint("cert_fingerprint_sha256", name=op.f("pk_revoked_client_certs")),
@@ -76,9 +79,12 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("revoked_by <> ''", name=op.f("ck_revoked_tokens_revoked_by")),
         sa.CheckConstraint(
-            "extract(year FROM revoked_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998"
-            " AND extract(year FROM recorded_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998"
-            " AND extract(year FROM expires_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998",
+            "extract(year FROM revoked_at AT TIME ZONE 'UTC') >= 1"
+            " AND extract(year FROM revoked_at AT TIME ZONE 'UTC') <= 9998"
+            " AND extract(year FROM recorded_at AT TIME ZONE 'UTC') >= 1"
+            " AND extract(year FROM recorded_at AT TIME ZONE 'UTC') <= 9998"
+            " AND extract(year FROM expires_at AT TIME ZONE 'UTC') >= 1"
+            " AND extract(year FROM expires_at AT TIME ZONE 'UTC') <= 9998",
             name=op.f("ck_revoked_tokens_years"),
         ),
         sa.PrimaryKeyConstraint("token_hash", name=op.f("pk_revoked_tokens")),
@@ -152,11 +158,12 @@ SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 -- Argument of the trigger: the column that holds the credential's hash.
 DECLARE
+  v_replica boolean := current_setting('session_replication_role') = 'replica';
   v_hash text := to_jsonb(NEW) ->> TG_ARGV[0];
   v_now timestamptz := clock_timestamp();
   v_known boolean;
 BEGIN
-  IF current_setting('session_replication_role') <> 'replica' THEN
+  IF NOT v_replica THEN
     NEW.revoked_at := coalesce(NEW.revoked_at, v_now);
     NEW.recorded_at := v_now;
     NEW.db_user := SESSION_USER;
@@ -177,7 +184,8 @@ BEGIN
     -- The primary key refuses it, or ON CONFLICT passes it over.
     RETURN NEW;
   END IF;
-  IF NOT isfinite(NEW.revoked_at) OR NEW.revoked_at > v_now THEN
+  IF NOT isfinite(NEW.revoked_at)
+    OR NEW.revoked_at > v_now AND NOT (v_replica AND orchestration.copies_a_subscription()) THEN
     PERFORM orchestration.raise_invariant(
       'INV-REV-005', 'P7201', 'revoked_at is in the future', TG_TABLE_NAME,
       jsonb_build_object(TG_ARGV[0], v_hash, 'revoked_at', NEW.revoked_at),

@@ -224,6 +224,7 @@ SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 DECLARE
   v_replica boolean := current_setting('session_replication_role') = 'replica';
+  v_copied boolean := v_replica AND orchestration.copies_a_subscription();
   v_detail jsonb := jsonb_build_object(
     'caller_identity', NEW.caller_identity, 'idempotency_key', NEW.idempotency_key);
   v_head_seq bigint;
@@ -263,7 +264,7 @@ BEGIN
       'Give terminal_status together with execution_completed.', 'terminal_status'
     );
   END IF;
-  IF NEW.policy_version_id IS NOT NULL AND NOT EXISTS (
+  IF NOT v_copied AND NEW.policy_version_id IS NOT NULL AND NOT EXISTS (
     SELECT FROM orchestration.policy_versions p WHERE p.id = NEW.policy_version_id
   ) THEN
     -- A snapshot older than the version is told so by the gate, with 40001.
@@ -279,7 +280,7 @@ BEGIN
   -- what the other has written, and an older snapshot cannot lock a head that has moved.
   SELECT h.chain_seq INTO v_head_seq
   FROM orchestration.ingress_attestation_heads h
-  WHERE h.caller_identity = NEW.caller_identity
+  WHERE h.caller_identity = NEW.caller_identity AND NOT v_copied
   FOR UPDATE;
   IF NOT FOUND AND NOT v_replica AND NEW.caller_identity <> '' THEN
     INSERT INTO orchestration.ingress_attestation_heads (caller_identity)
@@ -313,14 +314,15 @@ BEGIN
     NEW.db_user := SESSION_USER;
     NEW.xact_id := pg_current_xact_id()::text::bigint;
   END IF;
-  IF NOT isfinite(NEW.attested_at) OR NEW.attested_at > clock_timestamp() THEN
+  IF NOT isfinite(NEW.attested_at) OR NEW.attested_at > clock_timestamp() AND NOT v_copied THEN
     PERFORM orchestration.raise_invariant(
       'INV-ATT-011', 'P7301', 'attested_at is in the future', 'ingress_attestations',
       v_detail || jsonb_build_object('attested_at', NEW.attested_at),
       'Leave attested_at out: the database sets it.', 'attested_at'
     );
   END IF;
-  IF (NEW.chain_seq, NEW.prev_hash) IS DISTINCT FROM (v_last_seq + 1, v_last_hash) THEN
+  IF NOT v_copied
+    AND (NEW.chain_seq, NEW.prev_hash) IS DISTINCT FROM (v_last_seq + 1, v_last_hash) THEN
     IF v_last_seq = 0 THEN
       PERFORM orchestration.raise_invariant(
         'INV-ATT-004', 'P7302', 'a chain begins with chain_seq 1 and an empty prev_hash',
@@ -381,6 +383,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 DECLARE
+  v_replica boolean := current_setting('session_replication_role') = 'replica';
+  v_copied boolean := v_replica AND orchestration.copies_a_subscription();
   v_attestation orchestration.ingress_attestations;
   v_detail jsonb := jsonb_build_object(
     'attestation_id', NEW.attestation_id, 'event', NEW.event);
@@ -388,7 +392,7 @@ BEGIN
   SELECT a.* INTO v_attestation
   FROM orchestration.ingress_attestations a
   WHERE a.id = NEW.attestation_id;
-  IF current_setting('session_replication_role') <> 'replica' THEN
+  IF NOT v_replica THEN
     NEW.caller_identity := coalesce(NEW.caller_identity, v_attestation.caller_identity, '');
     NEW.occurred_at := coalesce(NEW.occurred_at, clock_timestamp());
     NEW.db_user := SESSION_USER;
@@ -423,10 +427,13 @@ BEGIN
       'Read ingress_attestation_status.', 'event'
     );
   END IF;
-  IF NEW.event = 'EXECUTION_COMPLETED' AND NOT v_attestation.execution_started AND NOT EXISTS (
-    SELECT FROM orchestration.ingress_attestation_events e
-    WHERE e.attestation_id = NEW.attestation_id AND e.event = 'EXECUTION_STARTED'
-  ) THEN
+  IF NOT v_copied
+    AND NEW.event = 'EXECUTION_COMPLETED'
+    AND NOT v_attestation.execution_started
+    AND NOT EXISTS (
+      SELECT FROM orchestration.ingress_attestation_events e
+      WHERE e.attestation_id = NEW.attestation_id AND e.event = 'EXECUTION_STARTED'
+    ) THEN
     IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
       -- Only the primary key knows of a start that is newer than the snapshot: storing another
       -- one meets it and answers 40001. Where there is none, the refusal below undoes this.
@@ -441,7 +448,7 @@ BEGIN
       v_detail, 'Record EXECUTION_STARTED first.', 'event'
     );
   END IF;
-  IF NOT isfinite(NEW.occurred_at) OR NEW.occurred_at > clock_timestamp() THEN
+  IF NOT isfinite(NEW.occurred_at) OR NEW.occurred_at > clock_timestamp() AND NOT v_copied THEN
     PERFORM orchestration.raise_invariant(
       'INV-ATT-011', 'P7301', 'occurred_at is in the future', 'ingress_attestation_events',
       v_detail || jsonb_build_object('occurred_at', NEW.occurred_at),
@@ -842,6 +849,23 @@ AS $$
         SELECT FROM orchestration.ingress_attestations a
         WHERE a.id = e.attestation_id AND a.caller_identity = e.caller_identity
       )
+    UNION ALL
+    SELECT a.chain_seq, a.id, 'completed and not started'
+    FROM orchestration.ingress_attestation_events e
+    JOIN orchestration.ingress_attestations a ON a.id = e.attestation_id
+    WHERE a.caller_identity = p_caller_identity
+      AND e.event = 'EXECUTION_COMPLETED'
+      AND NOT a.execution_started
+      AND NOT EXISTS (
+        SELECT FROM orchestration.ingress_attestation_events s
+        WHERE s.attestation_id = e.attestation_id AND s.event = 'EXECUTION_STARTED'
+      )
+    UNION ALL
+    SELECT a.chain_seq, a.id, 'the policy version is unknown'
+    FROM orchestration.ingress_attestations a
+    WHERE a.caller_identity = p_caller_identity
+      AND NOT EXISTS (
+        SELECT FROM orchestration.policy_versions p WHERE p.id = a.policy_version_id)
     UNION ALL
     SELECT NULL, NULL, 'no caller is named'
     WHERE p_caller_identity IS NULL

@@ -222,6 +222,7 @@ SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 DECLARE
   v_replica boolean := current_setting('session_replication_role') = 'replica';
+  v_copied boolean := v_replica AND orchestration.copies_a_subscription();
   v_detail jsonb;
 BEGIN
   IF TG_OP = 'INSERT' THEN
@@ -241,6 +242,10 @@ BEGIN
       'idempotency_key', NEW.idempotency_key);
     IF EXISTS (SELECT FROM orchestration.instructions i WHERE i.id = NEW.id) THEN
       -- The primary key refuses it.
+      RETURN NEW;
+    END IF;
+    IF v_copied THEN
+      -- It may have moved on since, and come before what it refers to.
       RETURN NEW;
     END IF;
     IF (NEW.state, NEW.version) IS DISTINCT FROM ('RECEIVED', 1) THEN
@@ -355,13 +360,18 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 DECLARE
+  v_replica boolean := current_setting('session_replication_role') = 'replica';
   v_instruction record;
 BEGIN
+  IF v_replica AND orchestration.copies_a_subscription() THEN
+    -- The instruction may have moved on since, or come later: verify_instructions compares both.
+    RETURN NEW;
+  END IF;
   SELECT i.participant_id, i.version, i.state, i.updated_at
   INTO v_instruction
   FROM orchestration.instructions i
   WHERE i.id = NEW.instruction_id;
-  IF current_setting('session_replication_role') <> 'replica' THEN
+  IF NOT v_replica THEN
     NEW.occurred_at := coalesce(v_instruction.updated_at, clock_timestamp());
     NEW.db_user := SESSION_USER;
     NEW.xact_id := pg_current_xact_id()::text::bigint;
@@ -793,6 +803,12 @@ AS $$
   FROM orchestration.instructions i
   WHERE NOT EXISTS (
     SELECT FROM orchestration.ingress_attestations a WHERE a.id = i.attestation_id)
+  UNION ALL
+  SELECT 'ORPHAN: an instruction of no policy version', i.id, i.participant_id,
+         jsonb_build_object('policy_version_id', i.policy_version_id)
+  FROM orchestration.instructions i
+  WHERE NOT EXISTS (
+    SELECT FROM orchestration.policy_versions p WHERE p.id = i.policy_version_id)
 $$
 """
     )

@@ -1907,6 +1907,27 @@ DAMAGE: dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]] = {
         (record(opening(RETRIED, 3)), record(closing(RETRIED, "RETRYABLE", 3))),
         [follow(RETRIED, 2, 2, 1)],
     ),
+    "an attempt after the end": (
+        (record(opening(DONE, 2)), record(closing(DONE, "RETRYABLE", 2))),
+        [
+            ("ATTEMPT", DONE, None, {"attempt_no": 2, "phase": "CLOSE"}),
+            ("ATTEMPT", DONE, None, {"attempt_no": 2, "phase": "OPEN"}),
+        ],
+    ),
+    "a closing by another worker": (
+        (
+            f"UPDATE orchestration.{ATTEMPTS} SET worker_id = 'z'"
+            f" WHERE {is_(RETRIED)} AND phase = 'CLOSE'",
+        ),
+        [("ATTEMPT", RETRIED, None, {"attempt_no": 1, "phase": "CLOSE"})],
+    ),
+    "a redrive of what did not fail": (
+        (
+            f"UPDATE orchestration.{ITEMS} SET redrive_no = 1, redrive_of = '{DONE}'"
+            f" WHERE {is_(FREE)}",
+        ),
+        [("REDRIVE", FREE, "p", {"redrive_of": DONE})],
+    ),
     "a lease without an opening after other attempts": (
         (lease(RETRIED),),
         [follow(RETRIED, 1, 1, 2)],

@@ -51,11 +51,19 @@ def plain_login(cluster: scratch.Server) -> Iterator[Callable[..., URL]]:
         return cluster.url.set(username=name, password="secret")
 
     yield make
+    forget_roles(cluster)
+    with scratch.maintenance(cluster.url) as connection:
+        for login in made:
+            connection.exec_driver_sql(f'DROP ROLE "{login}"')
+
+
+def forget_roles(cluster: scratch.Server) -> None:
+    """Leaves a cluster without our databases as one that has never seen us."""
     with scratch.maintenance(cluster.url) as connection:
         ours = connection.scalars(
             text("SELECT rolname FROM pg_catalog.pg_roles WHERE rolname ^@ 'symphony_'")
         )
-        for role in [*ours, *made]:
+        for role in ours:
             connection.exec_driver_sql(f'DROP ROLE "{role}"')
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import URL
 from tools import scratch
 
 from orchestration import schema
-from tests.migrations.conftest import picture
+from tests.migrations.conftest import forget_roles, picture
 from tests.migrations.operator import alembic, failures
 from tests.support import connect, scalar
 
@@ -41,6 +41,7 @@ def whole(cluster: scratch.Server) -> float:
         return time.monotonic() - since
     finally:
         scratch.drop_database(cluster, name)
+        forget_roles(cluster)
 
 
 def reached(url: URL) -> str:

@@ -43,9 +43,13 @@ class Base(DeclarativeBase):
 
 
 def in_years(*columns: str) -> str:
-    """The CHECK of times that every reader's calendar has: years 1 to 9998, in UTC."""
+    """The CHECK of times that every reader's calendar has: years 1 to 9998, in UTC.
+
+    Without BETWEEN, whose parentheses a dump and restore would take away from the first.
+    """
+    year = "extract(year FROM {} AT TIME ZONE 'UTC')"
     return " AND ".join(
-        f"extract(year FROM {column} AT TIME ZONE 'UTC') BETWEEN 1 AND 9998" for column in columns
+        f"{year.format(column)} >= 1 AND {year.format(column)} <= 9998" for column in columns
     )
 
 

@@ -11,6 +11,11 @@ DECLARE
   v_participant_ids text[];
   v_rail_types text[];
 BEGIN
+  -- What a subscription brings was written before the switch engaged, or it would not be there.
+  IF current_setting('session_replication_role') = 'replica'
+    AND orchestration.copies_a_subscription() THEN
+    RETURN NULL;
+  END IF;
   IF TG_LEVEL = 'STATEMENT' THEN
     -- A redrive is an act of control, and closing an attempt ends what was begun: neither is
     -- gated, nor does it hold the gate.

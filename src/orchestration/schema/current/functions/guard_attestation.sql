@@ -6,6 +6,7 @@ CREATE OR REPLACE FUNCTION orchestration.guard_attestation()
 AS $function$
 DECLARE
   v_replica boolean := current_setting('session_replication_role') = 'replica';
+  v_copied boolean := v_replica AND orchestration.copies_a_subscription();
   v_detail jsonb := jsonb_build_object(
     'caller_identity', NEW.caller_identity, 'idempotency_key', NEW.idempotency_key);
   v_head_seq bigint;
@@ -45,7 +46,7 @@ BEGIN
       'Give terminal_status together with execution_completed.', 'terminal_status'
     );
   END IF;
-  IF NEW.policy_version_id IS NOT NULL AND NOT EXISTS (
+  IF NOT v_copied AND NEW.policy_version_id IS NOT NULL AND NOT EXISTS (
     SELECT FROM orchestration.policy_versions p WHERE p.id = NEW.policy_version_id
   ) THEN
     -- A snapshot older than the version is told so by the gate, with 40001.
@@ -61,7 +62,7 @@ BEGIN
   -- what the other has written, and an older snapshot cannot lock a head that has moved.
   SELECT h.chain_seq INTO v_head_seq
   FROM orchestration.ingress_attestation_heads h
-  WHERE h.caller_identity = NEW.caller_identity
+  WHERE h.caller_identity = NEW.caller_identity AND NOT v_copied
   FOR UPDATE;
   IF NOT FOUND AND NOT v_replica AND NEW.caller_identity <> '' THEN
     INSERT INTO orchestration.ingress_attestation_heads (caller_identity)
@@ -95,14 +96,15 @@ BEGIN
     NEW.db_user := SESSION_USER;
     NEW.xact_id := pg_current_xact_id()::text::bigint;
   END IF;
-  IF NOT isfinite(NEW.attested_at) OR NEW.attested_at > clock_timestamp() THEN
+  IF NOT isfinite(NEW.attested_at) OR NEW.attested_at > clock_timestamp() AND NOT v_copied THEN
     PERFORM orchestration.raise_invariant(
       'INV-ATT-011', 'P7301', 'attested_at is in the future', 'ingress_attestations',
       v_detail || jsonb_build_object('attested_at', NEW.attested_at),
       'Leave attested_at out: the database sets it.', 'attested_at'
     );
   END IF;
-  IF (NEW.chain_seq, NEW.prev_hash) IS DISTINCT FROM (v_last_seq + 1, v_last_hash) THEN
+  IF NOT v_copied
+    AND (NEW.chain_seq, NEW.prev_hash) IS DISTINCT FROM (v_last_seq + 1, v_last_hash) THEN
     IF v_last_seq = 0 THEN
       PERFORM orchestration.raise_invariant(
         'INV-ATT-004', 'P7302', 'a chain begins with chain_seq 1 and an empty prev_hash',

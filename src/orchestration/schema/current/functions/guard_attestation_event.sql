@@ -5,6 +5,8 @@ CREATE OR REPLACE FUNCTION orchestration.guard_attestation_event()
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
 AS $function$
 DECLARE
+  v_replica boolean := current_setting('session_replication_role') = 'replica';
+  v_copied boolean := v_replica AND orchestration.copies_a_subscription();
   v_attestation orchestration.ingress_attestations;
   v_detail jsonb := jsonb_build_object(
     'attestation_id', NEW.attestation_id, 'event', NEW.event);
@@ -12,7 +14,7 @@ BEGIN
   SELECT a.* INTO v_attestation
   FROM orchestration.ingress_attestations a
   WHERE a.id = NEW.attestation_id;
-  IF current_setting('session_replication_role') <> 'replica' THEN
+  IF NOT v_replica THEN
     NEW.caller_identity := coalesce(NEW.caller_identity, v_attestation.caller_identity, '');
     NEW.occurred_at := coalesce(NEW.occurred_at, clock_timestamp());
     NEW.db_user := SESSION_USER;
@@ -47,10 +49,13 @@ BEGIN
       'Read ingress_attestation_status.', 'event'
     );
   END IF;
-  IF NEW.event = 'EXECUTION_COMPLETED' AND NOT v_attestation.execution_started AND NOT EXISTS (
-    SELECT FROM orchestration.ingress_attestation_events e
-    WHERE e.attestation_id = NEW.attestation_id AND e.event = 'EXECUTION_STARTED'
-  ) THEN
+  IF NOT v_copied
+    AND NEW.event = 'EXECUTION_COMPLETED'
+    AND NOT v_attestation.execution_started
+    AND NOT EXISTS (
+      SELECT FROM orchestration.ingress_attestation_events e
+      WHERE e.attestation_id = NEW.attestation_id AND e.event = 'EXECUTION_STARTED'
+    ) THEN
     IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
       -- Only the primary key knows of a start that is newer than the snapshot: storing another
       -- one meets it and answers 40001. Where there is none, the refusal below undoes this.
@@ -65,7 +70,7 @@ BEGIN
       v_detail, 'Record EXECUTION_STARTED first.', 'event'
     );
   END IF;
-  IF NOT isfinite(NEW.occurred_at) OR NEW.occurred_at > clock_timestamp() THEN
+  IF NOT isfinite(NEW.occurred_at) OR NEW.occurred_at > clock_timestamp() AND NOT v_copied THEN
     PERFORM orchestration.raise_invariant(
       'INV-ATT-011', 'P7301', 'occurred_at is in the future', 'ingress_attestation_events',
       v_detail || jsonb_build_object('occurred_at', NEW.occurred_at),

@@ -6,6 +6,7 @@ CREATE OR REPLACE FUNCTION orchestration.guard_audit_log()
 AS $function$
 DECLARE
   v_replica boolean := current_setting('session_replication_role') = 'replica';
+  v_copied boolean := v_replica AND orchestration.copies_a_subscription();
   v_known boolean;
   v_head_seq bigint;
   v_last_seq bigint;
@@ -14,7 +15,10 @@ DECLARE
 BEGIN
   -- The head is locked first and the chain's end read in a later statement: whoever waited reads
   -- what the other has written, and an older snapshot cannot lock a head that has moved.
-  SELECT h.chain_seq INTO v_head_seq FROM orchestration.audit_log_head h FOR UPDATE;
+  SELECT h.chain_seq INTO v_head_seq
+  FROM orchestration.audit_log_head h
+  WHERE NOT v_copied
+  FOR UPDATE;
   IF NOT FOUND AND NOT v_replica THEN
     INSERT INTO orchestration.audit_log_head DEFAULT VALUES ON CONFLICT DO NOTHING;
     SELECT h.chain_seq INTO v_head_seq FROM orchestration.audit_log_head h FOR UPDATE;
@@ -54,14 +58,15 @@ BEGIN
       'Verify the log: its last entries were removed.', 'chain_seq'
     );
   END IF;
-  IF NOT isfinite(NEW.occurred_at) OR NEW.occurred_at > clock_timestamp() THEN
+  IF NOT isfinite(NEW.occurred_at) OR NEW.occurred_at > clock_timestamp() AND NOT v_copied THEN
     PERFORM orchestration.raise_invariant(
       'INV-AUD-001', 'P7302', 'occurred_at is in the future', 'audit_log',
       jsonb_build_object('chain_seq', NEW.chain_seq, 'occurred_at', NEW.occurred_at),
       'Leave occurred_at out: the database sets it.', 'occurred_at'
     );
   END IF;
-  IF (NEW.chain_seq, NEW.prev_hash) IS DISTINCT FROM (v_last_seq + 1, v_last_hash) THEN
+  IF NOT v_copied
+    AND (NEW.chain_seq, NEW.prev_hash) IS DISTINCT FROM (v_last_seq + 1, v_last_hash) THEN
     PERFORM orchestration.raise_invariant(
       'INV-AUD-001', 'P7302', 'the entry does not continue the log', 'audit_log',
       jsonb_build_object('chain_seq', NEW.chain_seq, 'expected', v_last_seq + 1),

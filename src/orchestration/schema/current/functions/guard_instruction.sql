@@ -6,6 +6,7 @@ CREATE OR REPLACE FUNCTION orchestration.guard_instruction()
 AS $function$
 DECLARE
   v_replica boolean := current_setting('session_replication_role') = 'replica';
+  v_copied boolean := v_replica AND orchestration.copies_a_subscription();
   v_detail jsonb;
 BEGIN
   IF TG_OP = 'INSERT' THEN
@@ -25,6 +26,10 @@ BEGIN
       'idempotency_key', NEW.idempotency_key);
     IF EXISTS (SELECT FROM orchestration.instructions i WHERE i.id = NEW.id) THEN
       -- The primary key refuses it.
+      RETURN NEW;
+    END IF;
+    IF v_copied THEN
+      -- It may have moved on since, and come before what it refers to.
       RETURN NEW;
     END IF;
     IF (NEW.state, NEW.version) IS DISTINCT FROM ('RECEIVED', 1) THEN

@@ -10,6 +10,11 @@ DECLARE
   v_now timestamptz := clock_timestamp();
   v_bad record;
 BEGIN
+  IF current_setting('session_replication_role') = 'replica'
+    AND orchestration.copies_a_subscription() THEN
+    -- Its pending row and the items before it come by themselves: verify_outbox finds what is amiss.
+    RETURN NULL;
+  END IF;
   SELECT n.outbox_id, n.instruction_id, n.idempotency_key, n.redrive_no,
          n.db_user <> SESSION_USER OR n.xact_id <> v_xact_id OR n.created_at > v_now AS forged,
          NOT EXISTS (

@@ -7,6 +7,8 @@ AS $function$
 -- Called where the identity changes, the lease under one token, or the count of attempts, and where
 -- a lease ends.
 DECLARE
+  v_copied boolean := current_setting('session_replication_role') = 'replica'
+    AND orchestration.copies_a_subscription();
   v_opened integer;
   v_closed integer;
 BEGIN
@@ -20,6 +22,10 @@ BEGIN
     );
   END IF;
   IF OLD.lease_token IS NOT NULL AND NEW.lease_token IS DISTINCT FROM OLD.lease_token THEN
+    IF v_copied THEN
+      -- Its attempts may come later: verify_outbox tells whether they fit.
+      RETURN NEW;
+    END IF;
     SELECT coalesce(max(a.attempt_no) FILTER (WHERE a.phase = 'OPEN'), 0),
            coalesce(max(a.attempt_no) FILTER (WHERE a.phase = 'CLOSE'), 0)
     INTO v_opened, v_closed
@@ -44,7 +50,8 @@ BEGIN
       'Attempts are opened by claim_outbox_batch.', 'attempt_count'
     );
   END IF;
-  IF NEW.claimed_by <> OLD.claimed_by OR OLD.lease_expires_at <= clock_timestamp() THEN
+  IF NEW.claimed_by <> OLD.claimed_by
+    OR OLD.lease_expires_at <= clock_timestamp() AND NOT v_copied THEN
     PERFORM orchestration.raise_invariant(
       'INV-OUT-002', 'P7002', 'a lease is renewed by its own worker, before it expires',
       'payment_outbox_pending',

@@ -6,6 +6,7 @@ CREATE OR REPLACE FUNCTION orchestration.guard_policy_version()
 AS $function$
 DECLARE
   v_replica boolean := current_setting('session_replication_role') = 'replica';
+  v_copied boolean := v_replica AND orchestration.copies_a_subscription();
   v_detail jsonb := jsonb_build_object('id', NEW.id, 'status', NEW.status);
   v_active text;
   v_newest timestamptz;
@@ -20,6 +21,10 @@ BEGIN
     IF EXISTS (SELECT FROM orchestration.policy_versions p WHERE p.id = NEW.id) THEN
       -- The primary key refuses it; what is missing must not be refused before.
       NEW.activated_at := coalesce(NEW.activated_at, clock_timestamp());
+      RETURN NEW;
+    END IF;
+    IF v_copied THEN
+      -- It may have left ACTIVE since, and come before the versions that it followed.
       RETURN NEW;
     END IF;
     IF NEW.status IS DISTINCT FROM 'ACTIVE' THEN

@@ -6,11 +6,12 @@ CREATE OR REPLACE FUNCTION orchestration.guard_revocation()
 AS $function$
 -- Argument of the trigger: the column that holds the credential's hash.
 DECLARE
+  v_replica boolean := current_setting('session_replication_role') = 'replica';
   v_hash text := to_jsonb(NEW) ->> TG_ARGV[0];
   v_now timestamptz := clock_timestamp();
   v_known boolean;
 BEGIN
-  IF current_setting('session_replication_role') <> 'replica' THEN
+  IF NOT v_replica THEN
     NEW.revoked_at := coalesce(NEW.revoked_at, v_now);
     NEW.recorded_at := v_now;
     NEW.db_user := SESSION_USER;
@@ -31,7 +32,8 @@ BEGIN
     -- The primary key refuses it, or ON CONFLICT passes it over.
     RETURN NEW;
   END IF;
-  IF NOT isfinite(NEW.revoked_at) OR NEW.revoked_at > v_now THEN
+  IF NOT isfinite(NEW.revoked_at)
+    OR NEW.revoked_at > v_now AND NOT (v_replica AND orchestration.copies_a_subscription()) THEN
     PERFORM orchestration.raise_invariant(
       'INV-REV-005', 'P7201', 'revoked_at is in the future', TG_TABLE_NAME,
       jsonb_build_object(TG_ARGV[0], v_hash, 'revoked_at', NEW.revoked_at),

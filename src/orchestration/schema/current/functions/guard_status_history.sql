@@ -5,13 +5,18 @@ CREATE OR REPLACE FUNCTION orchestration.guard_status_history()
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
 AS $function$
 DECLARE
+  v_replica boolean := current_setting('session_replication_role') = 'replica';
   v_instruction record;
 BEGIN
+  IF v_replica AND orchestration.copies_a_subscription() THEN
+    -- The instruction may have moved on since, or come later: verify_instructions compares both.
+    RETURN NEW;
+  END IF;
   SELECT i.participant_id, i.version, i.state, i.updated_at
   INTO v_instruction
   FROM orchestration.instructions i
   WHERE i.id = NEW.instruction_id;
-  IF current_setting('session_replication_role') <> 'replica' THEN
+  IF NOT v_replica THEN
     NEW.occurred_at := coalesce(v_instruction.updated_at, clock_timestamp());
     NEW.db_user := SESSION_USER;
     NEW.xact_id := pg_current_xact_id()::text::bigint;

@@ -48,6 +48,23 @@ AS $function$
         WHERE a.id = e.attestation_id AND a.caller_identity = e.caller_identity
       )
     UNION ALL
+    SELECT a.chain_seq, a.id, 'completed and not started'
+    FROM orchestration.ingress_attestation_events e
+    JOIN orchestration.ingress_attestations a ON a.id = e.attestation_id
+    WHERE a.caller_identity = p_caller_identity
+      AND e.event = 'EXECUTION_COMPLETED'
+      AND NOT a.execution_started
+      AND NOT EXISTS (
+        SELECT FROM orchestration.ingress_attestation_events s
+        WHERE s.attestation_id = e.attestation_id AND s.event = 'EXECUTION_STARTED'
+      )
+    UNION ALL
+    SELECT a.chain_seq, a.id, 'the policy version is unknown'
+    FROM orchestration.ingress_attestations a
+    WHERE a.caller_identity = p_caller_identity
+      AND NOT EXISTS (
+        SELECT FROM orchestration.policy_versions p WHERE p.id = a.policy_version_id)
+    UNION ALL
     SELECT NULL, NULL, 'no caller is named'
     WHERE p_caller_identity IS NULL
   )

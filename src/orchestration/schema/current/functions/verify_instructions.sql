@@ -37,5 +37,11 @@ AS $function$
   FROM orchestration.instructions i
   WHERE NOT EXISTS (
     SELECT FROM orchestration.ingress_attestations a WHERE a.id = i.attestation_id)
+  UNION ALL
+  SELECT 'ORPHAN: an instruction of no policy version', i.id, i.participant_id,
+         jsonb_build_object('policy_version_id', i.policy_version_id)
+  FROM orchestration.instructions i
+  WHERE NOT EXISTS (
+    SELECT FROM orchestration.policy_versions p WHERE p.id = i.policy_version_id)
 $function$;
 -- owner: symphony_owner

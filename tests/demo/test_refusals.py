@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL
 from tools import scratch
 
-from orchestration import embedded
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
@@ -33,8 +32,7 @@ each_command = pytest.mark.parametrize("name", COMMANDS)
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[scratch.Server]:
     """A server where somebody else has migrated a database already."""
-    with embedded.serve(settings={"fsync": "off"}) as running:
-        at = scratch.describe(make_url(running.url), "embedded")
+    with scratch.own_server({"fsync": "off"}) as at:
         scratch.upgrade(scratch.create_database(at, "theirs"))
         yield at
 

@@ -341,7 +341,7 @@ def test_a_port_taken_between_choice_and_start_is_replaced(
             return False
 
     cluster = _supervisor.Cluster(
-        embedded._binaries(),
+        embedded._package_binaries(),
         place / "data",
         place / "log",
         cast(_supervisor.Lifeline, Patient()),

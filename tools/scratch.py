@@ -45,6 +45,10 @@ class Server:
     version: str
     superuser: bool
 
+    @property
+    def major(self) -> int:
+        return int(self.version.partition(".")[0])
+
 
 @dataclass(frozen=True)
 class Database:
@@ -85,7 +89,9 @@ def server(settings: dict[str, str] | None = None) -> Iterator[Server]:
 def own_server(settings: dict[str, str] | None = None) -> Iterator[Server]:
     """A server that nobody else works on: of POSTGRES_BIN's binaries, else the embedded one."""
     binaries = os.environ.get("POSTGRES_BIN")
-    with embedded.serve(settings=settings, binaries=Path(binaries) if binaries else None) as running:
+    with embedded.serve(
+        settings=settings, binaries=Path(binaries) if binaries else None
+    ) as running:
         yield describe(make_url(running.url), "POSTGRES_BIN" if binaries else "embedded")
 
 

@@ -78,10 +78,14 @@ def serve(
     """
     temporary = Path(tempfile.gettempdir()).resolve()
     _demand_reach(temporary, "set TMPDIR to a folder that it can enter")
+    if binaries is None:
+        major, used = _PACKAGE_VERSION, _package_binaries()
+    else:
+        major, used = _major_version(binaries), _given_binaries(binaries)
     password = secrets.token_hex(16)
     order = ThrowAway(
-        binaries=str(_package_binaries() if binaries is None else _given_binaries(binaries)),
-        version=_PACKAGE_VERSION if binaries is None else _version(binaries),
+        binaries=str(used),
+        version=major,
         temporary=str(temporary),
         password=password,
         settings=dict(settings or {}),
@@ -335,7 +339,7 @@ def _given_binaries(folder: Path) -> Path:
     return installation / folder.name
 
 
-def _version(binaries: Path) -> int:
+def _major_version(binaries: Path) -> int:
     """The major version of another installation, by its own word: `initdb (PostgreSQL) 15.19`."""
     try:
         said = subprocess.run(

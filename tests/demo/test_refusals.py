@@ -11,7 +11,6 @@ import pytest
 from sqlalchemy import URL
 from tools import scratch
 
-
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
     "demo": ("-m", "examples.demo"),
@@ -83,6 +82,10 @@ def test_roles_of_another_s_are_named_with_the_grant_that_is_missing(
 ) -> None:
     url = newcomer.render_as_string(hide_password=False)
     code, words = said(name, url)
+    if cluster.major < 16:
+        # There CREATEROLE alone grants every role.
+        assert code == 0, words
+        return
     assert code not in (0, 3)
     assert "Traceback" not in words
     assert "PASSWORD" not in words

@@ -331,8 +331,9 @@ def _package_binaries() -> Path:
 
 def _given_binaries(folder: Path) -> Path:
     """The same folder, or its place in a copy of its installation."""
-    installation = folder.resolve().parent
-    if os.geteuid() == 0 and not _reachable(installation / folder.name / "initdb"):
+    folder = folder.resolve()
+    installation = folder.parent
+    if os.geteuid() == 0 and not _reachable(folder / "initdb"):
         # Two installations may have one name, not one path.
         path = hashlib.sha256(os.fsencode(installation)).hexdigest()[:16]
         installation = _public_copy(path, [installation]) / installation.name

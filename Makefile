@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := src tests alembic examples benchmarks tools
 DB_FOLDER ?= .db
+VERSIONS := 15 16 17 18
+OLDEST := 15
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format lint types layers schema schema-check docs docs-check versions lock db db-stop benchmark clean
+.PHONY: help install demo test matrix matrix-oldest check format lint types layers schema schema-check docs docs-check versions lock db db-stop benchmark clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -28,6 +30,12 @@ demo: $(READY) ## Tell the whole story on a real server, with a reconciliation a
 
 test: $(READY) ## Run the tests on DATABASE_URL, else a container, else the embedded server
 	@$(BIN)/python -m pytest -q -n auto
+
+matrix: $(READY) ## Run the tests on each supported version, fetched into .servers
+	@$(BIN)/python -m tools.servers test $(VERSIONS)
+
+matrix-oldest: $(READY) ## On the oldest: roles, invariants, migrations and schema
+	@$(BIN)/python -m tools.servers test $(OLDEST) -- tests/roles tests/invariants tests/migrations tests/schema
 
 check: format lint types layers versions docs-check schema-check test ## All that must hold before a change lands
 
@@ -79,5 +87,5 @@ benchmark: $(READY) ## Print the rates of this machine
 	@$(BIN)/python -m benchmarks.prices
 	@$(BIN)/python -m benchmarks.kill_switch
 
-clean: ## Remove .venv and caches (not .db)
+clean: ## Remove .venv and caches (not .db, not .servers)
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

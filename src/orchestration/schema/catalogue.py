@@ -1,5 +1,6 @@
 """Reads the live catalogue: one text an object, by the path of its file in `current/`."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -9,7 +10,8 @@ from typing import Literal
 from sqlalchemy import Connection, text
 
 # Each query gives (path, text). The search_path is empty, so every name comes out qualified.
-# A NOT NULL is left to the table's columns: 18 keeps it as a constraint too, 15 to 17 do not.
+# A NOT NULL is left to the table's columns: 18 keeps it as a constraint too, 15 to 17 do not. One
+# that is not validated shows nowhere else.
 QUERIES = (
     r"""
     SELECT 'functions/' || p.proname,
@@ -37,7 +39,8 @@ QUERIES = (
              CASE WHEN NOT c.convalidated THEN '-- not validated' END)
     FROM pg_constraint c
     WHERE c.connamespace = 'orchestration'::regnamespace
-      AND c.contype NOT IN ('n', 't')
+      AND c.contype <> 't'
+      AND (c.contype <> 'n' OR NOT c.convalidated)
       AND c.conname <> 'alembic_version_pkc'
     """,
     r"""
@@ -153,6 +156,11 @@ QUERIES = (
     """,
 )
 
+# A view's FROM, in PostgreSQL's layout, where it names one relation and nothing else.
+ONE_RELATION = re.compile(r'^   FROM (?:[\w"]+\.)?([\w"]+)(?: ([\w"]+))?;?$', re.MULTILINE)
+FROM = re.compile(r"^   FROM ", re.MULTILINE)
+LITERAL = re.compile(r"('(?:[^']|'')*')")
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -176,9 +184,28 @@ def read(connection: Connection) -> dict[str, str]:
         connection.execute(text("SET LOCAL search_path = ''"))
         for query in QUERIES:
             for path, definition in connection.exec_driver_sql(query.replace("%", "%%")):
+                if path.startswith("views/"):
+                    definition = without_qualifiers(definition)
                 # Two objects under one path (an overloaded function) are both kept.
                 picture[path] = "\n".join(filter(None, (picture.get(path), definition)))
     return picture
+
+
+def without_qualifiers(view: str) -> str:
+    """The definition with the columns of its only relation named without the relation.
+
+    15 qualifies them everywhere, 16 and later in subqueries only. Nothing is lost: a subquery
+    qualifies its own columns on every version, and PostgreSQL gives no two relations of a view one
+    name.
+    """
+    found = ONE_RELATION.search(view)
+    if found is None or len(FROM.findall(view)) > 1:
+        return view
+    qualifier = re.compile(rf'(?<![\w".]){re.escape(found[2] or found[1])}\.(?=[\w"])')
+    # Every second part is a literal.
+    parts = LITERAL.split(view)
+    parts[::2] = [qualifier.sub("", part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def expected() -> dict[str, str]:

@@ -9,7 +9,7 @@ VERSIONS := 15 16 17 18
 OLDEST := 15
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test matrix matrix-oldest check format lint types layers schema schema-check docs docs-check versions lock db db-stop benchmark clean
+.PHONY: help install demo test matrix matrix-oldest containers check format lint types layers schema schema-check docs docs-check versions lock db db-stop benchmark clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ matrix: $(READY) ## Run the tests on each supported version, fetched into .serve
 
 matrix-oldest: $(READY) ## On the oldest: roles, invariants, migrations and schema
 	@$(BIN)/python -m tools.servers test $(OLDEST) -- tests/roles tests/invariants tests/migrations tests/schema
+
+containers: $(READY) ## Run the repo, roles and invariants tests on a server in a Docker container
+	@tools/containers.sh
 
 check: format lint types layers versions docs-check schema-check test ## All that must hold before a change lands
 

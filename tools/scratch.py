@@ -1,15 +1,16 @@
 """A server to work on and databases of our own there: for the tests, the demo and the benchmarks.
 
 The server is the one that DATABASE_URL names, else one of the binaries in the folder that
-POSTGRES_BIN names, else a container where Docker answers, else the embedded one. Everything carries
-the prefix `orchestration_scratch_` there, and is dropped again.
+POSTGRES_BIN names, else a container where POSTGRES_IMAGE names its image or Docker answers, else
+the embedded one. Everything carries the prefix `orchestration_scratch_` there, and is dropped
+again.
 """
 
 import importlib.util
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from orchestration.database import normalize_url
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "orchestration_scratch_"
+OFFICIAL_IMAGE = "postgres:18"
 RUNTIME_ROLES = ("ingest", "executor", "control", "readonly", "auditor")
 FOREIGN_ROLES = """
 SELECT rolname
@@ -72,15 +74,16 @@ def server(settings: dict[str, str] | None = None) -> Iterator[Server]:
     """The server to work on. `settings` reach one of our own only.
 
     Raises ScratchRefused, in one sentence, where DATABASE_URL is no URL of ours, leads to no server
-    or to a login that may not make databases and roles.
+    or to a login that may not make databases and roles, and where a container cannot be started.
     """
     if named := os.environ.get("DATABASE_URL"):
         yield named_server(named)
-    elif not os.environ.get("POSTGRES_BIN") and docker_answers():
-        from testcontainers.community.postgres import PostgresContainer
-
-        with PostgresContainer("postgres:18", driver="psycopg") as container:
-            yield describe(make_url(container.get_connection_url()), "container")
+    elif os.environ.get("POSTGRES_BIN"):
+        with own_server(settings) as at:
+            yield at
+    elif os.environ.get("POSTGRES_IMAGE") or docker_answers():
+        with container(settings) as at:
+            yield at
     else:
         with own_server(settings) as at:
             yield at
@@ -104,6 +107,27 @@ def programs() -> Path:
     assert package is not None
     assert package.submodule_search_locations is not None
     return Path(package.submodule_search_locations[0]) / "pginstall" / "bin"
+
+
+@contextmanager
+def container(settings: dict[str, str] | None) -> Iterator[Server]:
+    from docker.errors import DockerException
+    from testcontainers.community.postgres import PostgresContainer
+
+    image = os.environ.get("POSTGRES_IMAGE") or OFFICIAL_IMAGE
+    settings = settings or {}
+    arguments = [f"--{name}={value}" for name, value in settings.items()]
+    with ExitStack() as running:
+        try:
+            made = PostgresContainer(image, driver="psycopg")
+            made.with_command(["postgres", *arguments])
+            if settings.get("fsync") == "off":
+                # What need not outlive the server may be in memory.
+                made.with_tmpfs_mount("/memory").with_env("PGDATA", "/memory/data")
+            running.enter_context(made)
+        except DockerException as error:
+            raise ScratchRefused(f"No container of {image} can be started: {error}") from error
+        yield describe(make_url(made.get_connection_url()), "container")
 
 
 def docker_answers() -> bool:

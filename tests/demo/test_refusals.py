@@ -51,12 +51,12 @@ def newcomer(cluster: scratch.Server) -> Iterator[URL]:
         connection.exec_driver_sql(f"DROP ROLE {name}")
 
 
-def said(name: str, url: str) -> tuple[int, str]:
+def said(name: str, url: str, **environment: str) -> tuple[int, str]:
     """The exit code, and what was said on one line."""
     ran = subprocess.run(
         [sys.executable, *COMMANDS[name]],
         cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": url, "PYTEST_ADDOPTS": ""},
+        env={**os.environ, "DATABASE_URL": url, "PYTEST_ADDOPTS": "", **environment},
         capture_output=True,
         text=True,
         timeout=120,
@@ -74,6 +74,15 @@ def test_a_url_that_leads_nowhere_is_told_in_one_sentence(name: str, url: str) -
     assert "Traceback" not in words
     assert "secret" not in words
     assert not (ROOT / "secret.db").exists()
+
+
+@each_command
+def test_an_image_without_an_engine_is_told_in_one_sentence(name: str, tmp_path: Path) -> None:
+    nowhere = f"unix://{tmp_path / 'socket'}"
+    code, words = said(name, "", POSTGRES_IMAGE="postgres:18", DOCKER_HOST=nowhere)
+    assert code not in (0, 3)
+    assert "No container of postgres:18 can be started: " in words
+    assert "Traceback" not in words
 
 
 @each_command

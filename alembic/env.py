@@ -236,7 +236,10 @@ def connect() -> Connection:
     except ArgumentError as error:
         raise CommandError(str(error)) from error
     try:
-        connection = create_engine(url, poolclass=pool.NullPool).connect()
+        engine = create_engine(
+            url, poolclass=pool.NullPool, connect_args={"client_encoding": "utf8"}
+        )
+        connection = engine.connect()
     except DBAPIError as error:
         raise CommandError(f"The server cannot be reached: {error.orig}") from error
     version = connection.scalar(text("SELECT current_setting('server_version_num')::integer"))

@@ -2,8 +2,7 @@
 
 Serves: all of them; `raise_invariant` gives a refusal its shape, `refuse_change` is the guard of
 append-only tables, `change_gate` the changer's side of every gate, `copies_a_subscription` tells the
-guards who brings a row. That the revision's own row is
-counted and stays serves INV-AUD-001.
+guards who brings a row. That the revision's own row is counted and stays serves INV-AUD-001.
 """
 
 import sqlalchemy as sa

@@ -178,11 +178,14 @@ def test_a_runtime_role_with_a_member_stays_and_keeps_it(
             connection.exec_driver_sql("DROP ROLE symphony_control")
 
 
-def test_a_database_that_is_not_utf8_is_refused_in_one_sentence(cluster: scratch.Server) -> None:
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_is_not_utf8_is_refused_in_one_sentence(
+    cluster: scratch.Server, encoding: str
+) -> None:
     name = scratch.PREFIX + secrets.token_hex(8)
     with scratch.maintenance(cluster.url) as connection:
         connection.exec_driver_sql(
-            f"CREATE DATABASE \"{name}\" ENCODING 'LATIN1' TEMPLATE template0"
+            f"CREATE DATABASE \"{name}\" ENCODING '{encoding}' TEMPLATE template0"
             " LOCALE_PROVIDER libc LOCALE 'C'"
         )
     try:

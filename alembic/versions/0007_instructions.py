@@ -728,7 +728,7 @@ EXCEPTION
     PERFORM orchestration.raise_invariant(
       'INV-INS-006', 'P7404', 'an instruction ends after its last open item', 'instructions',
       jsonb_build_object('id', p_id, 'to', p_state),
-      'Have its items dispatched, failed or cancelled first: payment_outbox_status shows them.',
+      'Have its items dispatched or failed first: payment_outbox_status shows them.',
       'state'
     );
 END
@@ -770,7 +770,7 @@ RETURNS TABLE (finding text, instruction_id uuid, participant_id text, detail js
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
-  SELECT 'HISTORY: it does not lead to the instruction''s version and state',
+  SELECT 'HISTORY: it does not lead to the instruction as it stands',
          i.id, i.participant_id,
          jsonb_build_object('version', i.version, 'state', i.state, 'rows', h.rows,
            'last', h.last)
@@ -780,6 +780,8 @@ AS $$
            min(h.version) AS first,
            max(h.version) AS newest,
            (array_agg(h.to_state ORDER BY h.version DESC))[1] AS last,
+           (array_agg(h.reason ORDER BY h.version DESC))[1] AS reason,
+           (array_agg(h.db_user ORDER BY h.version))[1] AS received_by,
            count(*) FILTER (WHERE h.version > 1 AND h.from_state IS DISTINCT FROM h.before)
              AS leaps
     FROM (
@@ -788,8 +790,8 @@ AS $$
       WHERE h.instruction_id = i.id
     ) h
   ) h
-  WHERE (h.rows, h.first, h.newest, h.last, h.leaps)
-    IS DISTINCT FROM (i.version::bigint, 1, i.version, i.state, 0::bigint)
+  WHERE (h.rows, h.first, h.newest, h.last, h.reason, h.received_by, h.leaps)
+    IS DISTINCT FROM (i.version::bigint, 1, i.version, i.state, i.reason, i.db_user, 0::bigint)
   UNION ALL
   SELECT 'ORPHAN: history of no instruction', h.instruction_id, h.participant_id,
          jsonb_build_object('version', h.version, 'to_state', h.to_state)

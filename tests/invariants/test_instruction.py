@@ -1000,7 +1000,7 @@ def test_no_two_steps_share_their_moment(owner: Connect) -> None:
 # What verify_instructions() finds where the triggers slept.
 
 
-UNRECORDED = "HISTORY: it does not lead to the instruction's version and state"
+UNRECORDED = "HISTORY: it does not lead to the instruction as it stands"
 ORPHAN = "ORPHAN: history of no instruction"
 UNATTESTED = "ORPHAN: an instruction of no attestation"
 
@@ -1025,6 +1025,22 @@ def test_a_renumbered_history_is_found(owner: Connect, login: Callable[[str], Co
     owner.execute(f"UPDATE orchestration.{HISTORY} SET version = 9 WHERE to_state = 'FAILED'")
     rows = login("auditor").execute("SELECT * FROM orchestration.verify_instructions()").fetchall()
     assert [(row[0], row[3]["last"]) for row in rows] == [(UNRECORDED, "FAILED")]
+
+
+@pytest.mark.invariant("INV-INS-004")
+@pytest.mark.parametrize(
+    "forgery",
+    ["reason = 'another' WHERE to_state = 'FAILED'", "db_user = 'another' WHERE version = 1"],
+)
+def test_a_history_that_contradicts_its_instruction_is_found(
+    owner: Connect, login: Callable[[str], Connect], forgery: str
+) -> None:
+    make_world(owner)
+    verify = "SELECT finding FROM orchestration.verify_instructions()"
+    assert login("auditor").execute(verify).fetchall() == []
+    owner.execute(f"ALTER TABLE orchestration.{HISTORY} DISABLE TRIGGER USER")
+    owner.execute(f"UPDATE orchestration.{HISTORY} SET {forgery}")
+    assert set(login("auditor").execute(verify).fetchall()) == {(UNRECORDED,)}
 
 
 @pytest.mark.superuser

@@ -23,7 +23,7 @@ EXCEPTION
     PERFORM orchestration.raise_invariant(
       'INV-INS-006', 'P7404', 'an instruction ends after its last open item', 'instructions',
       jsonb_build_object('id', p_id, 'to', p_state),
-      'Have its items dispatched, failed or cancelled first: payment_outbox_status shows them.',
+      'Have its items dispatched or failed first: payment_outbox_status shows them.',
       'state'
     );
 END

@@ -4,7 +4,7 @@ CREATE OR REPLACE FUNCTION orchestration.verify_instructions()
  STABLE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
 AS $function$
-  SELECT 'HISTORY: it does not lead to the instruction''s version and state',
+  SELECT 'HISTORY: it does not lead to the instruction as it stands',
          i.id, i.participant_id,
          jsonb_build_object('version', i.version, 'state', i.state, 'rows', h.rows,
            'last', h.last)
@@ -14,6 +14,8 @@ AS $function$
            min(h.version) AS first,
            max(h.version) AS newest,
            (array_agg(h.to_state ORDER BY h.version DESC))[1] AS last,
+           (array_agg(h.reason ORDER BY h.version DESC))[1] AS reason,
+           (array_agg(h.db_user ORDER BY h.version))[1] AS received_by,
            count(*) FILTER (WHERE h.version > 1 AND h.from_state IS DISTINCT FROM h.before)
              AS leaps
     FROM (
@@ -22,8 +24,8 @@ AS $function$
       WHERE h.instruction_id = i.id
     ) h
   ) h
-  WHERE (h.rows, h.first, h.newest, h.last, h.leaps)
-    IS DISTINCT FROM (i.version::bigint, 1, i.version, i.state, 0::bigint)
+  WHERE (h.rows, h.first, h.newest, h.last, h.reason, h.received_by, h.leaps)
+    IS DISTINCT FROM (i.version::bigint, 1, i.version, i.state, i.reason, i.db_user, 0::bigint)
   UNION ALL
   SELECT 'ORPHAN: history of no instruction', h.instruction_id, h.participant_id,
          jsonb_build_object('version', h.version, 'to_state', h.to_state)

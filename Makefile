@@ -69,10 +69,10 @@ schema-check: $(READY) ## Compare src/orchestration/schema/current with a freshl
 versions: $(READY) ## Compare alembic/versions with versions.lock (tools.versions write makes it anew)
 	@$(BIN)/python -m tools.versions check
 
-docs: $(READY) ## Write docs/invariants.md from the catalogue
+docs: $(READY) ## Write the generated pages of docs/
 	@$(BIN)/python -m tools.docs write
 
-docs-check: $(READY) ## Compare docs/invariants.md with the catalogue
+docs-check: $(READY) ## Compare the generated pages with what they are made from
 	@$(BIN)/python -m tools.docs check
 
 lock: $(READY) ## Make requirements.lock anew from pyproject.toml

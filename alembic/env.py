@@ -82,8 +82,10 @@ BEGIN
       WHEN duplicate_object OR unique_violation OR internal_error THEN
         PERFORM pg_catalog.pg_sleep(0.05);
       WHEN insufficient_privilege THEN
-        RAISE EXCEPTION 'The login % needs ADMIN on the role symphony_owner, which exists already: '
-          'GRANT symphony_owner TO % WITH ADMIN OPTION', v_login, v_login
+        RAISE EXCEPTION 'The login % has to act as symphony_owner, which exists already: '
+          'GRANT symphony_owner TO %', v_login, v_login || CASE
+            WHEN current_setting('server_version_num')::integer < 160000 THEN ''
+            ELSE ' WITH INHERIT TRUE' END
           USING ERRCODE = 'insufficient_privilege';
     END;
   END LOOP;

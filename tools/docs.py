@@ -1,42 +1,127 @@
-"""docs/invariants.md: the table of guarantees, from the catalogue.
+"""The pages of docs/ that are generated: guarantees and errors from the catalogue and the classes,
+roles from the grants of `schema/current/`.
 
 usage: python -m tools.docs write|check
 """
 
 import sys
+from collections.abc import Callable, Mapping
+from typing import Final
 
+from orchestration import errors as typed
+from orchestration import schema
 from orchestration.invariants import CATALOGUE
-from tools.scratch import ROOT
+from tools.scratch import ROOT, RUNTIME_ROLES
 
-PAGE = ROOT / "docs" / "invariants.md"
-HEAD = """# The guarantees
+FOLDER = ROOT / "docs"
+
+INVARIANTS = """# The guarantees
 
 Generated from `src/orchestration/invariants.py` by `make docs`. Each object is a file of
-`src/orchestration/schema/current/`, generated from a migrated database.
+`src/orchestration/schema/current/`, generated from a migrated database. The tests of an entry carry
+its id, `@pytest.mark.invariant("INV-...")`: those of `tests/invariants/` attack it, and see the
+attack succeed once the object is dropped. [errors.md](errors.md) tells when to try again.
 
 | id | promise | SQLSTATE | exception | enforced by |
 | --- | --- | --- | --- | --- |
 """
 
+ERRORS = """# The errors
 
-def page() -> str:
+Generated from `src/orchestration/errors.py` by `make docs`. Every error carries `sqlstate`,
+`invariant`, `schema`, `table`, `column`, `constraint`, `detail` (a dict: the keys of the offending
+row), `hint` and `retry`; `str(error)` is the message alone. `retry` is
+
+- SAFE: run the whole unit again, everything re-read, as
+  `orchestration.transactions.run_in_transaction` does;
+- AFTER_RESOLUTION: something must first be found out or change;
+- NEVER: the same unit will fail again.
+
+| exception | SQLSTATE | retry | meaning |
+| --- | --- | --- | --- |
+"""
+
+ROLES = """# The roles
+
+Generated from `src/orchestration/schema/current/grants/` by `make docs`. A login of a service is a
+member of one role, and may do what stands in its column and nothing else: nobody has INSERT,
+UPDATE, DELETE or TRUNCATE on any table, writes go through the functions. All objects belong to
+`symphony_owner`, which nobody logs in as. [migrations.md](migrations.md#what-the-login-needs) tells
+what an upgrade's login needs.
+
+"""
+DUTIES: Final[Mapping[str, str]] = {
+    "ingest": "takes requests in: attests, receives instructions, enqueues",
+    "executor": "works: authorizes and executes instructions, enqueues, claims and completes items",
+    "control": "governs: policies, revocations, kill switches, redrives",
+    "readonly": "sees where things stand, without accounts and payloads",
+    "auditor": "reads everything, and verifies",
+}
+
+
+def invariants() -> str:
     rows = [
         f"| {entry.id} | {entry.sentence} | {', '.join(entry.sqlstates) or '-'} "
         f"| {entry.exception.__name__ if entry.exception else '-'} "
         f"| {', '.join(f'`{path}`' for path in entry.enforced_by)} |"
         for entry in CATALOGUE
     ]
-    return HEAD + "\n".join(rows) + "\n"
+    return INVARIANTS + "\n".join(rows) + "\n"
+
+
+def errors() -> str:
+    rows = [
+        f"| {cls.__name__} | {', '.join(codes(cls)) or '-'} | {cls.default_retry} "
+        f"| {(cls.__doc__ or '').partition(chr(10))[0]} |"
+        for cls in vars(typed).values()
+        if isinstance(cls, type) and issubclass(cls, typed.OrchestrationError)
+    ]
+    return ERRORS + "\n".join(rows) + "\n"
+
+
+def codes(cls: type[typed.OrchestrationError]) -> tuple[str, ...]:
+    """A special case has those of the native condition, its last base."""
+    native = cls if "sqlstates" in vars(cls) else cls.__bases__[-1]
+    return getattr(native, "sqlstates", ())
+
+
+def roles() -> str:
+    picture = schema.expected()
+    duties = "".join(f"- `symphony_{role}` {DUTIES[role]}\n" for role in RUNTIME_ROLES)
+    kinds = (("SELECT", ("tables", "views")), ("EXECUTE", ("functions",)))
+    return ROLES + duties + "".join(matrix(picture, *kind) for kind in kinds)
+
+
+def matrix(picture: Mapping[str, str], privilege: str, folders: tuple[str, ...]) -> str:
+    names = [f"{privilege} on", *RUNTIME_ROLES]
+    lines = ["", f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
+    for path, grants in sorted(picture.items()):
+        folder, _, name = path.partition("/")
+        if folder != "grants" or not any(f"{kind}/{name}" in picture for kind in folders):
+            continue
+        holders = {line.partition(":")[0] for line in grants.splitlines() if privilege in line}
+        may = ["yes" if f"symphony_{role}" in holders else "-" for role in RUNTIME_ROLES]
+        lines.append(f"| `{name}` | {' | '.join(may)} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "invariants.md": invariants,
+    "errors.md": errors,
+    "roles.md": roles,
+}
 
 
 def main(verb: str) -> int:
-    if verb == "write":
-        PAGE.write_text(page(), encoding="utf-8")
-        return 0
-    if PAGE.is_file() and PAGE.read_text("utf-8") == page():
-        return 0
-    print("docs/invariants.md differs from the catalogue: run `make docs`.")
-    return 1
+    status = 0
+    for name, page in PAGES.items():
+        file = FOLDER / name
+        if verb == "write":
+            file.write_text(page(), encoding="utf-8")
+        elif not file.is_file() or file.read_text("utf-8") != page():
+            print(f"docs/{name} is not what `make docs` writes: run it.")
+            status = 1
+    return status
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def test_roles_that_another_login_made_are_granted_by_who_has_admin_on_them(
     second = may_use(plain_login("CREATEROLE"), other)
     assert refusal(first) is None
     told = refusal(second)
-    if major(cluster) >= 16:
+    if cluster.major >= 16:
         assert told is not None
         assert on_the_page(told, other=f'"{second.username}"')
         # Not a superuser's favour: who made the role may do it.
@@ -171,16 +171,12 @@ def test_a_schema_of_somebody_else_is_refused(
     assert picture(empty) == schema.expected()
 
 
-def major(cluster: scratch.Server) -> int:
-    return int(cluster.version.partition(".")[0])
-
-
 def test_a_login_that_inherits_nothing_upgrades_or_is_told_so(
     cluster: scratch.Server, empty: URL, plain_login: MakeLogin
 ) -> None:
     login = may_use(plain_login("CREATEROLE NOINHERIT"), empty)
     told = ours(Path(), login)
-    if major(cluster) < 16:
+    if cluster.major < 16:
         # Only a membership of 16 and later says for itself that it is inherited.
         assert told is not None
         assert on_the_page(told, migrator=f'"{login.username}"')
@@ -195,7 +191,7 @@ def test_a_login_whose_own_grants_are_not_inherited_upgrades(
     cluster: scratch.Server, empty: URL, plain_login: MakeLogin, refusal: Upgrade
 ) -> None:
     login = may_use(plain_login("CREATEROLE"), empty)
-    if major(cluster) >= 16:
+    if cluster.major >= 16:
         with scratch.maintenance(empty) as connection:
             connection.exec_driver_sql(
                 f"ALTER ROLE \"{login.username}\" SET createrole_self_grant = 'set'"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from sqlalchemy import text
-from sqlalchemy.orm import Session
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session, sessionmaker
 
 from orchestration.errors import InvalidParameterValue
 from orchestration.records import ClaimedItem, Completion, NewAttestation, NewOutboxItem
@@ -59,6 +59,11 @@ CLAIMED = ClaimedItem(
 
 
 WRONG: dict[str, tuple[str, Callable[[Session, Any], object], list[Any]]] = {
+    "a repository": (
+        "session",
+        lambda _, v: OutboxRepository(v),
+        [None, sessionmaker(), create_engine("postgresql+psycopg://")],
+    ),
     "claim worker_id": (
         "worker_id",
         lambda s, v: OutboxRepository(s).claim(v, batch_size=1, lease=LEASE),

@@ -923,7 +923,7 @@ def test_a_payload_changed_after_it_was_checked_is_checked_again(
 NO_IDS: list[Any] = [5, None, "x", "\0"]
 NO_VERSIONS: list[Any] = [True, 0, -1, "1", 1.0, 2**31, None]
 WRONG: dict[str, tuple[str, Callable[[InstructionRepository, Any], object], list[Any]]] = {
-    "receive": ("news", lambda i, v: i.receive(v), [None, {}, 5]),
+    "receive": ("new", lambda i, v: i.receive(v), [None, {}, 5]),
     "receive_many": ("news", lambda i, v: i.receive_many(v), [None, {}, "abc", 5, [None], [{}]]),
     "get": ("id", lambda i, v: i.get(v), NO_IDS),
     "history": ("id", lambda i, v: i.history(v), NO_IDS),

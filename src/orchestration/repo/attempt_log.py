@@ -69,6 +69,9 @@ class AttemptLogRepository(Repository):
 
     Attempts of an instruction are numbered 1, 2, 3 ..., in each of the two logs. Commit an opening
     before what it announces: it must be there when the side effect is.
+
+    A log tells what was done, it permits nothing: neither the instruction's state nor a kill switch
+    is asked. Whoever calls a rail outside the outbox asks both first.
     """
 
     def open_execution(self, instruction_id: UUID, *, worker_id: str) -> ExecutionAttempt:

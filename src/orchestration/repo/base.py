@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from orchestration.errors import OrchestrationError, UnclassifiedDatabaseError
+from orchestration.repo.arguments import instance
 from orchestration.translate import (
     REFUSAL,
     SCHEMA_CODES,
@@ -28,7 +29,7 @@ class Repository:
     """
 
     def __init__(self, session: Session) -> None:
-        self._session = session
+        self._session = instance("session", Session, session)
 
     def _rows(
         self, statement: Executable, parameters: Mapping[str, Any] | None = None

@@ -9,7 +9,7 @@ from sqlalchemy import TextClause, select, text
 
 from orchestration.models import StatusHistory
 from orchestration.records import InstructionRecord, NewInstruction, StatusHistoryRecord, Text
-from orchestration.repo.arguments import ID, argument, dump_inputs, instances
+from orchestration.repo.arguments import ID, argument, dump_inputs, instance, instances
 from orchestration.repo.base import Repository, one
 
 RECEIVE: Final = text(
@@ -49,7 +49,7 @@ class InstructionRepository(Repository):
 
     def receive(self, new: NewInstruction) -> InstructionRecord:
         """Receive one instruction; as `receive_many` of one."""
-        return self.receive_many([new])[0]
+        return self.receive_many([instance("new", NewInstruction, new)])[0]
 
     def receive_many(self, news: Iterable[NewInstruction]) -> list[InstructionRecord]:
         """Receive up to 10,000 instructions, all or none, in one round trip; records in input
@@ -58,10 +58,10 @@ class InstructionRepository(Repository):
         A key (`participant_id`, `idempotency_key`) that was received before with the same content
         gives the instruction as it stands; who asked and under which policy is the first's.
 
-        Raises IdempotencyConflict (P7402, INV-INS-008), PolicyNotAccepted (P7105, INV-ATT-008) for
-        an unknown policy version, ForeignKeyViolation (23503) for an unknown attestation,
-        InvalidParameterValue (22023, INV-API-001) for more than 10,000, SerializationFailure
-        (40001) in a snapshot too old to see the key.
+        Raises IdempotencyConflict (P7402, INV-INS-008), KillSwitchEngaged (P7501, INV-KIL-001),
+        PolicyNotAccepted (P7105, INV-ATT-008) for an unknown policy version, ForeignKeyViolation
+        (23503) for an unknown attestation, InvalidParameterValue (22023, INV-API-001) for more than
+        10,000, SerializationFailure (40001) in a snapshot too old to see the key.
         """
         instructions = dump_inputs("news", instances("news", NewInstruction, news), _received)
         rows = self._rows(RECEIVE, {"instructions": instructions})
@@ -71,16 +71,18 @@ class InstructionRepository(Repository):
         """RECEIVED becomes AUTHORIZED, under the policy and revocation gates, held until COMMIT.
 
         Raises SegregationOfDuties (P7405, INV-INS-007) for the login that received it,
-        PolicyNotAccepted (P7105) and CredentialRevoked (P7202) as things are now (INV-INS-010), and
-        what every transition does: NotFound (P0002, INV-API-002), StaleInstruction (P7403,
-        INV-INS-009), InvalidInstructionTransition (P7401, INV-INS-001).
+        KillSwitchEngaged (P7501, INV-KIL-001), PolicyNotAccepted (P7105) and CredentialRevoked
+        (P7202) as things are now (INV-INS-010), and what every transition does: NotFound (P0002,
+        INV-API-002), StaleInstruction (P7403, INV-INS-009), InvalidInstructionTransition (P7401,
+        INV-INS-001).
         """
         return self._transition(AUTHORIZE, id, version)
 
     def start_execution(self, id: UUID, *, version: int) -> InstructionRecord:
         """AUTHORIZED becomes EXECUTING.
 
-        Raises NotFound (P0002), StaleInstruction (P7403), InvalidInstructionTransition (P7401).
+        Raises KillSwitchEngaged (P7501, INV-KIL-001), NotFound (P0002), StaleInstruction (P7403),
+        InvalidInstructionTransition (P7401).
         """
         return self._transition(START_EXECUTION, id, version)
 

@@ -42,6 +42,7 @@ class KillSwitchRepository(Repository):
 
     `scope`: GLOBAL (all that is gated), INGEST (attesting, receiving, enqueuing), EXECUTION
     (authorizing, executing), DISPATCH (claiming); PARTICIPANT and RAIL name a `target`.
+    docs/kill-switches.md tells what each stops, and what none does.
     """
 
     def engage(

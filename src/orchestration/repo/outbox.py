@@ -95,8 +95,11 @@ class OutboxRepository(Repository):
         A key (`instruction_id`, `idempotency_key`) that was enqueued before with the same
         participant, rail and payload gives its newest item back, live or finished.
 
-        Raises IdempotencyConflict (P7004, INV-OUT-004), InvalidParameterValue (22023, INV-API-001)
-        for more than 10,000, SerializationFailure (40001) in a snapshot too old to see the key.
+        Raises IdempotencyConflict (P7004, INV-OUT-004), KillSwitchEngaged (P7501, INV-KIL-001),
+        InstructionStateForbids (P7404, INV-INS-006) unless the instruction is AUTHORIZED or
+        EXECUTING, ForeignKeyViolation (23503, INV-INS-005) where the participant has no such
+        instruction, InvalidParameterValue (22023, INV-API-001) for more than 10,000,
+        SerializationFailure (40001) in a snapshot too old to see the key.
         """
         items = dump_inputs("news", instances("news", NewOutboxItem, news), _item)
         rows = self._rows(ENQUEUE, {"items": items})
@@ -106,9 +109,11 @@ class OutboxRepository(Repository):
         """Lease up to `batch_size` due items (1 to 10,000) for `lease` (1 s to 1 day).
 
         Commit before calling a rail: the openings must be there when the side effect is. An item
-        whose lease has expired is closed as ZOMBIE_REQUEUE first and handed out anew.
+        whose lease has expired is closed as ZOMBIE_REQUEUE first and handed out anew. Items of a
+        stopped participant or rail are left out.
 
-        Raises InvalidParameterValue (22023, INV-API-001).
+        Raises KillSwitchEngaged (P7501, INV-KIL-001) under GLOBAL or DISPATCH,
+        InvalidParameterValue (22023, INV-API-001).
         """
         rows = self._rows(
             CLAIM,

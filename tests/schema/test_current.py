@@ -1,9 +1,11 @@
 """schema/current is the truth: a changed object shows, whatever `alembic check` says."""
 
+from dataclasses import replace
+
 import pytest
 from alembic import command
 from sqlalchemy import create_engine, pool
-from tests.support import Connect
+from tests.support import Connect, connect
 from tools import scratch
 
 from orchestration import schema
@@ -45,7 +47,64 @@ CHANGES = {
     "tables/revoked_tokens": (
         "ALTER TABLE orchestration.revoked_tokens ALTER COLUMN revoked_by DROP NOT NULL"
     ),
+    "functions/most": """
+        CREATE AGGREGATE orchestration.most(bigint) (SFUNC = int8larger, STYPE = bigint);
+        REVOKE EXECUTE ON FUNCTION orchestration.most(bigint) FROM PUBLIC
+    """,
+    "types/short": "CREATE DOMAIN orchestration.short AS text",
+    "types/pair": "CREATE TYPE orchestration.pair AS (first text, second text)",
+    "grants/alembic_version": "GRANT UPDATE ON orchestration.alembic_version TO symphony_readonly",
+    "grants/default_privileges": (
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA orchestration GRANT SELECT ON TABLES TO PUBLIC"
+    ),
     "grants/kill_switches": "REVOKE SELECT ON orchestration.kill_switches FROM symphony_auditor",
+}
+
+BY_SUPERUSER = {
+    "operators/=(record,orchestration.policy_versions)": """
+        CREATE FUNCTION public.always(record, orchestration.policy_versions) RETURNS boolean
+        LANGUAGE sql IMMUTABLE RETURN true;
+        CREATE OPERATOR orchestration.= (
+          LEFTARG = record, RIGHTARG = orchestration.policy_versions, FUNCTION = public.always
+        )
+    """,
+    "schemas/orchestration": "ALTER SCHEMA orchestration OWNER TO CURRENT_USER",
+    "tables/alembic_version": "ALTER TABLE orchestration.alembic_version OWNER TO CURRENT_USER",
+    "grants/default_privileges": (
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA orchestration GRANT SELECT ON TABLES TO PUBLIC"
+    ),
+    "constraints/fk_instructions_attestation_id": """
+        DO $$ BEGIN
+          EXECUTE (
+            SELECT format('ALTER TABLE %s DISABLE TRIGGER %I', t.tgrelid::regclass, t.tgname)
+            FROM pg_trigger t
+            JOIN pg_constraint c ON c.oid = t.tgconstraint
+            WHERE c.conname = 'fk_instructions_attestation_id'
+            ORDER BY t.tgname
+            LIMIT 1
+          );
+        END $$
+    """,
+    "casts/orchestration.kill_switches to text": (
+        "CREATE CAST (orchestration.kill_switches AS text) WITH INOUT AS IMPLICIT"
+    ),
+    "settings/session_replication_role": """
+        DO $$ BEGIN
+          EXECUTE format('ALTER DATABASE %I SET session_replication_role = replica',
+            current_database());
+        END $$
+    """,
+    "views/accepted_policy_versions": """
+        CREATE SCHEMA policy_versions;
+        CREATE FUNCTION policy_versions.clock_timestamp() RETURNS timestamptz
+        LANGUAGE sql STABLE RETURN '-infinity'::timestamptz;
+        DO $$ BEGIN
+          EXECUTE 'CREATE OR REPLACE VIEW orchestration.accepted_policy_versions'
+            ' WITH (security_invoker = true) AS' || replace(
+              pg_get_viewdef('orchestration.accepted_policy_versions'::regclass),
+              'clock_timestamp()', 'policy_versions.clock_timestamp()');
+        END $$
+    """,
 }
 
 A_VIEW = """
@@ -84,6 +143,55 @@ def test_a_migrated_database_is_as_current_says(database: scratch.Database) -> N
 def test_a_changed_object_is_found(database: scratch.Database, owner: Connect, path: str) -> None:
     owner.execute(CHANGES[path])
     assert differences(database) == [path]
+
+
+@pytest.mark.superuser
+@pytest.mark.parametrize("path", BY_SUPERUSER)
+def test_what_a_superuser_changed_is_found(
+    database: scratch.Database, superuser: Connect, path: str
+) -> None:
+    superuser.execute(BY_SUPERUSER[path])
+    assert differences(database) == [path]
+
+
+@pytest.mark.own_cluster
+@pytest.mark.parametrize(
+    "change",
+    [
+        "GRANT SET ON PARAMETER session_replication_role TO PUBLIC",
+        "GRANT SET ON PARAMETER session_replication_role TO a_worker",
+        "ALTER ROLE a_worker SET session_replication_role = replica",
+        "ALTER ROLE ALL SET session_replication_role = replica",
+    ],
+)
+def test_replica_mode_within_reach_of_a_runtime_role_is_found(change: str) -> None:
+    with scratch.own_server({"fsync": "off"}) as at, scratch.database(at) as database:
+        with connect(database.url) as superuser:
+            superuser.execute("CREATE ROLE a_worker LOGIN IN ROLE symphony_executor")
+            superuser.execute("CREATE ROLE a_stranger LOGIN")
+            superuser.execute("GRANT SET ON PARAMETER session_replication_role TO a_stranger")
+            assert differences(database) == []
+            superuser.execute(change)
+        assert differences(database) == ["settings/session_replication_role"]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["quote_all_identifiers=on", "bytea_output=escape", "standard_conforming_strings=off"],
+)
+def test_the_settings_of_a_session_are_no_difference(
+    database: scratch.Database, setting: str
+) -> None:
+    at = database.url.update_query_dict({"options": f"-c {setting}"})
+    assert differences(replace(database, url=at)) == []
+
+
+def test_without_the_schema_everything_is_missing(
+    superuser: Connect, server: scratch.Server
+) -> None:
+    with create_engine(server.url, poolclass=pool.NullPool).connect() as connection:
+        found = {path for path in schema.read(connection) if not path.startswith("roles/")}
+    assert found == set()
 
 
 def test_a_view_reads_alike_on_every_version(database: scratch.Database, owner: Connect) -> None:

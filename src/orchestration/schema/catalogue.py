@@ -14,12 +14,19 @@ from sqlalchemy import Connection, text
 # that is not validated shows nowhere else.
 QUERIES = (
     r"""
+    SELECT 'schemas/' || n.nspname,
+           format('CREATE SCHEMA %I AUTHORIZATION %s;', n.nspname, n.nspowner::regrole)
+    FROM pg_namespace n
+    WHERE n.nspname = 'orchestration'
+    """,
+    r"""
     SELECT 'functions/' || p.proname,
            concat_ws(E'\n',
-             rtrim(pg_get_functiondef(p.oid), E'\n') || ';',
+             CASE WHEN p.prokind = 'a' THEN 'AGGREGATE ' || p.oid::regprocedure
+               ELSE rtrim(pg_get_functiondef(p.oid), E'\n') END || ';',
              '-- owner: ' || p.proowner::regrole::text)
     FROM pg_proc p
-    WHERE p.pronamespace = 'orchestration'::regnamespace
+    WHERE p.pronamespace = to_regnamespace('orchestration')
     """,
     r"""
     SELECT 'triggers/' || c.relname || '__' || t.tgname,
@@ -28,7 +35,7 @@ QUERIES = (
              '-- enabled: ' || t.tgenabled::text)
     FROM pg_trigger t
     JOIN pg_class c ON c.oid = t.tgrelid
-    WHERE c.relnamespace = 'orchestration'::regnamespace
+    WHERE c.relnamespace = to_regnamespace('orchestration')
       AND NOT t.tgisinternal
     """,
     r"""
@@ -36,9 +43,12 @@ QUERIES = (
            concat_ws(E'\n',
              format('ALTER TABLE %s ADD CONSTRAINT %I %s;',
                c.conrelid::regclass, c.conname, pg_get_constraintdef(c.oid)),
-             CASE WHEN NOT c.convalidated THEN '-- not validated' END)
+             CASE WHEN NOT c.convalidated THEN '-- not validated' END,
+             (SELECT '-- enabled: ' || string_agg(DISTINCT t.tgenabled::text, ', ')
+              FROM pg_trigger t
+              WHERE t.tgconstraint = c.oid AND t.tgisinternal AND t.tgenabled <> 'O'))
     FROM pg_constraint c
-    WHERE c.connamespace = 'orchestration'::regnamespace
+    WHERE c.connamespace = to_regnamespace('orchestration')
       AND c.contype <> 't'
       AND (c.contype <> 'n' OR NOT c.convalidated)
       AND c.conname <> 'alembic_version_pkc'
@@ -50,7 +60,7 @@ QUERIES = (
              CASE WHEN NOT (i.indisvalid AND i.indisready) THEN '-- not valid' END)
     FROM pg_index i
     JOIN pg_class c ON c.oid = i.indexrelid
-    WHERE c.relnamespace = 'orchestration'::regnamespace
+    WHERE c.relnamespace = to_regnamespace('orchestration')
       AND c.relname <> 'alembic_version_pkc'
     """,
     r"""
@@ -61,7 +71,7 @@ QUERIES = (
              pg_get_viewdef(c.oid),
              '-- owner: ' || c.relowner::regrole::text)
     FROM pg_class c
-    WHERE c.relnamespace = 'orchestration'::regnamespace
+    WHERE c.relnamespace = to_regnamespace('orchestration')
       AND c.relkind IN ('v', 'm')
     """,
     r"""
@@ -89,15 +99,39 @@ QUERIES = (
              (SELECT '-- children: ' || string_agg(i.inhrelid::regclass::text, ', ')
               FROM pg_inherits i WHERE i.inhparent = c.oid))
     FROM pg_class c
-    WHERE c.relnamespace = 'orchestration'::regnamespace
+    WHERE c.relnamespace = to_regnamespace('orchestration')
       AND c.relkind IN ('r', 'p', 'f', 'S')
-      AND c.relname <> 'alembic_version'
+      AND (c.relname <> 'alembic_version' OR c.relowner::regrole::text <> 'symphony_owner')
+    """,
+    # What an operator or a cast of our own would do instead of PostgreSQL's, the guards would
+    # believe.
+    r"""
+    SELECT format('operators/%s(%s,%s)', o.oprname, o.oprleft::regtype, o.oprright::regtype),
+           o.oprcode::regprocedure::text
+    FROM pg_operator o
+    WHERE o.oprnamespace = to_regnamespace('orchestration')
+    """,
+    r"""
+    SELECT format('casts/%s to %s', c.castsource::regtype, c.casttarget::regtype),
+           c.castcontext::text
+    FROM pg_cast c
+    JOIN pg_type y ON y.oid IN (c.castsource, c.casttarget)
+    WHERE y.typnamespace = to_regnamespace('orchestration')
+    """,
+    # A table's row type and every type's array come with it.
+    r"""
+    SELECT 'types/' || y.typname, y.typtype::text
+    FROM pg_type y
+    LEFT JOIN pg_class c ON c.oid = y.typrelid
+    WHERE y.typnamespace = to_regnamespace('orchestration')
+      AND y.typelem = 0
+      AND coalesce(c.relkind, 'c') = 'c'
     """,
     r"""
     SELECT 'rules/' || c.relname || '__' || r.rulename, pg_get_ruledef(r.oid)
     FROM pg_rewrite r
     JOIN pg_class c ON c.oid = r.ev_class
-    WHERE c.relnamespace = 'orchestration'::regnamespace
+    WHERE c.relnamespace = to_regnamespace('orchestration')
       AND r.rulename <> '_RETURN'
     """,
     # The owner's own rights are left out: 17 added one.
@@ -109,25 +143,24 @@ QUERIES = (
       UNION ALL
       SELECT 'grants/' || c.relname, c.relowner, c.relacl
       FROM pg_class c
-      WHERE c.relnamespace = 'orchestration'::regnamespace
+      WHERE c.relnamespace = to_regnamespace('orchestration')
         AND c.relkind IN ('r', 'p', 'f', 'S', 'v', 'm')
-        AND c.relname <> 'alembic_version'
       UNION ALL
       SELECT 'grants/' || c.relname || '__' || a.attname, c.relowner, a.attacl
       FROM pg_attribute a
       JOIN pg_class c ON c.oid = a.attrelid
-      WHERE c.relnamespace = 'orchestration'::regnamespace
+      WHERE c.relnamespace = to_regnamespace('orchestration')
         AND a.attacl IS NOT NULL
       UNION ALL
       SELECT 'grants/' || p.proname, p.proowner,
              coalesce(p.proacl, acldefault('f', p.proowner))
       FROM pg_proc p
-      WHERE p.pronamespace = 'orchestration'::regnamespace
+      WHERE p.pronamespace = to_regnamespace('orchestration')
       UNION ALL
       SELECT 'grants/default_privileges', d.defaclrole, d.defaclacl
       FROM pg_default_acl d
-      WHERE d.defaclnamespace IN (0, 'orchestration'::regnamespace)
-        AND d.defaclrole::regrole::text LIKE 'symphony%'
+      WHERE d.defaclnamespace = to_regnamespace('orchestration')
+        OR d.defaclnamespace = 0 AND d.defaclrole::regrole::text LIKE 'symphony%'
     )
     SELECT path,
            string_agg(
@@ -154,7 +187,47 @@ QUERIES = (
     WHERE r.rolname IN ('symphony_owner', 'symphony_ingest', 'symphony_executor',
       'symphony_control', 'symphony_readonly', 'symphony_auditor')
     """,
+    # In replica mode the triggers that write sleep: nobody who can act as a role of ours is to set
+    # it, nor to find it set.
+    r"""
+    WITH ours AS (
+      SELECT DISTINCT m.oid, m.rolname
+      FROM pg_roles m
+      JOIN pg_roles r ON r.rolname IN ('symphony_owner', 'symphony_ingest', 'symphony_executor',
+        'symphony_control', 'symphony_readonly', 'symphony_auditor')
+        AND pg_has_role(m.oid, r.oid, 'MEMBER')
+      WHERE NOT m.rolsuper
+      UNION ALL
+      SELECT 0, 'PUBLIC'
+    )
+    SELECT 'settings/session_replication_role',
+           string_agg(format('%s: %s', found.rolname, found.what), E'\n'
+             ORDER BY found.rolname, found.what)
+    FROM (
+      SELECT o.rolname, x.privilege_type AS what
+      FROM pg_parameter_acl p
+      CROSS JOIN LATERAL aclexplode(p.paracl) x
+      JOIN ours o ON o.oid = x.grantee
+      WHERE p.parname = 'session_replication_role' AND x.privilege_type = 'SET'
+      UNION ALL
+      SELECT o.rolname, c.setting
+      FROM pg_db_role_setting s
+      CROSS JOIN LATERAL unnest(s.setconfig) AS c (setting)
+      JOIN ours o ON o.oid = s.setrole
+      JOIN pg_database d ON d.datname = current_database() AND s.setdatabase IN (0, d.oid)
+      WHERE c.setting LIKE 'session_replication_role=%'
+    ) found
+    HAVING count(*) > 0
+    """,
 )
+
+# What a definition is written with.
+SETTINGS = {
+    "search_path": "''",
+    "quote_all_identifiers": "off",
+    "bytea_output": "hex",
+    "standard_conforming_strings": "on",
+}
 
 # A view's FROM, in PostgreSQL's layout, where it names one relation and nothing else.
 ONE_RELATION = re.compile(r'^   FROM (?:[\w"]+\.)?([\w"]+)(?: ([\w"]+))?;?$', re.MULTILINE)
@@ -181,7 +254,8 @@ def read(connection: Connection) -> dict[str, str]:
     picture: dict[str, str] = {}
     with connection.begin():
         connection.execute(text("SET TRANSACTION READ ONLY"))
-        connection.execute(text("SET LOCAL search_path = ''"))
+        for name, value in SETTINGS.items():
+            connection.execute(text(f"SET LOCAL {name} = {value}"))
         for query in QUERIES:
             for path, definition in connection.exec_driver_sql(query.replace("%", "%%")):
                 if path.startswith("views/"):
@@ -201,7 +275,11 @@ def without_qualifiers(view: str) -> str:
     found = ONE_RELATION.search(view)
     if found is None or len(FROM.findall(view)) > 1:
         return view
-    qualifier = re.compile(rf'(?<![\w".]){re.escape(found[2] or found[1])}\.(?=[\w"])')
+    # No schema of the same name: it would qualify a function, a type or a collation.
+    qualifier = re.compile(
+        rf'(?<![\w".:])(?<!COLLATE ){re.escape(found[2] or found[1])}\.'
+        r'(?=(?:"(?:[^"]|"")*"|\w+\b)(?!\())'
+    )
     # Every second part is a literal.
     parts = LITERAL.split(view)
     parts[::2] = [qualifier.sub("", part) for part in parts[::2]]

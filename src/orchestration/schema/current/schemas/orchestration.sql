@@ -1,0 +1,1 @@
+CREATE SCHEMA orchestration AUTHORIZATION symphony_owner;

@@ -33,8 +33,10 @@ OLDEST_SERVER = 150000
 UPGRADE_LOCK = 0x6F7263686D696772
 LOCK_WAIT_SECONDS = 600
 # Who queues behind a revision that waits is not to wait longer than this, nor be refused for it:
-# rotating and revoking give up after 2 s, our engines after 10.
-LIMITS = """
+# rotating and revoking give up after 2 s, our engines after 10. Under another search_path Alembic's
+# own statements would take up operators that anybody has put into `public`.
+SETTINGS = """
+SET search_path = pg_catalog;
 SET lock_timeout = '1s';
 SET statement_timeout = '10min'
 """
@@ -50,6 +52,18 @@ DECLARE
   v_database text := pg_catalog.quote_ident(pg_catalog.current_database());
   v_schema_owner name;
 BEGIN
+  -- Before anybody is told to grant it; the first revision judges all six.
+  IF EXISTS (
+    SELECT FROM pg_catalog.pg_roles
+    WHERE rolname = 'symphony_owner'
+      AND (rolcanlogin OR rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls
+        OR NOT rolinherit)
+  ) THEN
+    RAISE EXCEPTION 'The role symphony_owner, which exists already, is not as ours are: '
+      'ALTER ROLE symphony_owner NOLOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION '
+      'NOBYPASSRLS INHERIT'
+      USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
   FOR attempt IN 1 .. 50 LOOP
     EXIT WHEN EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'symphony_owner');
     BEGIN
@@ -107,7 +121,25 @@ BEGIN
 END
 $$
 """
-VERSION_TABLE_TO_OWNER = "ALTER TABLE orchestration.alembic_version OWNER TO symphony_owner"
+# Default privileges of the login may have opened it to others.
+VERSION_TABLE_TO_OWNER = """
+DO $$
+DECLARE
+  v_grantee text;
+BEGIN
+  ALTER TABLE orchestration.alembic_version OWNER TO symphony_owner;
+  FOR v_grantee IN
+    SELECT DISTINCT CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END
+    FROM pg_catalog.pg_class c
+    CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) x
+    WHERE c.oid = 'orchestration.alembic_version'::regclass
+      AND x.grantee <> c.relowner
+  LOOP
+    EXECUTE 'REVOKE ALL ON orchestration.alembic_version FROM ' || v_grantee;
+  END LOOP;
+END
+$$
+"""
 # A script cannot wait for its turn: a waiter's snapshot and the CREATE INDEX CONCURRENTLY of the
 # upgrade before it would wait for each other.
 SCRIPT_LOCK = """
@@ -141,6 +173,7 @@ END
 $$
 """
 SCRIPT_END = """
+RESET search_path;
 RESET lock_timeout;
 RESET statement_timeout;
 DO $$ BEGIN PERFORM pg_catalog.pg_advisory_unlock(:key); END $$
@@ -213,7 +246,9 @@ def run_offline() -> None:
         # A script has no parameters: under the driver's own style every % would be doubled.
         dialect_opts={"paramstyle": "named"},
     )
-    context.execute(LIMITS)
+    # Without it psql would go on after a refusal, with the next revision.
+    context.get_context().impl.static_output("\\set ON_ERROR_STOP on")
+    context.execute(SETTINGS)
     context.execute(text(SCRIPT_LOCK).bindparams(key=UPGRADE_LOCK))
     context.execute(PROLOGUE)
     context.execute(text(SCRIPT_START).bindparams(start=script.revision if script else "base"))
@@ -265,7 +300,7 @@ def look(connection: Connection) -> None:
 def change(connection: Connection) -> None:
     connection.execution_options(isolation_level="AUTOCOMMIT")
     take_upgrade_lock(connection)
-    connection.execute(text(LIMITS))
+    connection.execute(text(SETTINGS))
     connection.execute(text(PROLOGUE))
     connection.commit()
     connection.execution_options(isolation_level="READ COMMITTED")

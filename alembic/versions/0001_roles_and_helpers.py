@@ -30,6 +30,44 @@ END
 $$
 """
     )
+    # Roles that somebody made before us are taken over only as we would have made them.
+    op.execute(
+        """
+DO $$
+DECLARE
+  v_role text;
+  v_other text;
+BEGIN
+  SELECT r.rolname INTO v_role
+  FROM pg_catalog.pg_roles r
+  WHERE r.rolname IN ('symphony_owner', 'symphony_ingest', 'symphony_executor', 'symphony_control',
+      'symphony_readonly', 'symphony_auditor')
+    AND (r.rolcanlogin OR r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication
+      OR r.rolbypassrls OR NOT r.rolinherit)
+  ORDER BY r.rolname
+  LIMIT 1;
+  IF FOUND THEN
+    RAISE EXCEPTION 'The role %, which exists already, is not as ours are: ALTER ROLE % NOLOGIN '
+      'NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS INHERIT', v_role, v_role
+      USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
+  SELECT m.rolname, r.rolname INTO v_role, v_other
+  FROM pg_catalog.pg_auth_members a
+  JOIN pg_catalog.pg_roles m ON m.oid = a.member
+  JOIN pg_catalog.pg_roles r ON r.oid = a.roleid
+  WHERE m.rolname IN ('symphony_owner', 'symphony_ingest', 'symphony_executor', 'symphony_control',
+      'symphony_readonly', 'symphony_auditor')
+  ORDER BY m.rolname, r.rolname
+  LIMIT 1;
+  IF FOUND THEN
+    RAISE EXCEPTION 'The role %, which exists already, is a member of another: REVOKE % FROM %',
+      v_role, pg_catalog.quote_ident(v_other), v_role
+      USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
+END
+$$
+"""
+    )
     # Roles belong to the cluster: another database may create them in the same moment, which shows
     # as a unique violation or as a concurrently updated catalogue row.
     op.execute(

@@ -79,7 +79,7 @@ def test_a_url_that_leads_nowhere_is_told_in_one_sentence(name: str, url: str) -
 @each_command
 def test_an_image_without_an_engine_is_told_in_one_sentence(name: str, tmp_path: Path) -> None:
     nowhere = f"unix://{tmp_path / 'socket'}"
-    code, words = said(name, "", POSTGRES_IMAGE="postgres:18", DOCKER_HOST=nowhere)
+    code, words = said(name, "", POSTGRES_BIN="", POSTGRES_IMAGE="postgres:18", DOCKER_HOST=nowhere)
     assert code not in (0, 3)
     assert "No container of postgres:18 can be started: " in words
     assert "Traceback" not in words

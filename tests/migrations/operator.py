@@ -76,25 +76,24 @@ def script(verb: str, revisions: str, *, destroy_evidence: bool = False) -> str:
     return printed.getvalue()
 
 
+def statements(script: str) -> str:
+    """What is not psql's own, for another client that leaves it at the first error."""
+    first, _, rest = script.partition("\n")
+    assert first == r"\set ON_ERROR_STOP on"
+    return rest
+
+
 def act(config: Config, verb: str, revisions: str, *, sql: bool = False) -> None:
     (command.upgrade if verb == "upgrade" else command.downgrade)(config, revisions, sql=sql)
 
 
 def psql(url: URL, statements: str, folder: Path) -> "subprocess.CompletedProcess[str]":
-    """A DBA loads a script, which psql leaves at the first error."""
+    """A DBA loads a script, which tells psql to leave it at the first error."""
     file = folder / "script.sql"
     file.write_text(statements, "utf-8")
     return subprocess.run(
         [
-            *(
-                str(scratch.programs() / "psql"),
-                "-X",
-                "-q",
-                "-v",
-                "ON_ERROR_STOP=1",
-                "-f",
-                str(file),
-            ),
+            *(str(scratch.programs() / "psql"), "-X", "-q", "-f", str(file)),
             url.set(drivername="postgresql").render_as_string(hide_password=False),
         ],
         capture_output=True,

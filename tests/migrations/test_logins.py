@@ -17,7 +17,7 @@ from tools import scratch
 
 from orchestration import schema
 from tests.migrations.conftest import picture
-from tests.migrations.operator import alembic, failures, on_the_page, script
+from tests.migrations.operator import alembic, failures, on_the_page, script, statements
 from tests.migrations.test_elsewhere import HOST_ENV
 from tests.support import Refusal, connect
 
@@ -25,6 +25,7 @@ from tests.support import Refusal, connect
 pytestmark = [pytest.mark.own_cluster, pytest.mark.usefixtures("plain_login")]
 
 Upgrade = Callable[[URL], str | None]
+OneWay = Callable[[Path, URL], str | None]
 MakeLogin = Callable[..., URL]
 
 
@@ -53,7 +54,7 @@ def a_hosts(folder: Path, url: URL) -> str | None:
 def by_script(_folder: Path, url: URL) -> str | None:
     with connect(url) as connection:
         try:
-            connection.execute(script("upgrade", "base:head"))
+            connection.execute(statements(script("upgrade", "base:head")))
         except psycopg.Error as error:
             return Refusal.of(error).message
     return None
@@ -147,6 +148,60 @@ def test_a_member_of_the_owner_role_needs_no_createrole_where_the_roles_exist(
     scratch.upgrade(other)
     login = plain_login("IN ROLE symphony_owner")
     assert refusal(may_use(login, empty)) is None
+    assert picture(empty) == schema.expected()
+
+
+@pytest.mark.parametrize(
+    ("role", "attribute"),
+    [
+        ("symphony_owner", "SUPERUSER"),
+        ("symphony_ingest", "LOGIN"),
+        ("symphony_executor", "BYPASSRLS"),
+        ("symphony_control", "CREATEROLE"),
+        ("symphony_readonly", "CREATEDB"),
+        ("symphony_auditor", "REPLICATION"),
+        ("symphony_ingest", "NOINHERIT"),
+        ("symphony_auditor", "IN ROLE pg_monitor"),
+    ],
+)
+def test_a_role_that_exists_already_is_taken_over_only_as_ours_are(
+    empty: URL, refusal: Upgrade, role: str, attribute: str
+) -> None:
+    with scratch.maintenance(empty) as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {role} {attribute}")
+
+    told = refusal(empty)
+
+    assert told is not None
+    assert on_the_page(told, symphony_ingest=role)
+    obey(empty, told)
+    assert refusal(empty) is None
+    assert picture(empty) == schema.expected()
+
+
+PLANTED = """
+CREATE FUNCTION public.planted(varchar, varchar) RETURNS boolean
+LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''planted''; END';
+CREATE OPERATOR public.= (LEFTARG = varchar, RIGHTARG = varchar, FUNCTION = public.planted)
+"""
+
+
+@pytest.mark.parametrize("upgrade", [ours, by_script], ids=["ours", "a script"])
+def test_what_anybody_put_into_public_is_not_called(empty: URL, upgrade: OneWay) -> None:
+    with scratch.maintenance(empty) as connection:
+        connection.exec_driver_sql(PLANTED)
+    assert upgrade(Path(), empty) is None
+    assert picture(empty) == schema.expected()
+
+
+@pytest.mark.parametrize("upgrade", [ours, by_script], ids=["ours", "a script"])
+def test_default_privileges_of_the_login_open_nothing(
+    empty: URL, plain_login: MakeLogin, upgrade: OneWay
+) -> None:
+    login = may_use(plain_login("CREATEROLE"), empty)
+    with connect(login) as connection:
+        connection.execute("ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC")
+    assert upgrade(Path(), login) is None
     assert picture(empty) == schema.expected()
 
 

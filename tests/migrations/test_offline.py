@@ -12,7 +12,7 @@ from tools import scratch
 from orchestration import schema
 from tests.migrations import evidence
 from tests.migrations.conftest import picture
-from tests.migrations.operator import psql, script, sentence
+from tests.migrations.operator import psql, script, sentence, statements
 from tests.support import connect, scalar
 
 # The logins go after the databases.
@@ -166,7 +166,7 @@ def test_a_session_that_has_loaded_a_script_goes_on_without_its_lock_and_limits(
     )
     with connect(empty) as session:
         before = session.execute(settings).fetchall()
-        session.execute(script("upgrade", "base:head"))
+        session.execute(statements(script("upgrade", "base:head")))
         assert session.execute(settings).fetchall() == before
         assert scalar(session, "SELECT session_user = current_user") is True
         held = "SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory'"

@@ -63,7 +63,7 @@ CHANGES = {
 BY_SUPERUSER = {
     "operators/=(record,orchestration.policy_versions)": """
         CREATE FUNCTION public.always(record, orchestration.policy_versions) RETURNS boolean
-        LANGUAGE sql IMMUTABLE RETURN true;
+        LANGUAGE plpgsql AS 'BEGIN RETURN true; END';
         CREATE OPERATOR orchestration.= (
           LEFTARG = record, RIGHTARG = orchestration.policy_versions, FUNCTION = public.always
         )

@@ -1146,6 +1146,23 @@ def test_what_replica_mode_lets_in_is_found(
 
 
 @pytest.mark.superuser
+@pytest.mark.invariant("INV-INS-002")
+@pytest.mark.parametrize("version", ["version", "version - 1", "1"])
+def test_in_replica_mode_no_transition_goes_without_its_version(
+    superuser: Connect, version: str
+) -> None:
+    make_world(superuser)
+    superuser.execute("SET session_replication_role = replica")
+    found = refusal(
+        superuser,
+        f"UPDATE orchestration.{INSTRUCTIONS} SET state = 'EXECUTING', version = {version}"
+        f" WHERE id = '{AUTHORIZED}'",
+    )
+    assert_invariant(found, "INV-INS-002", "P7401", INSTRUCTIONS)
+    assert found.column == "version"
+
+
+@pytest.mark.superuser
 @pytest.mark.invariant("INV-INS-004")
 def test_in_replica_mode_values_arrive_as_they_are(superuser: Connect) -> None:
     make_world(superuser)

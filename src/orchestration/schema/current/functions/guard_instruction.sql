@@ -104,6 +104,13 @@ BEGIN
     NEW.version := OLD.version + 1;
     NEW.updated_at := greatest(clock_timestamp(), OLD.updated_at + interval '1 microsecond');
     NEW.completed_at := CASE WHEN NEW.state IN ('COMPLETED', 'FAILED') THEN NEW.updated_at END;
+  ELSIF NEW.version <= OLD.version THEN
+    -- An act in replica mode, where nothing would record it; what is copied brings its version.
+    PERFORM orchestration.raise_invariant(
+      'INV-INS-002', 'P7401', 'a transition in replica mode brings its version', 'instructions',
+      v_detail || jsonb_build_object('version', NEW.version),
+      'Leave replica mode: the database counts the version and writes the history.', 'version'
+    );
   END IF;
   RETURN NEW;
 END

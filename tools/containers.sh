@@ -11,6 +11,8 @@ python=$PWD/.venv/bin/python
 script=$PWD/tools/containers.sh
 # They would be chosen before a container.
 unset DATABASE_URL POSTGRES_BIN
+# debootstrap takes no folder with a blank in its name.
+case ${TMPDIR:-} in *[[:space:]]*) export TMPDIR=/tmp ;; esac
 
 left_out() {
     echo "containers: left out: $1" >&2

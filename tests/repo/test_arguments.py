@@ -20,6 +20,7 @@ from orchestration.repo import (
     RevocationRepository,
 )
 from orchestration.repo.arguments import microseconds
+from tests.support import Connect, activate_policy, digest
 
 Sessions = Callable[[str], Session]
 
@@ -270,3 +271,27 @@ def test_a_duration_is_sent_as_elapsed_time_and_never_as_days(
 def test_the_wire_carries_every_duration_that_is_taken(session: Sessions, days: int) -> None:
     with pytest.raises(InvalidParameterValue):
         OutboxRepository(session("executor")).claim("w", batch_size=1, lease=timedelta(days=days))
+
+
+PLANTED = """
+CREATE FUNCTION public.planted(text, varchar) RETURNS boolean
+LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''planted''; END';
+CREATE OPERATOR public.= (LEFTARG = text, RIGHTARG = varchar, FUNCTION = public.planted)
+"""
+
+
+def test_what_is_looked_up_meets_no_operator_of_others(
+    superuser: Connect, session: Sessions
+) -> None:
+    activate_policy(superuser, "v1")
+    for act in ("revoke_token", "revoke_client_cert"):
+        superuser.execute(
+            f"SELECT FROM orchestration.{act}(%s, p_reason_code => 'unspecified')", (digest("c"),)
+        )
+    superuser.execute(PLANTED)
+    control = session("control")
+    policies, revocations = PolicyVersionRepository(control), RevocationRepository(control)
+    found = (policies.active(), policies.get("v1"), *policies.accepted())
+    assert [one.id for one in found if one] == ["v1", "v1", "v1"]
+    assert revocations.is_token_revoked(digest("c"))
+    assert revocations.is_client_cert_revoked(digest("c"))

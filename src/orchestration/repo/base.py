@@ -4,7 +4,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Executable, event
+from sqlalchemy import ColumnElement, Executable, Text, cast, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -95,6 +95,12 @@ def _refuse_failed(session: Session) -> None:
     # Where a rollback has ended the transaction or the savepoint, the refusal is undone with it.
     if within is not None and within.is_active:
         refuse_failed(session.connection(), refusal)
+
+
+def as_text(value: str) -> ColumnElement[str]:
+    """A string to compare with a text column. As the varchar that the driver binds, it would take
+    up an operator of text and varchar that anybody has put into the search_path."""
+    return cast(value, Text)
 
 
 def one(row: dict[str, Any] | None) -> dict[str, Any]:

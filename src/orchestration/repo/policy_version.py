@@ -15,7 +15,7 @@ from orchestration.repo.arguments import (
     instance,
     microseconds,
 )
-from orchestration.repo.base import Repository, one
+from orchestration.repo.base import Repository, as_text, one
 from orchestration.vocabulary import PolicyStatus
 
 ROTATE: Final = text(
@@ -42,7 +42,7 @@ class PolicyVersionRepository(Repository):
 
     def active(self) -> PolicyVersionRecord | None:
         """The ACTIVE version; None before the first rotation."""
-        row = self._row(select(VERSIONS).where(VERSIONS.c.status == PolicyStatus.ACTIVE))
+        row = self._row(select(VERSIONS).where(VERSIONS.c.status == as_text(PolicyStatus.ACTIVE)))
         return PolicyVersionRecord.from_row(row) if row else None
 
     def accepted(self) -> list[PolicyVersionRecord]:
@@ -50,9 +50,9 @@ class PolicyVersionRepository(Repository):
         rows = self._rows(
             select(VERSIONS)
             .where(
-                (VERSIONS.c.status == PolicyStatus.ACTIVE)
+                (VERSIONS.c.status == as_text(PolicyStatus.ACTIVE))
                 | (
-                    (VERSIONS.c.status == PolicyStatus.GRACE)
+                    (VERSIONS.c.status == as_text(PolicyStatus.GRACE))
                     & (VERSIONS.c.grace_expires_at > func.clock_timestamp())
                 )
             )
@@ -62,7 +62,7 @@ class PolicyVersionRepository(Repository):
 
     def get(self, id: str) -> PolicyVersionRecord | None:
         """The version of that id, or None."""
-        row = self._row(select(VERSIONS).where(VERSIONS.c.id == argument("id", KEY, id)))
+        row = self._row(select(VERSIONS).where(VERSIONS.c.id == as_text(argument("id", KEY, id))))
         return PolicyVersionRecord.from_row(row) if row else None
 
     def rotate(

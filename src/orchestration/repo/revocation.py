@@ -19,7 +19,7 @@ from orchestration.repo.arguments import (
     TEXT_OR_NONE,
     argument,
 )
-from orchestration.repo.base import Repository, one
+from orchestration.repo.base import Repository, as_text, one
 from orchestration.vocabulary import CRLReason
 
 REVOKE_CLIENT_CERT: Final = text(
@@ -221,7 +221,7 @@ class RevocationRepository(Repository):
         moment = func.clock_timestamp() if at is None else literal(argument("at", WHEN, at))
         rows = self._rows(
             select(column).where(
-                column == argument(column.key, HASH, hash),
+                column == as_text(argument(column.key, HASH, hash)),
                 model.revoked_at <= moment,
                 or_(model.expires_at.is_(None), model.expires_at > moment),
             )

@@ -250,8 +250,13 @@ def close(outbox_id: str, state: str, **changed: str) -> tuple[str, str]:
     )
 
 
+def step(state: str) -> str:
+    """A transition that brings its version, as replica mode needs it."""
+    return f"state = '{state}', version = {INSTRUCTIONS}.version + 1"
+
+
 def move(id: str, state: str) -> str:
-    return f"UPDATE orchestration.{INSTRUCTIONS} SET state = '{state}' WHERE id = '{id}'"
+    return f"UPDATE orchestration.{INSTRUCTIONS} SET {step(state)} WHERE id = '{id}'"
 
 
 WORLD = (
@@ -313,11 +318,11 @@ def every_update(id: str, state: str) -> dict[str, str]:
         "UPDATE": update,
         "INSERT ON CONFLICT DO UPDATE": (
             f"{insert(INSTRUCTIONS, instruction(id, participant))}"
-            f" ON CONFLICT (id) DO UPDATE SET state = '{state}'"
+            f" ON CONFLICT (id) DO UPDATE SET {step(state)}"
         ),
         "MERGE UPDATE": (
             f"MERGE INTO orchestration.{INSTRUCTIONS} USING (SELECT) AS s ON id = '{id}'"
-            f" WHEN MATCHED THEN UPDATE SET state = '{state}'"
+            f" WHEN MATCHED THEN UPDATE SET {step(state)}"
         ),
         "UPDATE in a CTE": f"WITH u AS ({update} RETURNING 1) SELECT * FROM u",
     }

@@ -3,7 +3,7 @@ tables are copied, and goes on by itself when it takes over."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,51 +51,55 @@ def await_true(connection: Connect, query: str, parameters: tuple[Any, ...] = ()
     raise AssertionError(f"it never came true: {query} {parameters}")
 
 
-def caught_up(publisher: URL, subscriber: URL) -> None:
-    """Waits until all tables are copied and all that is committed so far is applied."""
-    with connect(subscriber) as there:
-        await_true(
-            there,
-            "SELECT count(*) > 0 AND bool_and(srsubstate = 'r')"
-            " FROM pg_catalog.pg_subscription_rel",
-        )
-    with connect(publisher) as here:
-        position = scalar(here, "SELECT pg_catalog.pg_current_wal_lsn()")
-        await_true(
-            here,
-            "SELECT coalesce(bool_and(replay_lsn >= %s::pg_lsn), false)"
-            " FROM pg_catalog.pg_stat_replication",
-            (position,),
-        )
+@dataclass(frozen=True)
+class Pair:
+    """A database with evidence that publishes, and one that subscribes to it."""
+
+    publisher: URL
+    subscriber: URL
+    folder: Path
+
+    def subscribe(self) -> None:
+        script = block("Logical replication", "sh")
+        option = "\nWITH (run_as_owner = true)"
+        assert option in script
+        with connect(self.subscriber) as superuser:
+            if superuser.info.server_version < 160000:
+                script = script.replace(option, "")
+        run(script, self.folder, SOURCE=self.publisher, TARGET=self.subscriber)
+
+    def catch_up(self) -> None:
+        """Waits until all tables are copied and all that is committed so far is applied."""
+        with connect(self.subscriber) as there:
+            await_true(
+                there,
+                "SELECT count(*) > 0 AND bool_and(srsubstate = 'r')"
+                " FROM pg_catalog.pg_subscription_rel",
+            )
+        with connect(self.publisher) as here:
+            position = scalar(here, "SELECT pg_catalog.pg_current_wal_lsn()")
+            await_true(
+                here,
+                "SELECT coalesce(bool_and(replay_lsn >= %s::pg_lsn), false)"
+                " FROM pg_catalog.pg_stat_replication",
+                (position,),
+            )
 
 
-@contextmanager
-def published(
-    source: Source, empty: Callable[[scratch.Server], URL], folder: Path
-) -> Iterator[URL]:
-    """A copy of the database with evidence, as publisher; its slots go with it."""
-    publisher = empty(source.at)
-    run(block("Custom format", "sh"), folder, SOURCE=source.url, TARGET=publisher)
-    yield publisher
-
-
-def subscribe(subscriber: URL, publisher: URL, folder: Path) -> None:
-    script = block("Logical replication", "sh")
-    option = "\nWITH (run_as_owner = true)"
-    assert option in script
-    with connect(subscriber) as superuser:
-        if superuser.info.server_version < 160000:
-            script = script.replace(option, "")
-    run(script, folder, SOURCE=publisher, TARGET=subscriber)
-
-
-@contextmanager
-def without_subscription_in_the_end(subscriber: URL) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        with connect(subscriber) as superuser:
-            superuser.execute("DROP SUBSCRIPTION IF EXISTS orchestration")
+@pytest.fixture
+def pair(
+    source: Source,
+    elsewhere: scratch.Server,
+    empty: Callable[[scratch.Server], URL],
+    tmp_path: Path,
+) -> Iterator[Pair]:
+    """A copy of the database with evidence, and an empty one on another cluster; the subscription,
+    if there is one in the end, goes before them."""
+    made = Pair(empty(source.at), empty(elsewhere), tmp_path)
+    run(block("Custom format", "sh"), tmp_path, SOURCE=source.url, TARGET=made.publisher)
+    yield made
+    with connect(made.subscriber) as superuser:
+        superuser.execute("DROP SUBSCRIPTION IF EXISTS orchestration")
 
 
 def at(subscriber: URL, logins: Mapping[str, URL]) -> dict[str, URL]:
@@ -129,67 +133,52 @@ def mix(publisher: URL) -> None:
 
 
 def test_a_subscriber_holds_what_the_publisher_holds_and_takes_over(
-    source: Source,
-    elsewhere: scratch.Server,
-    empty: Callable[[scratch.Server], URL],
-    tmp_path: Path,
+    source: Source, pair: Pair
 ) -> None:
-    subscriber = empty(elsewhere)
-    with (
-        published(source, empty, tmp_path) as publisher,
-        without_subscription_in_the_end(subscriber),
-    ):
-        mix(publisher)
-        # What is copied was written before the switch was engaged.
-        with_writers(publisher, source.logins, engage)
-        with connect(publisher) as superuser:
-            superuser.execute(block("Logical replication", "sql").encode())
-        subscribe(subscriber, publisher, tmp_path)
-        caught_up(publisher, subscriber)
-        assert_kept(subscriber, publisher)
+    mix(pair.publisher)
+    # What is copied was written before the switch was engaged.
+    with_writers(pair.publisher, source.logins, engage)
+    with connect(pair.publisher) as superuser:
+        superuser.execute(block("Logical replication", "sql").encode())
+    pair.subscribe()
+    pair.catch_up()
+    assert_kept(pair.subscriber, pair.publisher)
 
-        with_writers(publisher, source.logins, release)
-        go_on(publisher, source.logins, "streamed")
-        with_writers(publisher, source.logins, engage)
-        caught_up(publisher, subscriber)
-        assert_kept(subscriber, publisher)
+    with_writers(pair.publisher, source.logins, release)
+    go_on(pair.publisher, source.logins, "streamed")
+    with_writers(pair.publisher, source.logins, engage)
+    pair.catch_up()
+    assert_kept(pair.subscriber, pair.publisher)
 
-        with connect(subscriber) as superuser:
-            superuser.execute("DROP SUBSCRIPTION orchestration")
-        logins = at(subscriber, source.logins)
-        with_writers(subscriber, logins, release)
-        assert_goes_on(subscriber, logins)
-        assert differences(subscriber) == []
+    with connect(pair.subscriber) as superuser:
+        superuser.execute("DROP SUBSCRIPTION orchestration")
+    logins = at(pair.subscriber, source.logins)
+    with_writers(pair.subscriber, logins, release)
+    assert_goes_on(pair.subscriber, logins)
+    assert differences(pair.subscriber) == []
 
 
 @pytest.mark.parametrize("last_first", [False, True], ids=["a to z", "z to a"])
 def test_tables_that_come_one_by_one_while_work_goes_on_fit_together_in_the_end(
     source: Source,
-    elsewhere: scratch.Server,
-    empty: Callable[[scratch.Server], URL],
-    tmp_path: Path,
+    pair: Pair,
     last_first: bool,
 ) -> None:
-    subscriber = empty(elsewhere)
-    with (
-        published(source, empty, tmp_path) as publisher,
-        without_subscription_in_the_end(subscriber),
-        connect(publisher) as here,
-    ):
+    with connect(pair.publisher) as here:
         names = sorted(tables(here), reverse=last_first)
         here.execute("CREATE PUBLICATION orchestration")
-        subscribe(subscriber, publisher, tmp_path)
-        with connect(subscriber) as there:
+        pair.subscribe()
+        with connect(pair.subscriber) as there:
             for number, name in enumerate(names):
-                go_on(publisher, source.logins, f"day {number}")
+                go_on(pair.publisher, source.logins, f"day {number}")
                 here.execute(
                     sql.SQL("ALTER PUBLICATION orchestration ADD TABLE orchestration.{}").format(
                         sql.Identifier(name)
                     )
                 )
                 there.execute("ALTER SUBSCRIPTION orchestration REFRESH PUBLICATION")
-                caught_up(publisher, subscriber)
-        assert_kept(subscriber, publisher)
+                pair.catch_up()
+        assert_kept(pair.subscriber, pair.publisher)
 
 
 PARTS = {
@@ -251,42 +240,28 @@ PARTS = {
 
 @pytest.mark.parametrize("missing", PARTS)
 def test_what_is_missing_is_let_in_and_found(
-    source: Source,
-    elsewhere: scratch.Server,
-    empty: Callable[[scratch.Server], URL],
-    tmp_path: Path,
+    pair: Pair,
     missing: str,
 ) -> None:
-    subscriber = empty(elsewhere)
     parts, expected = PARTS[missing]
-    with (
-        published(source, empty, tmp_path) as publisher,
-        without_subscription_in_the_end(subscriber),
-        connect(publisher) as here,
-    ):
+    with connect(pair.publisher) as here:
         listed = ", ".join(f"TABLE orchestration.{part}" for part in parts)
         here.execute(f"CREATE PUBLICATION orchestration FOR {listed}".encode())
-        subscribe(subscriber, publisher, tmp_path)
-        caught_up(publisher, subscriber)
-        found = {(place, finding.partition(":")[0]) for place, _, finding in findings(subscriber)}
+        pair.subscribe()
+        pair.catch_up()
+        found = {
+            (place, finding.partition(":")[0]) for place, _, finding in findings(pair.subscriber)
+        }
         assert found == expected
 
 
 @pytest.mark.parametrize("table", ["audit_log", "payment_outbox_items", "payment_outbox_pending"])
 def test_without_the_one_difference_that_a_worker_makes_a_copy_is_refused(
-    source: Source,
-    elsewhere: scratch.Server,
-    empty: Callable[[scratch.Server], URL],
-    tmp_path: Path,
+    pair: Pair,
     table: str,
 ) -> None:
-    subscriber = empty(elsewhere)
-    with (
-        published(source, empty, tmp_path) as publisher,
-        without_subscription_in_the_end(subscriber),
-        connect(publisher) as here,
-    ):
-        mix(publisher)
+    with connect(pair.publisher) as here:
+        mix(pair.publisher)
         here.execute(
             "CREATE OR REPLACE FUNCTION orchestration.copies_a_subscription() RETURNS boolean"
             " LANGUAGE sql STABLE RETURN false"
@@ -296,31 +271,21 @@ def test_without_the_one_difference_that_a_worker_makes_a_copy_is_refused(
                 sql.Identifier(table)
             )
         )
-        subscribe(subscriber, publisher, tmp_path)
-        with connect(subscriber) as there:
+        pair.subscribe()
+        with connect(pair.subscriber) as there:
             await_true(
                 there, "SELECT sync_error_count > 0 FROM pg_catalog.pg_stat_subscription_stats"
             )
-        assert contents(subscriber)[table] == []
+        assert contents(pair.subscriber)[table] == []
 
 
-def test_a_publisher_whose_rows_are_forged_is_refused(
-    source: Source,
-    elsewhere: scratch.Server,
-    empty: Callable[[scratch.Server], URL],
-    tmp_path: Path,
-) -> None:
+def test_a_publisher_whose_rows_are_forged_is_refused(pair: Pair) -> None:
     """What a row tells alone is judged: a hash that is not its own stops the subscription."""
-    subscriber = empty(elsewhere)
-    with (
-        published(source, empty, tmp_path) as publisher,
-        without_subscription_in_the_end(subscriber),
-        connect(publisher) as here,
-    ):
+    with connect(pair.publisher) as here:
         here.execute(block("Logical replication", "sql").encode())
-        subscribe(subscriber, publisher, tmp_path)
-        caught_up(publisher, subscriber)
-        before = contents(subscriber)
+        pair.subscribe()
+        pair.catch_up()
+        before = contents(pair.subscriber)
         here.execute("ALTER TABLE orchestration.ingress_attestations DISABLE TRIGGER guard")
         here.execute(
             "INSERT INTO orchestration.ingress_attestations (id, caller_identity, chain_seq,"
@@ -329,12 +294,12 @@ def test_a_publisher_whose_rows_are_forged_is_refused(
             " SELECT gen_random_uuid(), 'forged', 1, 'forged', repeat('0', 64), 'v1', now(), '',"
             " repeat('0', 64), 'forged', 1"
         )
-        with connect(subscriber) as there:
+        with connect(pair.subscriber) as there:
             await_true(
                 there,
                 "SELECT apply_error_count > 0 FROM pg_catalog.pg_stat_subscription_stats",
             )
-        assert contents(subscriber) == before
+        assert contents(pair.subscriber) == before
 
 
 REPLICA_MODE_ATTACKS = {
@@ -377,22 +342,14 @@ REPLICA_MODE_ATTACKS = {
 
 @pytest.mark.parametrize("attack", REPLICA_MODE_ATTACKS)
 def test_who_only_sets_replica_mode_is_refused_while_a_subscription_is_there(
-    source: Source,
-    elsewhere: scratch.Server,
-    empty: Callable[[scratch.Server], URL],
-    tmp_path: Path,
+    pair: Pair,
     attack: str,
 ) -> None:
-    subscriber = empty(elsewhere)
     statement, refused = REPLICA_MODE_ATTACKS[attack]
-    with (
-        published(source, empty, tmp_path) as publisher,
-        without_subscription_in_the_end(subscriber),
-    ):
-        with connect(publisher) as here:
-            here.execute(block("Logical replication", "sql").encode())
-        subscribe(subscriber, publisher, tmp_path)
-        caught_up(publisher, subscriber)
-        with connect(subscriber) as superuser:
-            superuser.execute("SET session_replication_role = replica")
-            assert sqlstate(superuser, statement) == refused
+    with connect(pair.publisher) as here:
+        here.execute(block("Logical replication", "sql").encode())
+    pair.subscribe()
+    pair.catch_up()
+    with connect(pair.subscriber) as superuser:
+        superuser.execute("SET session_replication_role = replica")
+        assert sqlstate(superuser, statement) == refused

@@ -37,7 +37,7 @@ matrix: $(READY) ## Run the tests on each supported version, fetched into .serve
 matrix-oldest: $(READY) ## On the oldest: roles, invariants, migrations and schema
 	@$(BIN)/python -m tools.servers test $(OLDEST) -- tests/roles tests/invariants tests/migrations tests/schema
 
-containers: $(READY) ## Run the repo, roles and invariants tests on a server in a Docker container
+containers: $(READY) ## Repo, roles and invariants tests in a container (root on Debian gets an engine)
 	@tools/containers.sh
 
 check: format lint types layers versions docs-check schema-check test ## All that must hold before a change lands

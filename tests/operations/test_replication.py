@@ -17,6 +17,7 @@ from tests.operations.support import (
     assert_goes_on,
     assert_kept,
     block,
+    blocks,
     contents,
     differences,
     findings,
@@ -156,6 +157,24 @@ def test_a_subscriber_holds_what_the_publisher_holds_and_takes_over(
     with_writers(pair.subscriber, logins, release)
     assert_goes_on(pair.subscriber, logins)
     assert differences(pair.subscriber) == []
+
+
+def test_a_subscriber_takes_over_from_a_publisher_that_is_gone(source: Source, pair: Pair) -> None:
+    with connect(pair.publisher) as here:
+        here.execute(block("Logical replication", "sql").encode())
+    pair.subscribe()
+    pair.catch_up()
+    alone, afterwards = blocks("Taking over", "sql")
+    with connect(pair.subscriber) as there:
+        there.execute(alone.encode())
+    logins = at(pair.subscriber, source.logins)
+    assert_goes_on(pair.subscriber, logins)
+    assert differences(pair.subscriber) == []
+
+    with connect(pair.publisher) as here:
+        await_true(here, "SELECT bool_and(NOT active) FROM pg_catalog.pg_replication_slots")
+        here.execute(afterwards.encode())
+        assert scalar(here, "SELECT count(*) FROM pg_catalog.pg_replication_slots") == 0
 
 
 @pytest.mark.parametrize("last_first", [False, True], ids=["a to z", "z to a"])

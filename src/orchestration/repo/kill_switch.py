@@ -41,7 +41,7 @@ class KillSwitchRepository(Repository):
     """The kill switches; changing them needs `symphony_control`.
 
     `scope`: GLOBAL (all that is gated), INGEST (attesting, receiving, enqueuing), EXECUTION
-    (authorizing, executing), DISPATCH (claiming); PARTICIPANT and RAIL name a `target`.
+    (authorizing, starting), DISPATCH (claiming); PARTICIPANT and RAIL name a `target`.
     docs/kill-switches.md tells what each stops, and what none does.
     """
 

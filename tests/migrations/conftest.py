@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from sqlalchemy import URL, create_engine, pool, text
@@ -31,6 +32,18 @@ def other(cluster: scratch.Server) -> Iterator[URL]:
     name = scratch.PREFIX + secrets.token_hex(8)
     yield scratch.create_database(cluster, name)
     scratch.drop_database(cluster, name)
+
+
+@pytest.fixture
+def eight(cluster: scratch.Server) -> Iterator[list[URL]]:
+    """Eight databases of the same cluster."""
+    with ExitStack() as stack:
+        made = []
+        for _ in range(8):
+            name = scratch.PREFIX + secrets.token_hex(8)
+            made.append(scratch.create_database(cluster, name))
+            stack.callback(scratch.drop_database, cluster, name)
+        yield made
 
 
 @pytest.fixture

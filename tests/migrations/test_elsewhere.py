@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from sqlalchemy import URL, create_engine, pool, text
 from tools import scratch
 
 from orchestration import schema
-from tests.migrations.conftest import picture
+from tests.migrations.conftest import forget_roles, picture
 from tests.migrations.operator import alembic, failures
 
 pytestmark = pytest.mark.own_cluster
@@ -64,24 +63,13 @@ def migrator(cluster: scratch.Server) -> Iterator[URL]:
 def no_roles_of_ours(cluster: scratch.Server) -> Iterator[None]:
     """Every test finds and leaves a cluster that has never seen us."""
     yield
-    with scratch.maintenance(cluster.url) as connection:
-        ours = connection.scalars(
-            text("SELECT rolname FROM pg_catalog.pg_roles WHERE rolname ^@ 'symphony_'")
-        )
-        for role in list(ours):
-            connection.exec_driver_sql(f"DROP ROLE {role}")
+    forget_roles(cluster)
 
 
-def test_eight_databases_may_be_set_up_at_once_on_a_new_cluster(cluster: scratch.Server) -> None:
-    with ExitStack() as stack:
-        urls = []
-        for _ in range(8):
-            name = scratch.PREFIX + secrets.token_hex(8)
-            urls.append(scratch.create_database(cluster, name))
-            stack.callback(scratch.drop_database, cluster, name)
-        assert failures([alembic("upgrade", "head", database_url=url) for url in urls]) == []
-        for url in urls:
-            assert picture(url) == schema.expected()
+def test_eight_databases_may_be_set_up_at_once_on_a_new_cluster(eight: list[URL]) -> None:
+    assert failures([alembic("upgrade", "head", database_url=url) for url in eight]) == []
+    for url in eight:
+        assert picture(url) == schema.expected()
 
 
 @pytest.fixture

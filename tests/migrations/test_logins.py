@@ -1,8 +1,6 @@
 """What the upgrading login needs: every refusal is one sentence, and who obeys it gets there."""
 
-import secrets
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -275,17 +273,6 @@ def test_who_may_not_drop_the_roles_goes_down_and_leaves_them(
         assert connection.exec_driver_sql(found).scalar() == 6
     scratch.upgrade(colleague)
     assert picture(empty) == schema.expected()
-
-
-@pytest.fixture
-def eight(cluster: scratch.Server) -> Iterator[list[URL]]:
-    with ExitStack() as stack:
-        made = []
-        for _ in range(8):
-            name = scratch.PREFIX + secrets.token_hex(8)
-            made.append(scratch.create_database(cluster, name))
-            stack.callback(scratch.drop_database, cluster, name)
-        yield made
 
 
 def test_one_login_upgrades_eight_databases_of_a_new_cluster_at_once(

@@ -321,25 +321,46 @@ def inserts(table: str, columns: Sequence[str], row: str) -> dict[str, str]:
 
 
 def copy(table: str, values: Mapping[str, str | None]) -> str:
-    """COPY of one row; `attempt` sends what follows the first line as its data."""
+    """COPY of one row; `run` sends what follows the first line as its data."""
     data = "\t".join("\\N" if value is None else value for value in values.values())
     return f"COPY orchestration.{table} ({', '.join(values)}) FROM STDIN\n{data}\n"
 
 
 def attempt(connection: Connect, statements: Sequence[str]) -> Refusal | None:
-    """One transaction of these statements: how it is refused, or None where it is committed."""
+    """One transaction of these statements: how it is refused, or None if it is committed."""
     try:
         with connection.transaction():
-            for statement in statements:
-                command, _, data = statement.partition("\n")
-                if command.startswith("COPY ") and data:
-                    with connection.cursor().copy(command) as stream:
-                        stream.write(data)
-                else:
-                    connection.execute(statement)
+            run(connection, statements)
     except psycopg.Error as error:
         return Refusal.of(error)
     return None
+
+
+def attempt_without(
+    connection: Connect, objects: Iterable[str], statements: Sequence[str]
+) -> Refusal | None:
+    """As `attempt`, in a transaction that first drops these objects and is rolled back at its end,
+    after every deferred constraint and trigger has fired."""
+    try:
+        with connection.transaction(force_rollback=True):
+            for path in objects:
+                drop(connection, path)
+            run(connection, statements)
+            connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    except psycopg.Error as error:
+        return Refusal.of(error)
+    return None
+
+
+def run(connection: Connect, statements: Sequence[str]) -> None:
+    """Execute statements in turn; the lines after a COPY are its data."""
+    for statement in statements:
+        command, _, data = statement.partition("\n")
+        if command.startswith("COPY ") and data:
+            with connection.cursor().copy(command) as stream:
+                stream.write(data)
+        else:
+            connection.execute(statement)
 
 
 def drop(connection: Connect, path: str) -> None:

@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 
 from orchestration import invariants, schema
+from tests.invariants.conftest import StageOf
 from tests.support import (
     Attack,
     Connect,
@@ -778,17 +779,15 @@ every_attack = pytest.mark.parametrize(
 )
 
 
+def in_utc(connection: Connect) -> None:
+    connection.execute("SET timezone = 'UTC'")
+
+
 @every_attack
 def test_an_attack_is_refused_until_the_object_that_keeps_the_rule_is_gone(
-    owner: Connect, attack: Attack
+    stage_of: StageOf, attack: Attack
 ) -> None:
-    owner.execute("SET timezone = 'UTC'")
-    before = picture(owner)
-    attack.check(attempt(owner, attack.statements))
-    assert picture(owner) == before
-    for path in attack.without:
-        drop(owner, path)
-    assert attempt(owner, attack.statements) is None
+    stage_of(in_utc, picture, None).prove(attack)
 
 
 @pytest.mark.superuser

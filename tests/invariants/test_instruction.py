@@ -20,6 +20,7 @@ from tools import scratch
 
 from orchestration import invariants
 from orchestration.vocabulary import InstructionState
+from tests.invariants.conftest import StageOf
 from tests.support import (
     Attack,
     Connect,
@@ -619,24 +620,20 @@ every_attack = pytest.mark.parametrize(
 )
 
 
+STRAY = (
+    "readonly",
+    (
+        "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA orchestration"
+        " TO symphony_readonly",
+    ),
+)
+
+
 @every_attack
 def test_an_attack_is_refused_until_the_object_that_keeps_the_rule_is_gone(
-    owner: Connect, login: Callable[[str], Connect], attack: Attack
+    stage_of: StageOf, attack: Attack
 ) -> None:
-    make_world(owner)
-    before = picture(owner)
-    attack.check(attempt(owner, attack.statements))
-
-    owner.execute(
-        "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA orchestration"
-        " TO symphony_readonly"
-    )
-    attack.check(attempt(login("readonly"), attack.statements))
-
-    assert picture(owner) == before
-    for path in attack.without:
-        drop(owner, path)
-    assert attempt(owner, attack.statements) is None
+    stage_of(make_world, picture, STRAY).prove(attack)
 
 
 @pytest.mark.superuser

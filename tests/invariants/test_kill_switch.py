@@ -17,6 +17,7 @@ import psycopg
 import pytest
 
 from orchestration import invariants
+from tests.invariants.conftest import StageOf
 from tests.support import (
     Attack,
     Connect,
@@ -522,25 +523,21 @@ every_attack = pytest.mark.parametrize(
 )
 
 
+STRAY = (
+    "readonly",
+    (
+        "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA orchestration"
+        " TO symphony_readonly",
+        "GRANT EXECUTE ON FUNCTION orchestration.attestation_record_hash TO symphony_readonly",
+    ),
+)
+
+
 @every_attack
 def test_an_attack_is_refused_until_the_object_that_keeps_the_rule_is_gone(
-    owner: Connect, login: Login, attack: Attack
+    stage_of: StageOf, attack: Attack
 ) -> None:
-    make_world(owner)
-    before = picture(owner)
-    attack.check(attempt(owner, attack.statements))
-
-    owner.execute(
-        "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA orchestration"
-        " TO symphony_readonly;"
-        " GRANT EXECUTE ON FUNCTION orchestration.attestation_record_hash TO symphony_readonly"
-    )
-    attack.check(attempt(login("readonly"), attack.statements))
-
-    assert picture(owner) == before
-    for path in attack.without:
-        drop(owner, path)
-    assert attempt(owner, attack.statements) is None
+    stage_of(make_world, picture, STRAY).prove(attack)
 
 
 @pytest.mark.superuser

@@ -15,6 +15,7 @@ import pytest
 
 from orchestration import invariants
 from orchestration.vocabulary import CRLReason
+from tests.invariants.conftest import StageOf
 from tests.support import (
     Attack,
     Connect,
@@ -310,32 +311,26 @@ def picture(connection: Connect) -> list[Any]:
     ]
 
 
+STRAY = (
+    "executor",
+    (
+        "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON orchestration.revoked_client_certs,"
+        " orchestration.revoked_tokens, orchestration.revocation_gate TO symphony_executor",
+    ),
+)
+
+
 @every_attack
 def test_an_attack_is_refused_until_the_object_that_keeps_the_rule_is_gone(
-    owner: Connect, login: Callable[[str], Connect], attack: Attack
+    stage_of: StageOf, attack: Attack
 ) -> None:
-    history(owner)
-    before = picture(owner)
-    attack.check(attempt(owner, attack.statements))
-
-    owner.execute(
-        "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON orchestration.revoked_client_certs,"
-        " orchestration.revoked_tokens, orchestration.revocation_gate TO symphony_executor"
-    )
-    attack.check(attempt(login("executor"), attack.statements))
-
-    assert picture(owner) == before
-    for path in attack.without:
-        drop(owner, path)
-    assert attempt(owner, attack.statements) is None
+    stage_of(history, picture, STRAY).prove(attack)
 
 
 @pytest.mark.superuser
 @every_attack
-def test_replica_mode_silences_no_refusal(superuser: Connect, attack: Attack) -> None:
-    history(superuser)
-    superuser.execute("SET session_replication_role = replica")
-    attack.check(attempt(superuser, attack.statements))
+def test_replica_mode_silences_no_refusal(stage_of: StageOf, attack: Attack) -> None:
+    stage_of(history, picture, STRAY).prove_in_replica_mode(attack)
 
 
 @pytest.mark.parametrize("entry", invariants.REVOCATION, ids=lambda entry: entry.id)

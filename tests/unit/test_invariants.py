@@ -4,6 +4,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,13 @@ def raised() -> Iterator[tuple[str, str, str]]:
                 yield path, invariant, code
 
 
-def marked() -> Iterator[tuple[str, str]]:
+@cache
+def marked() -> frozenset[tuple[str, str]]:
     """(file, invariant) of every string in a pytest.mark.invariant of the tests."""
+    return frozenset(_marks())
+
+
+def _marks() -> Iterator[tuple[str, str]]:
     for file in sorted(TESTS.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if (

@@ -41,9 +41,7 @@ def create_tables() -> None:
         sa.Column("instruction_version", sa.Integer(), nullable=False),
         sa.Column("db_user", sa.Text(), nullable=False),
         sa.Column("xact_id", sa.BigInteger(), nullable=False),
-        sa.CheckConstraint(
-            "result_no >= 1", name=op.f("ck_payment_outbox_late_results_result_no")
-        ),
+        sa.CheckConstraint("result_no >= 1", name=op.f("ck_payment_outbox_late_results_result_no")),
         sa.CheckConstraint(
             "CASE source"
             " WHEN 'WORKER' THEN lease_token IS NOT NULL AND reason IS NULL"

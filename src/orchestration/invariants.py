@@ -516,8 +516,8 @@ OUTBOX = (
     ),
     _outbox(
         "003",
-        "No attempt goes past the item's max_attempts: the last one ends as DISPATCHED or FAILED, and"
-        " FAILED names its outcome.",
+        "No attempt goes past the item's max_attempts: the last one ends as DISPATCHED or FAILED,"
+        " and FAILED names its outcome.",
         sqlstates=("P7003", "23514", "22023"),
         exception=errors.RetryCeilingExceeded,
         enforced_by=(
@@ -756,8 +756,8 @@ INSTRUCTION = (
     ),
     _instruction(
         "007",
-        "The login that received an instruction does not authorize it, and what is dispatched is not"
-        " the receiving side's to choose: only an executor enqueues.",
+        "The login that received an instruction does not authorize it, and what is dispatched is"
+        " not the receiving side's to choose: only an executor enqueues.",
         tier=Tier.FUNCTION,
         sqlstates=("P7405", "42501"),
         exception=errors.SegregationOfDuties,

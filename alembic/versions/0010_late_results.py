@@ -625,6 +625,7 @@ AS $$
 -- No item is open any more: the foreign key of payment_outbox_pending has judged that first.
 DECLARE
   v_sent bigint;
+  v_unknown bigint;
 BEGIN
   IF current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription() THEN
@@ -649,12 +650,13 @@ BEGIN
     ORDER BY p.outbox_id
     FOR KEY SHARE;
   END IF;
-  SELECT count(*)
-  INTO v_sent
+  SELECT count(*) FILTER (WHERE s.state = 'DISPATCHED' OR s.known_outcome = 'SENT'),
+         count(*) FILTER (WHERE s.known_outcome = 'UNKNOWN')
+  INTO v_sent, v_unknown
   FROM orchestration.payment_outbox_status s
-  WHERE s.instruction_id = OLD.id AND (s.state = 'DISPATCHED' OR s.known_outcome = 'SENT');
+  WHERE s.instruction_id = OLD.id;
   IF NEW.state = 'COMPLETED' AND v_sent = 0
-    OR NEW.state = 'FAILED' AND v_sent + NEW.unresolved > 0 THEN
+    OR NEW.state = 'FAILED' AND v_sent + v_unknown > 0 THEN
     PERFORM orchestration.raise_invariant(
       'INV-INS-006', 'P7404',
       CASE
@@ -665,8 +667,8 @@ BEGIN
       END,
       'instructions',
       jsonb_build_object('id', OLD.id, 'from', OLD.state, 'to', NEW.state,
-        'sent', v_sent, 'unresolved', NEW.unresolved),
-      CASE WHEN NEW.unresolved > 0
+        'sent', v_sent, 'unknown', v_unknown),
+      CASE WHEN v_unknown > 0
         THEN 'Find out what the rail did and resolve the item first: payment_outbox_unresolved shows'
           ' it.'
         ELSE 'Read payment_outbox_status of the instruction.'

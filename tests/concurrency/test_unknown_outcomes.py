@@ -1,4 +1,4 @@
-"""An outcome becomes UNKNOWN, or is learnt, while somebody enqueues, redrives, completes or ends."""
+"""An outcome becomes UNKNOWN, or is learnt, while somebody enqueues, redrives or completes."""
 
 import json
 from collections import Counter

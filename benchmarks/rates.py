@@ -149,7 +149,7 @@ class Ours:
             connection.execute(text("VACUUM ANALYZE orchestration.instructions"))
 
     def enqueue(self) -> int:
-        with self.ingest() as session:
+        with self.executor() as session:
             outbox = OutboxRepository(session)
             for first in range(0, self.items, ENQUEUE_BATCH):
                 outbox.enqueue_many(
@@ -183,7 +183,7 @@ class Ours:
         return done
 
     def enqueue_singly(self) -> int:
-        with self.ingest() as session:
+        with self.executor() as session:
             outbox = OutboxRepository(session)
             for number in range(self.items, self.items + SINGLE):
                 outbox.enqueue(

@@ -1,7 +1,7 @@
 """The audit log: one hash chain over every act of governance, each migration included.
 
 Serves: INV-AUD-001, INV-APP-001. The triggers that record an act stand with the tables they watch;
-the verification stands in 0010, after the last of them.
+the verification stands in 0011, after the last of them.
 """
 
 import sqlalchemy as sa
@@ -44,7 +44,8 @@ def upgrade() -> None:
         sa.CheckConstraint("chain_seq >= 1", name=op.f("ck_audit_log_chain_seq")),
         sa.CheckConstraint(
             "action IN ('MIGRATE', 'ROTATE', 'RETIRE', 'DEMOTE', 'SHORTEN', 'REVOKE', 'ENGAGE',"
-            " 'RELEASE', 'REDRIVE')",
+            " 'RELEASE', 'REDRIVE', 'RESOLVE', 'CANCEL', 'RESCHEDULE', 'EXPIRE_LEASE',"
+            " 'CLOSE_CONTRADICTION')",
             name=op.f("ck_audit_log_action"),
         ),
         sa.CheckConstraint("table_name <> ''", name=op.f("ck_audit_log_table_name")),

@@ -267,6 +267,22 @@ BEGIN
       IF NOT EXISTS (SELECT FROM inserted n WHERE n.phase = 'OPEN') THEN
         RETURN NULL;
       END IF;
+      -- A cancellation opens and closes its attempt in one statement: nothing is dispatched.
+      IF EXISTS (SELECT FROM inserted c WHERE c.error_code = 'CANCELLED')
+        AND NOT EXISTS (
+          SELECT FROM inserted n
+          WHERE n.phase = 'OPEN'
+            AND NOT EXISTS (
+              SELECT FROM inserted c
+              WHERE c.outbox_id = n.outbox_id
+                AND c.attempt_no = n.attempt_no
+                AND c.state = 'FAILED'
+                AND c.error_code = 'CANCELLED'
+                AND c.requested_state IS NULL
+            )
+        ) THEN
+        RETURN NULL;
+      END IF;
     ELSIF NOT EXISTS (SELECT FROM inserted) THEN
       RETURN NULL;
     END IF;

@@ -59,6 +59,7 @@ def create_tables() -> None:
             ),
             nullable=False,
         ),
+        sa.Column("unresolved", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("version", sa.Integer(), server_default=sa.text("1"), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
@@ -105,6 +106,7 @@ def create_tables() -> None:
             "(state = 'FAILED') = (reason IS NOT NULL) AND reason <> ''",
             name=op.f("ck_instructions_reason"),
         ),
+        sa.CheckConstraint("unresolved >= 0", name=op.f("ck_instructions_unresolved")),
         sa.CheckConstraint("version >= 1", name=op.f("ck_instructions_version")),
         sa.CheckConstraint(
             "(state IN ('COMPLETED', 'FAILED')) = (completed_at IS NOT NULL)"
@@ -133,6 +135,13 @@ def create_tables() -> None:
         "instructions",
         ["attestation_id"],
         schema="orchestration",
+    )
+    op.create_index(
+        op.f("ix_instructions_unresolved"),
+        "instructions",
+        ["id"],
+        schema="orchestration",
+        postgresql_where=sa.text("unresolved > 0"),
     )
     op.create_index(
         op.f("ix_instructions_xact_id"),
@@ -202,6 +211,7 @@ SELECT i.id,
        i.attestation_id,
        i.policy_version_id,
        i.state,
+       i.unresolved,
        i.reason,
        i.version,
        i.created_at,

@@ -1,7 +1,8 @@
 """The outbox: a register of items, what is pending of it, and every attempt.
 
-Serves: INV-OUT-001 to INV-OUT-009, INV-INS-005, INV-INS-006, INV-AUD-001, INV-API-001,
-INV-API-002.
+Serves: INV-OUT-001 to INV-OUT-005, INV-OUT-007 to INV-OUT-010, INV-INS-005, INV-INS-006,
+INV-INS-007, INV-AUD-001, INV-API-001, INV-API-002. Revision 0010 adds what happens after an
+attempt has ended: late results, redrives and the end of the instruction.
 """
 
 import sqlalchemy as sa
@@ -60,6 +61,7 @@ def create_tables() -> None:
         ),
         sa.Column("payload_hash", sa.Text(), nullable=False),
         sa.Column("max_attempts", sa.Integer(), server_default=sa.text("20"), nullable=False),
+        sa.Column("context", JSONB(), nullable=True),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),
@@ -104,6 +106,14 @@ def create_tables() -> None:
         ),
         sa.CheckConstraint(
             "max_attempts BETWEEN 1 AND 1000", name=op.f("ck_payment_outbox_items_max_attempts")
+        ),
+        sa.CheckConstraint(
+            "jsonb_typeof(context) = 'object' AND octet_length(context::text) <= 8192"
+            " AND (octet_length(context::text) <= 1000"
+            " OR NOT jsonb_path_exists(context, 'strict $.**{501}')"
+            " AND NOT jsonb_path_exists(context, 'strict $.** ? (@ >= $n || @ <= -$n)',"
+            " ('{\"n\": 1' || repeat('0', 1234) || '}')::jsonb))",
+            name=op.f("ck_payment_outbox_items_context"),
         ),
         sa.CheckConstraint(
             "extract(year FROM created_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998",
@@ -268,41 +278,6 @@ def create_tables() -> None:
 def create_views() -> None:
     op.execute(
         """
-CREATE VIEW orchestration.payment_outbox_status
-WITH (security_barrier = true)
-AS
-SELECT i.outbox_id,
-       i.instruction_id,
-       i.participant_id,
-       i.sequence_id,
-       i.idempotency_key,
-       i.redrive_no,
-       i.redrive_of,
-       i.rail_type,
-       i.payload_hash,
-       i.max_attempts,
-       i.created_at,
-       CASE
-         WHEN t.state IS NOT NULL THEN t.state
-         WHEN p.lease_token IS NOT NULL THEN 'DISPATCHING'
-         WHEN p.outbox_id IS NOT NULL THEN 'PENDING'
-       END AS state,
-       t.outcome,
-       coalesce(t.attempt_no, p.attempt_count) AS attempt_count,
-       p.next_attempt_at,
-       p.claimed_by,
-       p.lease_expires_at,
-       t.completed_at,
-       t.rail_reference,
-       t.error_code
-FROM orchestration.payment_outbox_items i
-LEFT JOIN orchestration.payment_outbox_pending p ON p.outbox_id = i.outbox_id
-LEFT JOIN orchestration.payment_outbox_attempts t
-  ON t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
-"""
-    )
-    op.execute(
-        """
 CREATE VIEW orchestration.payment_outbox_depth
 WITH (security_barrier = true)
 AS
@@ -397,8 +372,8 @@ END
 $$
 """
     )
-    # A redrive is an act of governance, an enqueue is none. No payload: what is erased later must
-    # not live on in the audit log.
+    # A redrive is an act of governance, an enqueue is none. No payload and no context: what is erased
+    # later must not live on in the audit log.
     op.execute(
         """
 CREATE FUNCTION orchestration.record_redrive() RETURNS trigger
@@ -410,7 +385,7 @@ BEGIN
   IF EXISTS (SELECT FROM inserted i WHERE i.redrive_no > 0) THEN
     INSERT INTO orchestration.audit_log (action, table_name, after)
     SELECT 'REDRIVE', 'payment_outbox_items',
-           jsonb_object_agg(i.outbox_id, to_jsonb(i) - '{payload,payload_salt,xact_id}'::text[])
+           jsonb_object_agg(i.outbox_id, to_jsonb(i) - '{payload,payload_salt,context,xact_id}'::text[])
     FROM inserted i
     WHERE i.redrive_no > 0;
   END IF;
@@ -436,13 +411,30 @@ BEGIN
     -- Its pending row and the items before it come by themselves: verify_outbox finds what is amiss.
     RETURN NULL;
   END IF;
-  SELECT n.outbox_id, n.instruction_id, n.idempotency_key, n.redrive_no,
-         n.db_user <> SESSION_USER OR n.xact_id <> v_xact_id OR n.created_at > v_now AS forged,
-         NOT EXISTS (
-           SELECT FROM orchestration.payment_outbox_pending p
-           WHERE p.outbox_id = n.outbox_id
-           OFFSET 0
-         ) AS lost
+  -- The lock makes an insert by hand wait for a completion that ends UNKNOWN, and answers an older
+  -- snapshot with 40001. enqueue_payment_outbox and redrive_outbox_item already have it.
+  SELECT n.instruction_id, i.unresolved
+  INTO v_bad
+  FROM (SELECT DISTINCT n.instruction_id FROM inserted n ORDER BY n.instruction_id OFFSET 0) n
+  CROSS JOIN LATERAL (
+    SELECT i.unresolved
+    FROM orchestration.instructions i
+    WHERE i.id = n.instruction_id
+    FOR SHARE
+  ) i
+  ORDER BY i.unresolved DESC
+  LIMIT 1;
+  IF v_bad.unresolved > 0 THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-010', 'P7404', 'the instruction has an item whose outcome is unknown',
+      'instructions',
+      jsonb_build_object('id', v_bad.instruction_id, 'unresolved', v_bad.unresolved),
+      'Find out what the rail did and resolve the item first: payment_outbox_unresolved shows it.',
+      'unresolved'
+    );
+  END IF;
+  SELECT n.outbox_id,
+         n.db_user <> SESSION_USER OR n.xact_id <> v_xact_id OR n.created_at > v_now AS forged
   INTO v_bad
   FROM inserted n
   WHERE n.db_user <> SESSION_USER
@@ -451,22 +443,6 @@ BEGIN
     OR NOT EXISTS (
       SELECT FROM orchestration.payment_outbox_pending p
       WHERE p.outbox_id = n.outbox_id
-      OFFSET 0
-    )
-    OR n.redrive_no > 0 AND NOT EXISTS (
-      SELECT FROM orchestration.payment_outbox_items i
-      JOIN orchestration.payment_outbox_attempts t ON t.outbox_id = i.outbox_id
-      WHERE i.outbox_id = n.redrive_of
-        AND i.instruction_id = n.instruction_id
-        AND i.idempotency_key = n.idempotency_key
-        AND i.participant_id = n.participant_id
-        AND i.redrive_no = n.redrive_no - 1
-        AND i.rail_type = n.rail_type
-        AND i.payload_salt = n.payload_salt
-        AND i.payload_hash = n.payload_hash
-        AND i.max_attempts = n.max_attempts
-        AND t.state = 'FAILED'
-        AND t.outcome IN ('REJECTED', 'NOT_SENT')
       OFFSET 0
     )
   LIMIT 1;
@@ -513,19 +489,10 @@ BEGIN
       'Leave created_at, db_user and xact_id out.', 'db_user'
     );
   END IF;
-  IF v_bad.lost THEN
-    PERFORM orchestration.raise_invariant(
-      'INV-OUT-009', 'P7006', 'an item enters together with its pending row',
-      'payment_outbox_items', jsonb_build_object('outbox_id', v_bad.outbox_id),
-      'Enqueue by enqueue_payment_outbox.', 'outbox_id'
-    );
-  END IF;
   PERFORM orchestration.raise_invariant(
-    'INV-OUT-006', 'P7005',
-    'a redrive follows an item that FAILED as REJECTED or NOT_SENT, with the same content',
-    'payment_outbox_items',
-    jsonb_build_object('outbox_id', v_bad.outbox_id, 'redrive_no', v_bad.redrive_no),
-    'Redrive by redrive_outbox_item; what is UNKNOWN must be resolved first.', 'redrive_of'
+    'INV-OUT-009', 'P7006', 'an item enters together with its pending row',
+    'payment_outbox_items', jsonb_build_object('outbox_id', v_bad.outbox_id),
+    'Enqueue by enqueue_payment_outbox.', 'outbox_id'
   );
   RETURN NULL;
 END
@@ -750,7 +717,10 @@ BEGIN
         IS DISTINCT FROM (o.lease_token, o.worker_id, o.claimed_at)
         OR (n.lease_token, n.worker_id) IS DISTINCT FROM (p.lease_token, p.claimed_by)
         OR n.completed_at NOT BETWEEN v_since AND v_now
-        OR (n.requested_state IS NOT NULL) <> (p.lease_expires_at > n.completed_at)
+        -- A worker or a cancellation closes before the lease expires, claim and repair after it.
+        OR (n.requested_state IS NOT NULL
+            OR coalesce(n.outcome, 'UNKNOWN') <> 'UNKNOWN' OR n.error_code = 'CANCELLED')
+          <> (p.lease_expires_at > n.completed_at)
         THEN 'LEASE'
     END AS fault
   ) f
@@ -798,75 +768,6 @@ END
 $$
 """
     )
-    op.execute(
-        """
-CREATE FUNCTION orchestration.guard_instruction_end() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, orchestration, pg_temp
-AS $$
--- No item is open any more: the foreign key of payment_outbox_pending has judged that first.
-DECLARE
-  v_dispatched bigint;
-  v_unknown bigint;
-BEGIN
-  IF current_setting('session_replication_role') = 'replica'
-    AND orchestration.copies_a_subscription() THEN
-    -- Its items and attempts may come later: verify_outbox finds an end that they deny.
-    RETURN NULL;
-  END IF;
-  IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
-    -- What an older snapshot does not see has moved the participant's row or ended a pending one.
-    PERFORM 1
-    FROM orchestration.participant_outbox_sequences s
-    WHERE s.participant_id = OLD.participant_id
-    FOR SHARE;
-    IF NOT FOUND THEN
-      -- A row made since is not seen either, but it is in the way: 40001.
-      INSERT INTO orchestration.participant_outbox_sequences (participant_id)
-      VALUES (OLD.participant_id)
-      ON CONFLICT (participant_id) DO NOTHING;
-    END IF;
-    PERFORM 1
-    FROM orchestration.payment_outbox_pending p
-    WHERE p.instruction_id = OLD.id
-    ORDER BY p.outbox_id
-    FOR KEY SHARE;
-  END IF;
-  SELECT count(*) FILTER (WHERE t.state = 'DISPATCHED'),
-         count(*) FILTER (WHERE t.outcome = 'UNKNOWN')
-  INTO v_dispatched, v_unknown
-  FROM orchestration.payment_outbox_items i
-  JOIN orchestration.payment_outbox_attempts t
-    ON t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
-  WHERE i.instruction_id = OLD.id;
-  IF NEW.state = 'COMPLETED' AND v_dispatched = 0
-    OR NEW.state = 'FAILED' AND v_dispatched + v_unknown > 0 THEN
-    PERFORM orchestration.raise_invariant(
-      'INV-INS-006', 'P7404',
-      CASE NEW.state
-        WHEN 'COMPLETED' THEN 'COMPLETED needs an item that was DISPATCHED'
-        ELSE 'FAILED needs that no item was DISPATCHED and none is UNKNOWN'
-      END,
-      'instructions',
-      jsonb_build_object('id', OLD.id, 'from', OLD.state, 'to', NEW.state,
-        'dispatched', v_dispatched, 'unknown', v_unknown),
-      'Read payment_outbox_status of the instruction.', 'state'
-    );
-  END IF;
-  RETURN NULL;
-END
-$$
-"""
-    )
-    op.execute(
-        """
-CREATE TRIGGER guard_end AFTER UPDATE ON orchestration.instructions
-FOR EACH ROW
-WHEN (NEW.state IN ('COMPLETED', 'FAILED') AND NEW.state <> OLD.state)
-EXECUTE FUNCTION orchestration.guard_instruction_end()
-"""
-    )
-    op.execute("ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER guard_end")
     op.execute(
         """
 CREATE TRIGGER fill BEFORE INSERT ON orchestration.payment_outbox_items
@@ -1043,8 +944,10 @@ RETURNS TABLE (
   rail_type text,
   payload_hash text,
   max_attempts integer,
+  context jsonb,
   created_at timestamptz,
-  db_user text
+  db_user text,
+  replayed boolean
 )
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
@@ -1053,6 +956,8 @@ SET enable_mergejoin = off
 AS $$
 #variable_conflict use_column
 DECLARE
+  v_xact_id bigint := pg_current_xact_id()::text::bigint;
+  v_now timestamptz;
   v_instructions bigint;
   v_open bigint;
   v_stored bigint;
@@ -1065,8 +970,12 @@ BEGIN
     );
   END IF;
   PERFORM orchestration.share_kill_switch_gate();
-  -- The instructions first, in one order: none of them ends before this transaction does.
-  SELECT count(*), count(*) FILTER (WHERE i.open AND i.participant_id = r.participant_id)
+  -- The instructions first, in one order: none of them ends before this transaction does, and no
+  -- completion makes an outcome unknown meanwhile. FOR SHARE, since that completion updates the row
+  -- without its keys: FOR KEY SHARE would read past it.
+  SELECT count(*),
+         count(*) FILTER (
+           WHERE i.open AND i.unresolved = 0 AND i.participant_id = r.participant_id)
   INTO v_instructions, v_open
   FROM (
     SELECT DISTINCT r.instruction_id, r.participant_id
@@ -1075,22 +984,22 @@ BEGIN
     OFFSET 0
   ) r
   LEFT JOIN LATERAL (
-    SELECT i.participant_id, i.open
+    SELECT i.participant_id, i.open, i.unresolved
     FROM orchestration.instructions i
     WHERE i.id = r.instruction_id
-    FOR KEY SHARE
+    FOR SHARE
   ) i ON true;
   IF v_open < v_instructions THEN
     -- A replay is answered whatever has become of its instruction since; a missing value is left
     -- to its column.
-    SELECT r.instruction_id, r.participant_id, r.idempotency_key, i.state
+    SELECT r.instruction_id, r.participant_id, r.idempotency_key, i.state, i.open, i.unresolved
     INTO v_other
     FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
       instruction_id uuid, participant_id text, idempotency_key text
     )) WITH ORDINALITY AS r (instruction_id, participant_id, idempotency_key, ord)
     LEFT JOIN orchestration.instructions i
       ON i.id = r.instruction_id AND i.participant_id = r.participant_id
-    WHERE i.open IS NOT TRUE
+    WHERE (i.open AND i.unresolved = 0) IS NOT TRUE
       AND r.instruction_id IS NOT NULL
       AND r.participant_id IS NOT NULL
       AND NOT EXISTS (
@@ -1107,6 +1016,15 @@ BEGIN
         jsonb_build_object('id', v_other.instruction_id,
           'participant_id', v_other.participant_id, 'idempotency_key', v_other.idempotency_key),
         'Receive and authorize the instruction first.', 'id'
+      );
+    ELSIF FOUND AND v_other.open THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-OUT-010', 'P7404', 'the instruction has an item whose outcome is unknown',
+        'instructions',
+        jsonb_build_object('id', v_other.instruction_id, 'unresolved', v_other.unresolved,
+          'participant_id', v_other.participant_id, 'idempotency_key', v_other.idempotency_key),
+        'Find out what the rail did and resolve the item first: payment_outbox_unresolved shows it.',
+        'unresolved'
       );
     ELSIF FOUND THEN
       PERFORM orchestration.raise_invariant(
@@ -1150,14 +1068,15 @@ BEGIN
     ) s;
   END IF;
 
+  v_now := clock_timestamp();
   WITH fresh AS MATERIALIZED (
     SELECT DISTINCT ON (r.instruction_id, r.idempotency_key) r.*
     FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
       instruction_id uuid, participant_id text, idempotency_key text, rail_type text,
-      payload jsonb, due_at timestamptz, max_attempts integer
+      payload jsonb, due_at timestamptz, max_attempts integer, context jsonb
     )) WITH ORDINALITY AS r (
       instruction_id, participant_id, idempotency_key, rail_type,
-      payload, due_at, max_attempts, ord
+      payload, due_at, max_attempts, context, ord
     )
     WHERE NOT EXISTS (
       SELECT FROM orchestration.payment_outbox_items i
@@ -1192,13 +1111,13 @@ BEGIN
   ), stored AS (
     INSERT INTO orchestration.payment_outbox_items (
       outbox_id, instruction_id, participant_id, sequence_id, idempotency_key, rail_type,
-      payload, payload_salt, payload_hash, max_attempts
+      payload, payload_salt, payload_hash, max_attempts, context
     )
     SELECT n.outbox_id, n.instruction_id, n.participant_id, n.sequence_id, n.idempotency_key,
            n.rail_type, n.payload, n.payload_salt,
            encode(sha256('orchestration.payload.v1'::bytea || n.payload_salt
              || convert_to(n.payload::text, 'UTF8')), 'hex'),
-           coalesce(n.max_attempts, 20)
+           coalesce(n.max_attempts, 20), nullif(n.context, 'null')
     FROM numbered n
     ON CONFLICT (instruction_id, idempotency_key, redrive_no) DO NOTHING
     RETURNING outbox_id
@@ -1248,8 +1167,10 @@ BEGIN
   )) WITH ORDINALITY AS r (instruction_id, idempotency_key, ord)
   CROSS JOIN LATERAL (
     SELECT i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
-           i.redrive_no, i.redrive_of, i.rail_type, i.payload_hash, i.max_attempts,
-           i.created_at, i.db_user
+           i.redrive_no, i.redrive_of, i.rail_type, i.payload_hash, i.max_attempts, i.context,
+           i.created_at, i.db_user,
+           -- Not stored by this call, but by another transaction or by an earlier call of this one.
+           i.xact_id <> v_xact_id OR i.created_at < v_now
     FROM orchestration.payment_outbox_items i
     WHERE i.instruction_id = r.instruction_id AND i.idempotency_key = r.idempotency_key
     ORDER BY i.redrive_no DESC
@@ -1273,6 +1194,29 @@ AS $$
 DECLARE
   v_now timestamptz := clock_timestamp();
 BEGIN
+  -- An item that ends here ends UNKNOWN, and its instruction counts it. A transaction that has the
+  -- instruction may be waiting for these pending rows, so nothing waits for it here: the next claim
+  -- or repair closes the item.
+  SELECT array_agg(d.outbox_id) INTO p_outbox_ids
+  FROM (
+    SELECT p.outbox_id, p.instruction_id, p.attempt_count >= i.max_attempts AS ends
+    FROM orchestration.payment_outbox_pending p
+    CROSS JOIN LATERAL (
+      SELECT i.max_attempts
+      FROM orchestration.payment_outbox_items i
+      WHERE i.outbox_id = p.outbox_id
+      OFFSET 0
+    ) i
+    WHERE p.outbox_id = ANY (p_outbox_ids)
+    OFFSET 0
+  ) d
+  LEFT JOIN LATERAL (
+    SELECT true AS locked
+    FROM orchestration.instructions n
+    WHERE d.ends AND n.id = d.instruction_id
+    FOR NO KEY UPDATE SKIP LOCKED
+  ) n ON true
+  WHERE n.locked OR NOT d.ends;
   RETURN QUERY
   INSERT INTO orchestration.payment_outbox_attempts (
     outbox_id, attempt_no, phase, state, outcome, lease_token, worker_id, claimed_at,
@@ -1352,6 +1296,7 @@ CREATE FUNCTION orchestration.claim_outbox_batch(
   payload_hash text,
   attempt_no integer,
   max_attempts integer,
+  context jsonb,
   worker_id text,
   lease_token uuid,
   lease_expires_at timestamptz,
@@ -1433,7 +1378,7 @@ BEGIN
   )
   SELECT t.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
          i.redrive_no, i.rail_type, i.payload, i.payload_hash, t.attempt_count, i.max_attempts,
-         p_worker_id, t.lease_token, t.lease_expires_at, v_now
+         i.context, p_worker_id, t.lease_token, t.lease_expires_at, v_now
   FROM taken t
   CROSS JOIN LATERAL (
     SELECT i.*
@@ -1548,6 +1493,49 @@ BEGIN
       'Give a delay of zero or more.'
     );
   END IF;
+  SELECT r.outbox_id INTO v_bad
+  FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid, state text, outcome text)
+  WHERE r.state = 'FAILED' AND r.outcome IS NULL
+  LIMIT 1;
+  IF FOUND THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-003', '22023', 'a FAILED completion must name its outcome',
+      'payment_outbox_attempts', jsonb_build_object('outbox_id', v_bad.outbox_id),
+      'Give REJECTED, NOT_SENT, or UNKNOWN if nobody knows what the rail did.', 'outcome'
+    );
+  END IF;
+  -- A completion that ends UNKNOWN updates its instruction, which is locked before pending rows.
+  -- The token lets nobody else move the item meanwhile, so the count of attempts is right.
+  PERFORM 1
+  FROM (
+    SELECT DISTINCT p.instruction_id
+    FROM jsonb_to_recordset(p_completions) AS r (
+      outbox_id uuid, lease_token uuid, state text, outcome text
+    )
+    CROSS JOIN LATERAL (
+      SELECT p.instruction_id, p.attempt_count
+      FROM orchestration.payment_outbox_pending p
+      WHERE p.outbox_id = r.outbox_id AND p.lease_token = r.lease_token
+      OFFSET 0
+    ) p
+    CROSS JOIN LATERAL (
+      SELECT i.max_attempts
+      FROM orchestration.payment_outbox_items i
+      WHERE i.outbox_id = r.outbox_id
+      OFFSET 0
+    ) i
+    WHERE r.state IN ('FAILED', 'RETRYABLE')
+      AND coalesce(r.outcome, 'UNKNOWN') = 'UNKNOWN'
+      AND (r.state = 'FAILED' OR p.attempt_count >= i.max_attempts)
+    ORDER BY p.instruction_id
+    OFFSET 0
+  ) r
+  CROSS JOIN LATERAL (
+    SELECT 1
+    FROM orchestration.instructions n
+    WHERE n.id = r.instruction_id
+    FOR NO KEY UPDATE
+  ) n;
   PERFORM 1
   FROM (
     SELECT DISTINCT r.outbox_id
@@ -1679,8 +1667,7 @@ BEGIN
           'INV-OUT-002', 'P7002', 'the lease is not this worker''s any more',
           'payment_outbox_pending',
           jsonb_build_object('outbox_id', v_bad.outbox_id, 'worker_id', v_bad.worker_id),
-          'The item may be another worker''s by now; what the rail answered is not recorded.',
-          'lease_token'
+          'Record what the rail answered by record_late_result.', 'lease_token'
         );
       END IF;
     END LOOP;
@@ -1693,8 +1680,7 @@ BEGIN
          CASE WHEN c.state IS NULL
            THEN jsonb_build_object('outbox_id', r.outbox_id, 'worker_id', r.worker_id) END,
          CASE WHEN c.state IS NULL
-           THEN 'The item may be another worker''s by now; what the rail answered is not recorded.'
-         END
+           THEN 'Record what the rail answered by record_late_result.' END
   FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
     outbox_id uuid, lease_token uuid, worker_id text, state text, error_code text,
     rail_reference text
@@ -1750,245 +1736,6 @@ END
 $$
 """
     )
-    op.execute(
-        """
-CREATE FUNCTION orchestration.redrive_outbox_item(p_outbox_id uuid)
-RETURNS TABLE (
-  outbox_id uuid,
-  instruction_id uuid,
-  participant_id text,
-  sequence_id bigint,
-  idempotency_key text,
-  redrive_no integer,
-  redrive_of uuid,
-  rail_type text,
-  payload_hash text,
-  max_attempts integer,
-  created_at timestamptz,
-  db_user text
-)
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, orchestration, pg_temp
-AS $$
-#variable_conflict use_column
-DECLARE
-  v_item orchestration.payment_outbox_items;
-  v_newest orchestration.payment_outbox_items;
-  v_state text;
-  v_open boolean;
-  v_outcome text;
-  v_sequence_id bigint;
-BEGIN
-  SELECT i.* INTO v_item
-  FROM orchestration.payment_outbox_items i
-  WHERE i.outbox_id = p_outbox_id;
-  IF v_item.outbox_id IS NULL THEN
-    PERFORM orchestration.raise_invariant(
-      'INV-API-002', 'P0002', 'the item does not exist', 'payment_outbox_items',
-      jsonb_build_object('outbox_id', p_outbox_id), 'Read the id again.', 'outbox_id'
-    );
-  END IF;
-  -- The instruction before the participant's row, as in enqueue_payment_outbox.
-  SELECT i.state, i.open INTO v_state, v_open
-  FROM orchestration.instructions i
-  WHERE i.id = v_item.instruction_id
-  FOR KEY SHARE;
-  IF NOT v_open THEN
-    PERFORM orchestration.raise_invariant(
-      'INV-INS-006', 'P7404',
-      format('the instruction is %s: only an authorized one is dispatched', v_state),
-      'instructions',
-      jsonb_build_object('id', v_item.instruction_id, 'state', v_state,
-        'outbox_id', p_outbox_id),
-      'A new try of an ended instruction is a new instruction.', 'state'
-    );
-  END IF;
-  -- The participant's row makes redrives of one item wait for each other.
-  v_sequence_id := orchestration.bump_participant_outbox_seq(v_item.participant_id);
-  SELECT i.* INTO v_newest
-  FROM orchestration.payment_outbox_items i
-  WHERE i.instruction_id = v_item.instruction_id AND i.idempotency_key = v_item.idempotency_key
-  ORDER BY i.redrive_no DESC
-  LIMIT 1;
-  -- An older snapshot would judge a finished item as live: its pending row, gone since, answers
-  -- 40001.
-  PERFORM 1
-  FROM orchestration.payment_outbox_pending p
-  WHERE p.outbox_id = v_newest.outbox_id
-  FOR UPDATE;
-  SELECT t.state, t.outcome INTO v_state, v_outcome
-  FROM orchestration.payment_outbox_attempts t
-  WHERE t.outbox_id = v_newest.outbox_id AND t.state IN ('DISPATCHED', 'FAILED');
-  IF v_newest.outbox_id = p_outbox_id
-    AND v_state = 'FAILED' AND v_outcome IN ('REJECTED', 'NOT_SENT') THEN
-    WITH stored AS (
-      INSERT INTO orchestration.payment_outbox_items (
-        instruction_id, participant_id, sequence_id, idempotency_key, redrive_no, redrive_of,
-        rail_type, payload, payload_salt, payload_hash, max_attempts
-      )
-      VALUES (
-        v_item.instruction_id, v_item.participant_id, v_sequence_id, v_item.idempotency_key,
-        v_item.redrive_no + 1, v_item.outbox_id,
-        v_item.rail_type, v_item.payload, v_item.payload_salt, v_item.payload_hash,
-        v_item.max_attempts
-      )
-      RETURNING *
-    ), pending AS (
-      INSERT INTO orchestration.payment_outbox_pending (
-        outbox_id, instruction_id, participant_id, sequence_id, rail_type
-      )
-      SELECT s.outbox_id, s.instruction_id, s.participant_id, s.sequence_id, s.rail_type
-      FROM stored s
-    )
-    SELECT s.* INTO v_newest FROM stored s;
-  ELSIF v_newest.outbox_id = p_outbox_id OR v_state IS NOT NULL THEN
-    PERFORM orchestration.raise_invariant(
-      'INV-OUT-006', 'P7005', 'only an item that FAILED as REJECTED or NOT_SENT is redriven',
-      'payment_outbox_items',
-      jsonb_build_object('outbox_id', p_outbox_id, 'newest', v_newest.outbox_id,
-        'state', coalesce(v_state, 'PENDING'), 'outcome', v_outcome),
-      'Redrive the newest item of the key, once it has failed for certain.', 'outbox_id'
-    );
-  END IF;
-  RETURN QUERY
-  SELECT v_newest.outbox_id, v_newest.instruction_id, v_newest.participant_id,
-         v_newest.sequence_id, v_newest.idempotency_key, v_newest.redrive_no,
-         v_newest.redrive_of, v_newest.rail_type, v_newest.payload_hash,
-         v_newest.max_attempts, v_newest.created_at, v_newest.db_user;
-END
-$$
-"""
-    )
-    op.execute(
-        """
-CREATE FUNCTION orchestration.verify_outbox()
-RETURNS TABLE (finding text, outbox_id uuid, participant_id text, detail jsonb)
-LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, orchestration, pg_temp
-AS $$
-  SELECT 'LOST: neither pending nor terminal', i.outbox_id, i.participant_id, '{}'::jsonb
-  FROM orchestration.payment_outbox_items i
-  WHERE NOT EXISTS (
-      SELECT FROM orchestration.payment_outbox_pending p WHERE p.outbox_id = i.outbox_id)
-    AND NOT EXISTS (
-      SELECT FROM orchestration.payment_outbox_attempts t
-      WHERE t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED'))
-  UNION ALL
-  SELECT 'TWICE: pending and terminal', p.outbox_id, p.participant_id,
-         jsonb_build_object('state', t.state)
-  FROM orchestration.payment_outbox_pending p
-  JOIN orchestration.payment_outbox_attempts t
-    ON t.outbox_id = p.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
-  UNION ALL
-  SELECT 'STRANGER: a pending row is not as its item', p.outbox_id, p.participant_id, '{}'
-  FROM orchestration.payment_outbox_pending p
-  WHERE NOT EXISTS (
-    SELECT FROM orchestration.payment_outbox_items i
-    WHERE (i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.rail_type)
-      = (p.outbox_id, p.instruction_id, p.participant_id, p.sequence_id, p.rail_type))
-  UNION ALL
-  SELECT 'UNAUTHORIZED: pending, and its instruction is not open', p.outbox_id, p.participant_id,
-         jsonb_build_object('instruction_id', p.instruction_id)
-  FROM orchestration.payment_outbox_pending p
-  WHERE NOT EXISTS (
-    SELECT FROM orchestration.instructions n
-    WHERE n.id = p.instruction_id AND n.participant_id = p.participant_id AND n.open)
-  UNION ALL
-  SELECT 'ENDED: the instruction is not as its items have ended', NULL, n.participant_id,
-         jsonb_build_object('instruction_id', n.id, 'state', n.state,
-           'dispatched', t.dispatched, 'unknown', t.unknown)
-  FROM orchestration.instructions n
-  CROSS JOIN LATERAL (
-    SELECT count(*) FILTER (WHERE t.state = 'DISPATCHED') AS dispatched,
-           count(*) FILTER (WHERE t.outcome = 'UNKNOWN') AS unknown
-    FROM orchestration.payment_outbox_items i
-    JOIN orchestration.payment_outbox_attempts t
-      ON t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
-    WHERE i.instruction_id = n.id
-  ) t
-  WHERE n.state = 'COMPLETED' AND t.dispatched = 0
-    OR n.state = 'FAILED' AND t.dispatched + t.unknown > 0
-  UNION ALL
-  SELECT 'ORPHAN: an attempt of no item', a.outbox_id, NULL,
-         jsonb_build_object('attempt_no', a.attempt_no, 'phase', a.phase)
-  FROM orchestration.payment_outbox_attempts a
-  WHERE NOT EXISTS (
-    SELECT FROM orchestration.payment_outbox_items i WHERE i.outbox_id = a.outbox_id)
-  UNION ALL
-  SELECT 'ATTEMPTS: opened and closed do not follow each other', a.outbox_id, NULL,
-         jsonb_build_object('openings', a.openings, 'closings', a.closings,
-           'attempt_count', a.attempt_count)
-  FROM (
-    SELECT coalesce(a.outbox_id, p.outbox_id) AS outbox_id,
-           coalesce(a.openings, 0) AS openings,
-           coalesce(a.closings, 0) AS closings,
-           coalesce(a.last, 0) AS last,
-           p.attempt_count,
-           (p.lease_token IS NOT NULL)::integer AS leased
-    FROM orchestration.payment_outbox_pending p
-    FULL JOIN (
-      SELECT a.outbox_id,
-             count(*) FILTER (WHERE a.phase = 'OPEN') AS openings,
-             count(*) FILTER (WHERE a.phase = 'CLOSE') AS closings,
-             max(a.attempt_no) AS last
-      FROM orchestration.payment_outbox_attempts a
-      GROUP BY a.outbox_id
-    ) a ON a.outbox_id = p.outbox_id
-  ) a
-  WHERE a.openings <> a.last
-    OR a.closings <> a.last - a.leased
-    OR coalesce(a.attempt_count, a.last) <> a.last
-  UNION ALL
-  SELECT 'ATTEMPT: past the last, after the end, or closed under another lease', a.outbox_id, NULL,
-         jsonb_build_object('attempt_no', a.attempt_no, 'phase', a.phase)
-  FROM orchestration.payment_outbox_attempts a
-  JOIN orchestration.payment_outbox_items i ON i.outbox_id = a.outbox_id
-  LEFT JOIN orchestration.payment_outbox_attempts o
-    ON (o.outbox_id, o.attempt_no, o.phase) = (a.outbox_id, a.attempt_no, 'OPEN')
-  LEFT JOIN orchestration.payment_outbox_attempts t
-    ON t.outbox_id = a.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
-  WHERE a.attempt_no > least(i.max_attempts, t.attempt_no)
-    OR (a.lease_token, a.worker_id, a.claimed_at) <> (o.lease_token, o.worker_id, o.claimed_at)
-  UNION ALL
-  SELECT 'REDRIVE: of no item of the same content that FAILED as REJECTED or NOT_SENT', i.outbox_id,
-         i.participant_id, jsonb_build_object('redrive_of', i.redrive_of)
-  FROM orchestration.payment_outbox_items i
-  WHERE i.redrive_no > 0
-    AND NOT EXISTS (
-      SELECT FROM orchestration.payment_outbox_items f
-      JOIN orchestration.payment_outbox_attempts t ON t.outbox_id = f.outbox_id
-      WHERE f.outbox_id = i.redrive_of
-        AND (f.instruction_id, f.participant_id, f.idempotency_key, f.redrive_no, f.rail_type,
-            f.payload_hash, f.max_attempts)
-          = (i.instruction_id, i.participant_id, i.idempotency_key, i.redrive_no - 1, i.rail_type,
-            i.payload_hash, i.max_attempts)
-        AND t.state = 'FAILED'
-        AND t.outcome IN ('REJECTED', 'NOT_SENT'))
-  UNION ALL
-  SELECT 'SPENT: waiting for an attempt that it does not have', p.outbox_id, p.participant_id,
-         jsonb_build_object('attempt_count', p.attempt_count, 'max_attempts', i.max_attempts)
-  FROM orchestration.payment_outbox_pending p
-  JOIN orchestration.payment_outbox_items i ON i.outbox_id = p.outbox_id
-  WHERE p.lease_token IS NULL AND p.attempt_count >= i.max_attempts
-  UNION ALL
-  SELECT 'SEQUENCE: numbers are missing or the counter is not behind the last one',
-         NULL, s.participant_id,
-         jsonb_build_object('next_sequence_id', s.next_sequence_id, 'items', s.items,
-           'last', s.last)
-  FROM (
-    SELECT coalesce(s.participant_id, i.participant_id) AS participant_id,
-           s.next_sequence_id, coalesce(i.items, 0) AS items, coalesce(i.last, 0) AS last
-    FROM orchestration.participant_outbox_sequences s
-    FULL JOIN (
-      SELECT i.participant_id, count(*) AS items, max(i.sequence_id) AS last
-      FROM orchestration.payment_outbox_items i
-      GROUP BY i.participant_id
-    ) i ON i.participant_id = s.participant_id
-  ) s
-  WHERE s.items <> s.last OR s.next_sequence_id IS DISTINCT FROM s.last + 1
-$$
-"""
-    )
 
 
 def grant() -> None:
@@ -2004,15 +1751,12 @@ REVOKE EXECUTE ON FUNCTION
   orchestration.guard_outbox_pending_update(),
   orchestration.guard_outbox_pending_delete(),
   orchestration.guard_outbox_attempts(),
-  orchestration.guard_instruction_end(),
   orchestration.enqueue_payment_outbox(jsonb),
   orchestration.close_dead_attempts(uuid[]),
   orchestration.claim_outbox_batch(text, bigint, interval),
   orchestration.renew_outbox_lease(uuid, uuid, text, interval),
   orchestration.complete_outbox_attempt(jsonb, boolean),
-  orchestration.repair_expired_leases(bigint),
-  orchestration.redrive_outbox_item(uuid),
-  orchestration.verify_outbox()
+  orchestration.repair_expired_leases(bigint)
 FROM PUBLIC
 """
     )
@@ -2030,7 +1774,7 @@ TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
     )
     op.execute(
         """
-GRANT SELECT ON orchestration.payment_outbox_status, orchestration.payment_outbox_depth
+GRANT SELECT ON orchestration.payment_outbox_depth
 TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
 """
     )
@@ -2042,13 +1786,8 @@ TO symphony_control, symphony_auditor
     )
     op.execute(
         """
-GRANT EXECUTE ON FUNCTION orchestration.enqueue_payment_outbox(jsonb)
-TO symphony_ingest, symphony_executor
-"""
-    )
-    op.execute(
-        """
 GRANT EXECUTE ON FUNCTION
+  orchestration.enqueue_payment_outbox(jsonb),
   orchestration.claim_outbox_batch(text, bigint, interval),
   orchestration.renew_outbox_lease(uuid, uuid, text, interval),
   orchestration.complete_outbox_attempt(jsonb, boolean)
@@ -2059,14 +1798,6 @@ TO symphony_executor
         """
 GRANT EXECUTE ON FUNCTION orchestration.repair_expired_leases(bigint)
 TO symphony_executor, symphony_control
-"""
-    )
-    op.execute(
-        "GRANT EXECUTE ON FUNCTION orchestration.redrive_outbox_item(uuid) TO symphony_control"
-    )
-    op.execute(
-        """
-GRANT EXECUTE ON FUNCTION orchestration.verify_outbox() TO symphony_control, symphony_auditor
 """
     )
 
@@ -2087,8 +1818,6 @@ $$
 """
         )
     op.execute("SET LOCAL ROLE symphony_owner")
-    op.execute("DROP FUNCTION orchestration.verify_outbox()")
-    op.execute("DROP FUNCTION orchestration.redrive_outbox_item(uuid)")
     op.execute("DROP FUNCTION orchestration.repair_expired_leases(bigint)")
     op.execute("DROP FUNCTION orchestration.complete_outbox_attempt(jsonb, boolean)")
     op.execute("DROP FUNCTION orchestration.renew_outbox_lease(uuid, uuid, text, interval)")
@@ -2096,13 +1825,10 @@ $$
     op.execute("DROP FUNCTION orchestration.close_dead_attempts(uuid[])")
     op.execute("DROP FUNCTION orchestration.enqueue_payment_outbox(jsonb)")
     op.execute("DROP VIEW orchestration.payment_outbox_depth")
-    op.execute("DROP VIEW orchestration.payment_outbox_status")
     op.drop_table("payment_outbox_attempts", schema="orchestration")
     op.drop_table("payment_outbox_pending", schema="orchestration")
     op.drop_table("payment_outbox_items", schema="orchestration")
     op.drop_table("participant_outbox_sequences", schema="orchestration")
-    op.execute("DROP TRIGGER guard_end ON orchestration.instructions")
-    op.execute("DROP FUNCTION orchestration.guard_instruction_end()")
     op.execute("DROP FUNCTION orchestration.guard_outbox_attempts()")
     op.execute("DROP FUNCTION orchestration.guard_outbox_pending_delete()")
     op.execute("DROP FUNCTION orchestration.guard_outbox_pending_update()")

@@ -33,12 +33,17 @@ from orchestration.vocabulary import (
     AttestationEvent,
     AuditAction,
     CompletionState,
+    Contradiction,
     CredentialKind,
     CRLReason,
     InstructionState,
+    Intervention,
     ItemState,
     KillSwitchAction,
     KillSwitchScope,
+    KnownOutcome,
+    LateOutcome,
+    LateSource,
     Outcome,
     PolicyStatus,
     TerminalStatus,
@@ -443,10 +448,24 @@ class AuditLogReport(Record):
     break_reason: str | None
 
 
+MAX_CONTEXT_OCTETS: Final = 8000
+
+
+def _small(value: dict[str, Any]) -> dict[str, Any]:
+    if len(json.dumps(value, ensure_ascii=False).encode()) > MAX_CONTEXT_OCTETS:
+        raise ValueError(f"it takes more than {MAX_CONTEXT_OCTETS} octets as JSON")
+    return value
+
+
+Context = Annotated[dict[str, Any], PlainValidator(_json_payload), AfterValidator(_small)]
+"""A JSON object of at most 8000 octets: W3C trace context, references of the caller."""
+
+
 class NewOutboxItem(Input):
     """A payment to dispatch; `payload` is the JSON object that the rail gets.
 
-    `due_at`: not before that time (at once else). `max_attempts`: 1 to 1000.
+    `due_at`: not before that time (at once else). `max_attempts`: 1 to 1000. `context` travels with
+    the item and is not part of its content: a replay may bring another one, the first is kept.
     """
 
     instruction_id: UUID
@@ -456,10 +475,11 @@ class NewOutboxItem(Input):
     payload: Payload
     due_at: AwareTime | None = None
     max_attempts: Annotated[int, Field(strict=True, ge=1, le=MAX_ATTEMPTS)] = DEFAULT_MAX_ATTEMPTS
+    context: Context | None = None
 
 
 class OutboxItemRecord(Record):
-    """An item of the register, without its payload."""
+    """An item of the register, without its payload; `replayed` if it was there already."""
 
     outbox_id: UUID
     instruction_id: UUID
@@ -471,8 +491,10 @@ class OutboxItemRecord(Record):
     rail_type: str
     payload_hash: str
     max_attempts: int
+    context: dict[str, Any] | None
     created_at: datetime
     db_user: str
+    replayed: bool
 
 
 class ClaimedItem(Record):
@@ -489,6 +511,7 @@ class ClaimedItem(Record):
     payload_hash: str
     attempt_no: int
     max_attempts: int
+    context: dict[str, Any] | None
     worker_id: str
     lease_token: UUID
     lease_expires_at: datetime
@@ -502,7 +525,8 @@ LONGEST_DELAY: Final = timedelta(days=36525)
 class Completion(Input):
     """What a worker reports of an attempt.
 
-    `outcome`: with FAILED (UNKNOWN unless given) and, for the last attempt, with RETRYABLE.
+    `outcome`: FAILED must name one. RETRYABLE may; it counts if this was the last attempt, which
+    then ends UNKNOWN without one.
     `retry_in`: with RETRYABLE, the delay by the database's clock, up to 36,525 days.
     """
 
@@ -519,6 +543,8 @@ class Completion(Input):
     def _fits_its_state(self) -> Self:
         if self.outcome is not None and self.state is CompletionState.DISPATCHED:
             raise ValueError("outcome goes with FAILED or RETRYABLE")
+        if self.outcome is None and self.state is CompletionState.FAILED:
+            raise ValueError("FAILED must name its outcome: REJECTED, NOT_SENT or UNKNOWN")
         if self.retry_in is not None and self.state is not CompletionState.RETRYABLE:
             raise ValueError("retry_in goes with RETRYABLE")
         return self
@@ -565,6 +591,90 @@ class OutboxStatus(Record):
     completed_at: datetime | None
     rail_reference: str | None
     error_code: str | None
+    known_outcome: KnownOutcome | None
+
+
+class LateResultRecord(Record):
+    """What the rail did, learnt after the lease was lost; `result_no` counts an item's results."""
+
+    outbox_id: UUID
+    result_no: int
+    attempt_no: int
+    source: LateSource
+    outcome: LateOutcome
+    rail_reference: str | None
+    reason: str | None
+    recorded_by: str
+    recorded_at: datetime
+    db_user: str
+    replayed: bool
+
+
+class InterventionRecord(Record):
+    """What control did about an item.
+
+    `time_before`, `time_after`: the due time of a RESCHEDULE, the end of the lease of an
+    EXPIRE_LEASE.
+    """
+
+    outbox_id: UUID
+    intervention_no: int
+    action: Intervention
+    attempt_no: int | None
+    result_no: int | None
+    time_before: datetime | None
+    time_after: datetime | None
+    reason: str | None
+    acted_by: str
+    acted_at: datetime
+    db_user: str
+    replayed: bool
+
+
+class UnresolvedItem(Record):
+    """An item whose outcome is UNKNOWN until control resolves it: the payment may have been made.
+
+    `reported_outcome`: what its worker has reported since, if anything.
+    """
+
+    outbox_id: UUID
+    instruction_id: UUID
+    participant_id: str
+    idempotency_key: str
+    redrive_no: int
+    rail_type: str
+    end_to_end_id: str
+    amount_minor: int
+    currency: str
+    instruction_state: InstructionState
+    attempt_no: int
+    since: datetime
+    error_code: str | None
+    reported_outcome: LateOutcome | None
+    rail_reference: str | None
+
+
+class OutboxContradiction(Record):
+    """A late result that contradicts what was recorded or done, until control closes it."""
+
+    outbox_id: UUID
+    result_no: int
+    instruction_id: UUID
+    participant_id: str
+    idempotency_key: str
+    redrive_no: int
+    rail_type: str
+    end_to_end_id: str
+    amount_minor: int
+    currency: str
+    instruction_state: InstructionState
+    attempt_no: int
+    source: LateSource
+    outcome: LateOutcome
+    rail_reference: str | None
+    recorded_by: str
+    since: datetime
+    contradicts: Contradiction
 
 
 class AttemptRecord(Record):

@@ -79,6 +79,11 @@ class AuditAction(StrEnum):
     ENGAGE = "ENGAGE"
     RELEASE = "RELEASE"
     REDRIVE = "REDRIVE"
+    RESOLVE = "RESOLVE"
+    CANCEL = "CANCEL"
+    RESCHEDULE = "RESCHEDULE"
+    EXPIRE_LEASE = "EXPIRE_LEASE"
+    CLOSE_CONTRADICTION = "CLOSE_CONTRADICTION"
 
 
 class AttemptPhase(StrEnum):
@@ -125,6 +130,49 @@ class Outcome(StrEnum):
     REJECTED = "REJECTED"
     UNKNOWN = "UNKNOWN"
     NOT_SENT = "NOT_SENT"
+
+
+class LateOutcome(StrEnum):
+    """What the rail did, as it was found out afterwards."""
+
+    SENT = "SENT"
+    REJECTED = "REJECTED"
+    NOT_SENT = "NOT_SENT"
+
+
+class KnownOutcome(StrEnum):
+    """What is known of an item that has ended, late results included."""
+
+    SENT = "SENT"
+    REJECTED = "REJECTED"
+    NOT_SENT = "NOT_SENT"
+    UNKNOWN = "UNKNOWN"
+
+
+class LateSource(StrEnum):
+    """Who learnt a late result: the attempt's own worker, or control by reconciliation."""
+
+    WORKER = "WORKER"
+    RECONCILIATION = "RECONCILIATION"
+
+
+class Intervention(StrEnum):
+    """What control does about one item."""
+
+    CANCEL = "CANCEL"
+    RESCHEDULE = "RESCHEDULE"
+    EXPIRE_LEASE = "EXPIRE_LEASE"
+    CLOSE_CONTRADICTION = "CLOSE_CONTRADICTION"
+
+
+class Contradiction(StrEnum):
+    """What a late result contradicts: how an attempt was closed, an earlier late result, another
+    item of the same key, or an instruction that FAILED."""
+
+    ATTEMPT = "ATTEMPT"
+    LATE_RESULT = "LATE_RESULT"
+    REDRIVE = "REDRIVE"
+    INSTRUCTION = "INSTRUCTION"
 
 
 MAX_ATTEMPTS = 1000

@@ -634,13 +634,13 @@ def test_an_end_waits_for_an_enqueue_that_came_first(
     ended: str,
     end: str,
 ) -> None:
-    ingest, executor = login("ingest"), login("executor")
+    service, executor = login("executor"), login("executor")
     execute(executor, ended)
-    open_at(isolation, ingest, executor)
-    enqueue(ingest, "k")
+    open_at(isolation, service, executor)
+    enqueue(service, "k")
     waiting = background.submit(ENDS[ended], executor)
-    assert await_blocked(owner, backend(executor)) == [backend(ingest)]
-    ingest.execute(end)
+    assert await_blocked(owner, backend(executor)) == [backend(service)]
+    service.execute(end)
     found = settle(executor, waiting)
     if end == "COMMIT":
         assert_forbidden(found, isolation)
@@ -662,14 +662,14 @@ def test_an_enqueue_waits_for_an_end_that_came_first(
     ended: str,
     end: str,
 ) -> None:
-    ingest, executor = login("ingest"), login("executor")
+    service, executor = login("executor"), login("executor")
     execute(executor, ended)
-    open_at(isolation, ingest, executor)
+    open_at(isolation, service, executor)
     ENDS[ended](executor)
-    waiting = background.submit(enqueue, ingest, "k")
-    assert await_blocked(owner, backend(ingest)) == [backend(executor)]
+    waiting = background.submit(enqueue, service, "k")
+    assert await_blocked(owner, backend(service)) == [backend(executor)]
     executor.execute(end)
-    found = settle(ingest, waiting)
+    found = settle(service, waiting)
     if end == "COMMIT":
         assert_forbidden(found, isolation)
         assert stands(owner) == (ended, 0)
@@ -684,14 +684,14 @@ def test_an_enqueue_waits_for_an_end_that_came_first(
 def test_of_an_end_and_an_enqueue_at_once_one_is_accepted(
     owner: Connect, login: Callable[[str], Connect], isolation: str, ended: str
 ) -> None:
-    worker, ingest, executor = login("executor"), login("ingest"), login("executor")
+    worker, service, executor = login("executor"), login("executor"), login("executor")
     ids = [instruction_id("p", number) for number in range(8)]
     for id in ids:
         execute(worker, ended, id)
     for id in ids:
         results = together(
             [
-                in_transaction(ingest, isolation, lambda i=id: enqueue(ingest, "k", i)),
+                in_transaction(service, isolation, lambda i=id: enqueue(service, "k", i)),
                 in_transaction(executor, isolation, lambda i=id: ENDS[ended](executor, i)),
             ]
         )
@@ -873,18 +873,18 @@ def test_a_failure_and_a_redrive_that_queue_for_one_participant_do_not_deadlock(
     background: ThreadPoolExecutor,
     isolation: str,
 ) -> None:
-    ingest, control, executor = login("ingest"), login("control"), login("executor")
+    service, control, executor = login("executor"), login("control"), login("executor")
     start(executor, P)
     item = finish(executor, "REJECTED", "k")
     # While the participant's row is held, the redrive queues up for it, and the failure after it.
-    begin(ingest, "READ COMMITTED")
-    enqueue(ingest, "k", instruction_id("p", 1))
+    begin(service, "READ COMMITTED")
+    enqueue(service, "k", instruction_id("p", 1))
     open_at(isolation, control, executor)
     redriving = background.submit(redrive, control, item)
-    assert await_blocked(owner, backend(control)) == [backend(ingest)]
+    assert await_blocked(owner, backend(control)) == [backend(service)]
     failing = background.submit(fail, executor)
     assert await_blocked(owner, backend(executor)) == [backend(control)]
-    ingest.execute("ROLLBACK")
+    service.execute("ROLLBACK")
     assert settle(control, redriving) is None
     assert_forbidden(settle(executor, failing), isolation)
     assert stands(owner) == ("EXECUTING", 1)

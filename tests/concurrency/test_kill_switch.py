@@ -144,7 +144,7 @@ def execute(connection: Connect) -> None:
 GATED: dict[str, tuple[str, Callable[[Connect], object]]] = {
     "attesting": ("ingest", attest),
     "receiving": ("ingest", receive),
-    "enqueuing": ("ingest", enqueue),
+    "enqueuing": ("executor", enqueue),
     "authorizing": ("executor", authorize),
     "executing": ("executor", execute),
     "claiming": ("executor", claim),

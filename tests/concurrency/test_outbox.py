@@ -170,7 +170,7 @@ def test_of_sixteen_enqueues_of_one_key_one_is_stored(
     results = together(
         [
             in_transaction(connection, isolation, lambda c=connection: enqueue(c, entry("k")))
-            for connection in (login("ingest" if n % 2 else "executor") for n in range(16))
+            for connection in (login("executor") for _ in range(16))
         ]
     )
     assert numbers(owner) == [1]
@@ -194,7 +194,7 @@ def test_a_key_that_was_finished_meanwhile_is_never_accepted_again(
     snapshot: str,
     participant: str,
 ) -> None:
-    late, worker = login("ingest"), login("executor")
+    late, worker = login("executor"), login("executor")
     enqueue(worker, entry("other"), entry("other", "q"))
     complete(worker, claim(worker, "w", 2))
     if snapshot == "before the completion":
@@ -237,7 +237,7 @@ def test_a_key_that_was_finished_meanwhile_is_never_accepted_again(
 def test_an_instruction_is_not_another_participant_s_while_its_own_enqueues(
     owner: Connect, login: Callable[[str], Connect], isolation: str
 ) -> None:
-    first, second = login("ingest"), login("ingest")
+    first, second = login("executor"), login("executor")
     begin(first, isolation)
     take_snapshot(first)
     begin(second, isolation)
@@ -273,7 +273,7 @@ def test_one_key_by_many_participants_at_once_is_the_item_of_the_instruction_s_o
     instruct(owner, *participants[1:])
 
     def of(participant_id: str) -> Callable[[threading.Barrier], list[tuple[Any, ...]]]:
-        connection = login("ingest")
+        connection = login("executor")
         entries = (entry("k", participant_id, of="p"), entry("own", participant_id))
         return in_transaction(connection, "READ COMMITTED", lambda: enqueue(connection, *entries))
 
@@ -303,7 +303,7 @@ def test_bulk_enqueues_with_participants_in_opposite_order_do_not_deadlock(
     rounds = 5
 
     def work_of(name: str, order: list[str]) -> Callable[[threading.Barrier], int]:
-        connection = login("ingest")
+        connection = login("executor")
 
         def work(barrier: threading.Barrier) -> int:
             barrier.wait()
@@ -336,7 +336,7 @@ def test_participants_of_whom_one_is_missing_are_locked_in_the_same_order(
 ) -> None:
     instruct(owner, "a", "b", "c")
     enqueue(owner, entry("first", "a"), entry("second", "c"))
-    one, two, three = login("ingest"), login("ingest"), login("ingest")
+    one, two, three = login("executor"), login("executor"), login("executor")
     # While `c` is held, both queue up for it, and neither for what the other holds.
     begin(three, "READ COMMITTED")
     enqueue(three, entry("held", "c"))
@@ -366,7 +366,7 @@ def test_numbers_have_no_gap_though_some_enqueues_roll_back(
     rounds = 12
 
     def work_of(name: int) -> Callable[[threading.Barrier], int]:
-        connection = login("ingest")
+        connection = login("executor")
 
         def work(barrier: threading.Barrier) -> int:
             kept = 0
@@ -413,7 +413,7 @@ def test_owners_who_leave_the_number_out_are_numbered_in_turn_with_the_function(
         return work
 
     def by_function(name: int) -> Callable[[threading.Barrier], None]:
-        connection = login("ingest")
+        connection = login("executor")
 
         def work(barrier: threading.Barrier) -> None:
             barrier.wait()
@@ -775,11 +775,11 @@ def test_a_redrive_against_a_replay_of_its_key_leaves_one_successor(
     owner: Connect, login: Callable[[str], Connect], isolation: str
 ) -> None:
     ((outbox_id, *_),) = enqueue(owner, entry("k"))
-    worker, ingest, control = login("executor"), login("ingest"), login("control")
+    worker, service, control = login("executor"), login("executor"), login("control")
     complete(worker, claim(worker, "w"), "FAILED", outcome="REJECTED")
     replayed, redriven = together(
         [
-            in_transaction(ingest, isolation, lambda: enqueue(ingest, entry("k"))[0][0]),
+            in_transaction(service, isolation, lambda: enqueue(service, entry("k"))[0][0]),
             in_transaction(control, isolation, lambda: redrive(control, outbox_id)),
         ]
     )
@@ -800,7 +800,7 @@ def test_a_redrive_and_the_end_of_its_instruction_never_wait_for_each_other(
     isolation: str,
 ) -> None:
     ((outbox_id, *_),) = enqueue(owner, entry("k"))
-    holder, worker, control = login("ingest"), login("executor"), login("control")
+    holder, worker, control = login("executor"), login("executor"), login("control")
     complete(worker, claim(worker, "w"), "FAILED", outcome="REJECTED")
     # While the participant's row is held, both queue up.
     begin(holder, "READ COMMITTED")

@@ -43,6 +43,10 @@ ITEMS_GUARD = f"triggers/{ITEMS}__guard"
 ATTEMPTS_GUARD = f"triggers/{ATTEMPTS}__guard"
 ENTRY_GUARD = f"triggers/{PENDING}__guard_insert"
 UPDATE_GUARD = f"triggers/{PENDING}__guard_update"
+REDRIVE_GUARD = f"triggers/{ITEMS}__guard_redrive"
+LATE_RESULTS = "payment_outbox_late_results"
+INTERVENTIONS = "payment_outbox_interventions"
+LATE_GUARD = f"triggers/{LATE_RESULTS}__guard"
 END_GUARD = f"triggers/{INSTRUCTIONS}__guard_end"
 OPEN_KEY = "fk_payment_outbox_pending_participant_id_instruction_id_open"
 OPEN = f"constraints/{OPEN_KEY}"
@@ -64,6 +68,7 @@ TOKEN, OTHER_TOKEN = id_of(1001), id_of(1002)
 INSTRUCTION, OTHER_INSTRUCTION = id_of(2001), id_of(2002)
 INSTRUCTION_OF = {"p": INSTRUCTION, "q": id_of(2003), "p0": id_of(2004), "p1": id_of(2005)}
 RECEIVED_INSTRUCTION, FAILED_INSTRUCTION, NO_INSTRUCTION = id_of(2006), id_of(2007), id_of(2008)
+UNKNOWN_INSTRUCTION = id_of(2009)
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +85,7 @@ def make_instructions(owner: Connect) -> None:
             *((id, participant_id) for participant_id, id in INSTRUCTION_OF.items()),
             (OTHER_INSTRUCTION, "p"),
             (FAILED_INSTRUCTION, "p"),
+            (UNKNOWN_INSTRUCTION, "p"),
         ],
     )
     for statement in moves(FAILED_INSTRUCTION, "FAILED"):
@@ -255,6 +261,33 @@ def expire(outbox_id: str) -> str:
     )
 
 
+LATE_COLUMNS = (
+    *("outbox_id", "result_no", "attempt_no", "source", "outcome", "reason", "lease_token"),
+    *("recorded_by", "recorded_at", "instruction_version", "db_user", "xact_id"),
+)
+
+
+def late_result(**changed: str) -> str:
+    """What reconciliation found out of the rejected item; nothing is left to a trigger."""
+    values = {
+        "outbox_id": uuid_of(REJECTED),
+        "result_no": "1",
+        "attempt_no": "1",
+        "source": "'RECONCILIATION'",
+        "outcome": "'REJECTED'",
+        "reason": "'test'",
+        "lease_token": "CAST(NULL AS uuid)",
+        "recorded_by": "'test'",
+        "recorded_at": "clock_timestamp()",
+        "instruction_version": "2",
+        "db_user": "SESSION_USER",
+        "xact_id": "CAST(CAST(pg_current_xact_id() AS text) AS bigint)",
+    }
+    assert changed.keys() <= values.keys()
+    row = "SELECT " + ", ".join((values | changed)[column] for column in LATE_COLUMNS)
+    return insert(LATE_RESULTS, LATE_COLUMNS, row)
+
+
 def leave(outbox_id: str) -> str:
     return f"DELETE FROM orchestration.{PENDING} WHERE outbox_id = '{outbox_id}'"
 
@@ -266,7 +299,12 @@ FREED = (
 
 WORLD = (
     *(
-        enqueue(id, number, max_attempts="1" if id in (LAST, LAST_EXPIRED, SPENT) else "20")
+        enqueue(
+            id,
+            number,
+            max_attempts="1" if id in (LAST, LAST_EXPIRED, SPENT) else "20",
+            instruction_id=uuid_of(UNKNOWN_INSTRUCTION if id == UNKNOWN else INSTRUCTION),
+        )
         for number, id in enumerate(
             (FREE, LEASED, EXPIRED, RETRIED, DONE, REJECTED, UNKNOWN, LAST, LAST_EXPIRED, SPENT), 1
         )
@@ -285,6 +323,7 @@ WORLD = (
     leave(REJECTED),
     record(closing(UNKNOWN, "FAILED")),
     leave(UNKNOWN),
+    late_result(),
     # What the guard prevents: an item whose last attempt was to be retried.
     f"ALTER TABLE orchestration.{ATTEMPTS} DISABLE TRIGGER guard",
     record(closing(SPENT, "RETRYABLE")),
@@ -738,12 +777,19 @@ def redrives() -> Iterator[Attack]:
             ITEMS,
             (enqueue(**columns),),
             {"outbox_id": NEW, "redrive_no": no},
-            (ITEMS_GUARD,),
+            (REDRIVE_GUARD,),
             column="redrive_of",
         )
 
     yield wrong("a redrive of a dispatched item", DONE)
-    yield wrong("a redrive of an item whose outcome is unknown", UNKNOWN)
+    yield replace(
+        wrong(
+            "a redrive of an item whose outcome is unknown",
+            UNKNOWN,
+            instruction_id=uuid_of(UNKNOWN_INSTRUCTION),
+        ),
+        without=(REDRIVE_GUARD, ITEMS_GUARD),
+    )
     yield wrong("a redrive of a live item", FREE)
     yield wrong("a redrive of a leased item", LEASED)
     yield wrong("a redrive of no item", NEW)
@@ -759,7 +805,7 @@ def redrives() -> Iterator[Attack]:
         sqlstate="23503",
         table=PENDING,
         detail=None,
-        without=(OPEN, ITEMS_GUARD),
+        without=(OPEN, REDRIVE_GUARD),
         column=None,
         constraint=OPEN_KEY,
     )
@@ -789,9 +835,115 @@ def redrives() -> Iterator[Attack]:
             ITEMS,
             (enqueue(**columns),),
             None,
-            (f"constraints/{name}", ITEMS_GUARD),
+            (f"constraints/{name}", REDRIVE_GUARD),
             constraint=name,
         )
+
+
+def unresolved() -> Iterator[Attack]:
+    def refused(what: str, detail: dict[str, Any], without: str, *statements: str) -> Attack:
+        return Attack(
+            what,
+            "INV-OUT-010",
+            "P7404",
+            INSTRUCTIONS,
+            statements,
+            detail,
+            (without,),
+            column="unresolved",
+        )
+
+    changed = {"instruction_id": uuid_of(UNKNOWN_INSTRUCTION)}
+    yield from refused(
+        "an item beside one whose outcome is unknown",
+        {"id": UNKNOWN_INSTRUCTION, "unresolved": 1},
+        ITEMS_GUARD,
+    ).in_forms(enters(changed, changed))
+    yield refused(
+        "an unknown outcome that is counted no more",
+        {"id": UNKNOWN_INSTRUCTION, "unresolved": 0, "unknown": 1},
+        f"triggers/{INSTRUCTIONS}__guard_unresolved_update",
+        f"UPDATE orchestration.{INSTRUCTIONS} SET unresolved = 0 WHERE id = '{UNKNOWN_INSTRUCTION}'",
+    )
+    yield refused(
+        "an instruction that enters with an unknown outcome",
+        {"id": NEW, "unresolved": 1, "unknown": 0},
+        f"triggers/{INSTRUCTIONS}__guard_unresolved_insert",
+        f"INSERT INTO orchestration.{INSTRUCTIONS} (id, unresolved, participant_id,"
+        " idempotency_key, instruction_type, end_to_end_id, amount_minor, currency,"
+        " debtor_account, creditor_account, payload, payload_salt, payload_hash, attestation_id,"
+        " policy_version_id, created_at, updated_at, db_user, xact_id)"
+        f" SELECT '{NEW}', 1, participant_id, 'unresolved', instruction_type, end_to_end_id,"
+        " amount_minor, currency, debtor_account, creditor_account, payload, payload_salt,"
+        " payload_hash, attestation_id, policy_version_id, created_at, created_at, db_user,"
+        f" xact_id FROM orchestration.{INSTRUCTIONS} WHERE id = '{INSTRUCTION}'",
+    )
+
+
+def late_results() -> Iterator[Attack]:
+    def refused(what: str, sqlstate: str, column: str, no: int, statement: str) -> Attack:
+        return Attack(
+            what,
+            "INV-OUT-011",
+            sqlstate,
+            LATE_RESULTS,
+            (statement,),
+            {"outbox_id": REJECTED, "attempt_no": no},
+            (LATE_GUARD,),
+            column=column,
+        )
+
+    never = late_result(result_no="2", attempt_no="9")
+    yield refused("a late result of no attempt", "P7005", "attempt_no", 9, never)
+    foreign = late_result(
+        result_no="2", source="'WORKER'", reason="NULL", lease_token=uuid_of(OTHER_TOKEN)
+    )
+    yield refused("a late result under another token", "P7002", "lease_token", 1, foreign)
+    constrained = Attack("", "INV-OUT-011", "23514", LATE_RESULTS, (), None, ())
+    for what, name, changed in (
+        (
+            "a reconciliation without a reason",
+            "ck_payment_outbox_late_results_source",
+            {"reason": "NULL"},
+        ),
+        (
+            "an outcome that does not exist",
+            "ck_payment_outbox_late_results_outcome",
+            {"outcome": "'PERHAPS'"},
+        ),
+    ):
+        yield replace(
+            constrained,
+            name=what,
+            statements=(late_result(result_no="2", **changed),),
+            without=(f"constraints/{name}",),
+            constraint=name,
+        )
+    yield replace(
+        constrained,
+        name="a late result twice",
+        sqlstate="23505",
+        statements=(late_result(),),
+        without=(f"constraints/pk_{LATE_RESULTS}",),
+        constraint=f"pk_{LATE_RESULTS}",
+    )
+    columns = ("outbox_id", "intervention_no", "action", "result_no", "reason", "acted_at")
+    yield replace(
+        constrained,
+        name="a contradiction closed twice",
+        sqlstate="23505",
+        table=INTERVENTIONS,
+        statements=(
+            insert(
+                INTERVENTIONS,
+                (*columns, "db_user", "xact_id"),
+                f"SELECT {uuid_of(REJECTED)}, n, 'CLOSE_CONTRADICTION', 1, 'test',"
+                " clock_timestamp(), SESSION_USER, 1 FROM generate_series(1, 2) AS n",
+            ),
+        ),
+        without=("indexes/uq_payment_outbox_interventions_closed",),
+        constraint="uq_payment_outbox_interventions_closed",
+    )
 
 
 def hashed(payload: str, salt: str = "decode(repeat('00', 16), 'hex')") -> dict[str, str]:
@@ -1151,12 +1303,12 @@ def unopened() -> Iterator[Attack]:
     dispatched = ended(NEW, 11, "DISPATCHED", OTHER_INSTRUCTION)
     unknown = ended(NEW, 11, "FAILED", OTHER_INSTRUCTION)
     completes = ("EXECUTING", "COMPLETED")
-    yield early("COMPLETED without any item", (), completes, dispatched=0, unknown=0)
-    yield early("COMPLETED with an unknown item", unknown, completes, dispatched=0, unknown=1)
+    yield early("COMPLETED without any item", (), completes, sent=0, unknown=0)
+    yield early("COMPLETED with an unknown item", unknown, completes, sent=0, unknown=1)
     for states in (("FAILED",), ("EXECUTING", "FAILED")):
         after = f"FAILED after {('AUTHORIZED', *states)[-2]}"
-        yield early(f"{after} with a dispatched item", dispatched, states, dispatched=1, unknown=0)
-        yield early(f"{after} with an unknown item", unknown, states, dispatched=0, unknown=1)
+        yield early(f"{after} with a dispatched item", dispatched, states, sent=1, unknown=0)
+        yield early(f"{after} with an unknown item", unknown, states, sent=0, unknown=1)
 
 
 def payload_hash(salt: bytes, payload: str) -> str:
@@ -1172,6 +1324,8 @@ ATTACKS = (
     *keys(),
     *orders(),
     *redrives(),
+    *unresolved(),
+    *late_results(),
     *sequences(),
     *losses(),
     *unopened(),
@@ -1277,8 +1431,12 @@ def test_behind_the_foreign_key_the_guard_refuses_another_participant(
     assert (found.keys, found.column) == (detail, column)
 
 
-NO_REFUSAL = {f"triggers/{ITEMS}__sequences"}
-"""It writes the counter and refuses nothing; its own proof is below."""
+NO_REFUSAL = {
+    f"triggers/{ITEMS}__sequences",
+    f"triggers/{ATTEMPTS}__unresolved",
+    f"triggers/{LATE_RESULTS}__unresolved",
+}
+"""They count and refuse nothing; their own proofs are below."""
 
 
 @pytest.mark.parametrize(
@@ -1855,6 +2013,25 @@ def test_without_its_trigger_a_counter_stays_behind_and_is_found(owner: Connect)
     assert enqueue_by_function(owner, "c") == [3]
 
 
+@pytest.mark.invariant("INV-OUT-010")
+@pytest.mark.parametrize("table", [ATTEMPTS, LATE_RESULTS])
+def test_without_its_trigger_an_unknown_outcome_is_miscounted_and_is_found(
+    owner: Connect, table: str
+) -> None:
+    if table == LATE_RESULTS:
+        for statement in ended(NEW, 1, "FAILED", OTHER_INSTRUCTION):
+            owner.execute(statement)
+    drop(owner, f"triggers/{table}__unresolved")
+    if table == ATTEMPTS:
+        for statement in ended(NEW, 1, "FAILED", OTHER_INSTRUCTION):
+            owner.execute(statement)
+    else:
+        owner.execute(late_result(outbox_id=uuid_of(NEW)))
+    counted, unknown = (0, 1) if table == ATTEMPTS else (1, 0)
+    detail = {"instruction_id": OTHER_INSTRUCTION, "unresolved": counted, "unknown": unknown}
+    assert findings(owner) == [("UNRESOLVED", None, "p", detail)]
+
+
 # INV-OUT-009: what verify_outbox finds.
 
 
@@ -1989,7 +2166,7 @@ def untimely(state: str, dispatched: int, unknown: int) -> list[tuple[Any, ...]]
     detail = {
         "instruction_id": OTHER_INSTRUCTION,
         "state": state,
-        "dispatched": dispatched,
+        "sent": dispatched,
         "unknown": unknown,
     }
     return [("ENDED", None, "p", detail)]
@@ -2120,7 +2297,7 @@ def test_verify_outbox_finds_nothing_where_all_is_well(
     for table in (ATTEMPTS, PENDING):
         owner.execute(f"ALTER TABLE orchestration.{table} DISABLE TRIGGER USER")
     owner.execute(
-        f"UPDATE orchestration.{ATTEMPTS} SET state = 'FAILED', outcome = 'UNKNOWN'"
+        f"UPDATE orchestration.{ATTEMPTS} SET state = 'FAILED', outcome = 'NOT_SENT'"
         f" WHERE {is_(SPENT)} AND phase = 'CLOSE'"
     )
     owner.execute(leave(SPENT))

@@ -19,8 +19,10 @@ WRITERS: Final[Mapping[str, tuple[str, ...]]] = {
     "status_history": ("ingest", "executor"),
     "execution_attempts": ("executor",),
     "transaction_attempts": ("executor",),
-    "payment_outbox_items": ("ingest",),
+    "payment_outbox_items": ("executor",),
     "payment_outbox_attempts": ("executor",),
+    "payment_outbox_late_results": ("control",),
+    "payment_outbox_interventions": ("control",),
 }
 """Which roles' functions write each table of evidence here."""
 
@@ -161,7 +163,7 @@ def enqueue_and_dispatch(by: Writers) -> None:
         }
         for key in ("ends", "claimed", "waits")
     ]
-    by.ingest.execute(
+    by.executor.execute(
         "SELECT FROM orchestration.enqueue_payment_outbox(%s::jsonb)", (json.dumps(items),)
     )
     (outbox_id, lease_token), _ = by.executor.execute(
@@ -178,6 +180,23 @@ def enqueue_and_dispatch(by: Writers) -> None:
     )
 
 
+def resolve_and_cancel(by: Writers) -> None:
+    """What was learnt of the item that ended, and the end of the one that waits."""
+    ended, waits = (
+        scalar(
+            by.executor,
+            "SELECT outbox_id FROM orchestration.payment_outbox_status"
+            " WHERE idempotency_key OPERATOR(pg_catalog.=) %s",
+            (key,),
+        )
+        for key in ("ends", "waits")
+    )
+    by.control.execute(
+        "SELECT FROM orchestration.resolve_outbox_item(%s, 'SENT', 'the statement')", (ended,)
+    )
+    by.control.execute("SELECT FROM orchestration.cancel_outbox_item(%s, 'test')", (waits,))
+
+
 WRITTEN_BY: Final[Mapping[str, Callable[[Writers], None]]] = {
     "0002": record_by_hand,
     "0003": engage_and_release,
@@ -187,6 +206,7 @@ WRITTEN_BY: Final[Mapping[str, Callable[[Writers], None]]] = {
     "0007": receive_and_authorize,
     "0008": attempt_and_close,
     "0009": enqueue_and_dispatch,
+    "0010": resolve_and_cancel,
 }
 """By the revision whose functions write it."""
 

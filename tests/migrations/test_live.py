@@ -78,8 +78,9 @@ def await_waiting(database: scratch.Database) -> None:
 
 @contextmanager
 def traffic(engine: Callable[[str], Engine]) -> Iterator[list[int]]:
-    """Callers that attest and enqueue, and workers that claim, by engines with our timeouts, until
-    the block ends; fails where one of them was refused. Yields what each has committed."""
+    """Callers that attest, a service that enqueues, and a worker that claims, by engines with our
+    timeouts, until the block ends; fails where one of them was refused. Yields what each has
+    committed."""
     over = threading.Event()
     roles = ["ingest", "ingest", "executor", "executor"]
     committed = [0] * len(roles)
@@ -90,7 +91,9 @@ def traffic(engine: Callable[[str], Engine]) -> Iterator[list[int]]:
         while not over.is_set():
             with Session(engines[role]) as session:
                 if role == "ingest":
-                    attest_and_enqueue(session, f"caller-{place}", committed[place])
+                    attest(session, f"caller-{place}", committed[place])
+                elif place % 2:
+                    enqueue(session, f"caller-{place}", committed[place])
                 else:
                     claim(session, f"worker-{place}")
                 session.commit()
@@ -106,7 +109,7 @@ def traffic(engine: Callable[[str], Engine]) -> Iterator[list[int]]:
             future.result()
 
 
-def attest_and_enqueue(session: Session, caller: str, number: int) -> None:
+def attest(session: Session, caller: str, number: int) -> None:
     AttestationRepository(session).append(
         NewAttestation(
             caller_identity=caller,
@@ -115,6 +118,9 @@ def attest_and_enqueue(session: Session, caller: str, number: int) -> None:
             policy_version_id="v1",
         )
     )
+
+
+def enqueue(session: Session, caller: str, number: int) -> None:
     OutboxRepository(session).enqueue(
         NewOutboxItem(
             instruction_id=new_instruction_id(),

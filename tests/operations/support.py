@@ -175,7 +175,7 @@ def enqueue(by: Writers, instruction_id: object, keys: list[str]) -> None:
         }
         for key in keys
     ]
-    by.ingest.execute(
+    by.executor.execute(
         "SELECT FROM orchestration.enqueue_payment_outbox(%s::jsonb)", (json.dumps(items),)
     )
 

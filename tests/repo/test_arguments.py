@@ -92,7 +92,7 @@ WRONG: dict[str, tuple[str, Callable[[Session, Any], object], list[Any]]] = {
     "enqueue": ("new", lambda s, v: OutboxRepository(s).enqueue(v), [None, {}, [item()]]),
     "complete item": (
         "item",
-        lambda s, v: OutboxRepository(s).complete(v, Completion(state="FAILED")),
+        lambda s, v: OutboxRepository(s).complete(v, Completion(state="DISPATCHED")),
         [None, ID],
     ),
     "complete completion": (
@@ -242,7 +242,7 @@ def test_a_payload_changed_after_it_was_checked_is_checked_again(
     changed = item()
     changed.payload["added"] = value
     with pytest.raises(ValidationError) as raised:
-        OutboxRepository(session("ingest")).enqueue_many([item(), changed])
+        OutboxRepository(session("executor")).enqueue_many([item(), changed])
     assert [error["loc"] for error in raised.value.errors()] == [("news", 1, "payload")]
 
 

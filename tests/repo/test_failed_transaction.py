@@ -50,7 +50,7 @@ def engine_of(database: scratch.Database) -> Iterator[Callable[[str], Engine]]:
     with ExitStack() as opened:
 
         def make(kind: str) -> Engine:
-            url = database.as_role("ingest")
+            url = database.as_role("executor")
             if kind == "ours":
                 made = engines.create_engine(url, pool_size=1, max_overflow=0)
             else:

@@ -782,8 +782,9 @@ def test_an_instruction_ends_as_its_items_have_ended(
     unknown: int,
 ) -> None:
     executing = reach(executor, received, EXECUTING)
-    for number, completion in enumerate(completions):
+    for number in range(len(completions)):
         executor.enqueue(executing, f"k{number}")
+    for completion in completions:
         executor.attempt(completion)
     with pytest.raises(errors.InstructionStateForbids) as raised, executor.session.begin_nested():
         ACTS[name](executor.instructions, executing.id, executing.version)
@@ -796,7 +797,7 @@ def test_an_instruction_ends_as_its_items_have_ended(
             "id": str(executing.id),
             "from": "EXECUTING",
             "to": LEADS_TO[name].value,
-            "dispatched": dispatched,
+            "sent": dispatched,
             "unknown": unknown,
         },
         retry=Retry.AFTER_RESOLUTION,
@@ -813,8 +814,9 @@ def test_one_dispatched_item_completes_whatever_became_of_the_others(
     executor: Service, received: InstructionRecord
 ) -> None:
     executing = reach(executor, received, EXECUTING)
-    for number, completion in enumerate((UNKNOWN, DISPATCHED, REJECTED)):
+    for number in range(3):
         executor.enqueue(executing, f"k{number}")
+    for completion in (UNKNOWN, DISPATCHED, REJECTED):
         executor.attempt(completion)
     assert executor.complete(executing).state is COMPLETED
 

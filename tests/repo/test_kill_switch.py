@@ -284,6 +284,8 @@ def received(session: Sessions) -> UUID:
     with session("ingest") as one:
         attested = AttestationRepository(one).append(attestation("before"))
         made = InstructionRepository(one).receive(instruction(attested.id, "before"))
+        one.commit()
+    with session("executor") as one:
         OutboxRepository(one).enqueue(item("before"))
         one.commit()
     return made.id
@@ -308,7 +310,7 @@ GATED: dict[str, tuple[str, Act, set[str]]] = {
         {"GLOBAL", "INGEST", "PARTICIPANT"},
     ),
     "enqueue": (
-        "ingest",
+        "executor",
         lambda one, _: OutboxRepository(one).enqueue(item()),
         {"GLOBAL", "INGEST", "PARTICIPANT"},
     ),
@@ -408,6 +410,7 @@ def test_what_was_begun_ends_and_what_was_accepted_is_answered_under_every_switc
         attested = AttestationRepository(one).append(attestation("before"))
         again = InstructionRepository(one).receive(instruction(attested.id, "before"))
         assert (again.id, again.state) == (received, InstructionState.FAILED)
+    with session("executor") as one:
         assert OutboxRepository(one).enqueue(item("before")).outbox_id == claimed.outbox_id
 
 

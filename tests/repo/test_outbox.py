@@ -23,7 +23,13 @@ from orchestration.records import (
     OutboxItemRecord,
 )
 from orchestration.repo import OutboxRepository
-from orchestration.vocabulary import AttemptState, CompletionState, ItemState, Outcome
+from orchestration.vocabulary import (
+    AttemptState,
+    CompletionState,
+    ItemState,
+    LateOutcome,
+    Outcome,
+)
 from tests.support import Connect, new_instruction_id
 
 pytestmark = pytest.mark.instructed
@@ -35,7 +41,7 @@ RUNTIME_ROLES = ("ingest", "executor", "control", "readonly", "auditor")
 
 DISPATCHED = Completion(state=CompletionState.DISPATCHED, rail_reference="E2E-1", latency_ms=12)
 RETRYABLE = Completion(state=CompletionState.RETRYABLE, error_code="TIMEOUT")
-FAILED = Completion(state=CompletionState.FAILED, error_code="AC04")
+FAILED = Completion(state=CompletionState.FAILED, outcome=Outcome.UNKNOWN, error_code="AC04")
 REJECTED = Completion(state=CompletionState.FAILED, outcome=Outcome.REJECTED, error_code="AC04")
 NOT_SENT = Completion(state=CompletionState.FAILED, outcome=Outcome.NOT_SENT)
 
@@ -181,10 +187,9 @@ def assert_refused(
 # Enqueuing.
 
 
-@pytest.mark.parametrize("role", ["ingest", "executor"])
-def test_an_item_is_returned_as_it_was_stored(session: Sessions, role: str) -> None:
-    asked = new("k", max_attempts=3)
-    made = OutboxRepository(session(role)).enqueue(asked)
+def test_an_item_is_returned_as_it_was_stored(session: Sessions) -> None:
+    asked = new("k", max_attempts=3, context={"traceparent": "00-1-2-01"})
+    made = OutboxRepository(session("executor")).enqueue(asked)
     assert made == OutboxItemRecord(
         outbox_id=made.outbox_id,
         instruction_id=asked.instruction_id,
@@ -196,11 +201,13 @@ def test_an_item_is_returned_as_it_was_stored(session: Sessions, role: str) -> N
         rail_type="SEPA",
         payload_hash=made.payload_hash,
         max_attempts=3,
+        context={"traceparent": "00-1-2-01"},
         created_at=made.created_at,
         db_user=made.db_user,
+        replayed=False,
     )
     assert made.outbox_id.version == 7
-    assert made.db_user.endswith(role)
+    assert made.db_user.endswith("executor")
     assert made.created_at.tzinfo is not None
 
 
@@ -208,7 +215,7 @@ def test_an_item_is_returned_as_it_was_stored(session: Sessions, role: str) -> N
 def orders(superuser: Connect) -> None:
     """The table of a host service, in the same database."""
     superuser.execute("CREATE TABLE public.orders (id text PRIMARY KEY)")
-    superuser.execute("GRANT SELECT, INSERT ON public.orders TO symphony_ingest")
+    superuser.execute("GRANT SELECT, INSERT ON public.orders TO symphony_executor")
 
 
 def place_order(session: Session, id: str) -> OutboxItemRecord:
@@ -220,12 +227,12 @@ def place_order(session: Session, id: str) -> OutboxItemRecord:
 def test_an_item_is_committed_with_the_caller_s_own_write(
     session: Sessions, worker: Worker
 ) -> None:
-    ingest = session("ingest")
-    made = place_order(ingest, "order-1")
+    host = session("executor")
+    made = place_order(host, "order-1")
     assert worker.claim() == []
-    ingest.commit()
+    host.commit()
     assert [one.outbox_id for one in worker.claim()] == [made.outbox_id]
-    assert ingest.scalars(text("SELECT id FROM public.orders")).all() == ["order-1"]
+    assert host.scalars(text("SELECT id FROM public.orders")).all() == ["order-1"]
 
 
 @pytest.mark.invariant("INV-OUT-007")
@@ -233,29 +240,29 @@ def test_an_item_is_committed_with_the_caller_s_own_write(
 def test_an_item_is_rolled_back_with_the_caller_s_own_write(
     session: Sessions, worker: Worker
 ) -> None:
-    ingest = session("ingest")
-    first = place_order(ingest, "order-1")
-    ingest.rollback()
+    host = session("executor")
+    first = place_order(host, "order-1")
+    host.rollback()
     assert worker.outbox.get(first.outbox_id) is None
     with pytest.raises(errors.UniqueViolation):
-        ingest.execute(text("INSERT INTO public.orders VALUES ('o'), ('o')"))
-    ingest.rollback()
-    assert place_order(ingest, "order-1").sequence_id == 1
-    ingest.commit()
+        host.execute(text("INSERT INTO public.orders VALUES ('o'), ('o')"))
+    host.rollback()
+    assert place_order(host, "order-1").sequence_id == 1
+    host.commit()
     assert len(worker.claim()) == 1
 
 
 @pytest.mark.usefixtures("orders")
 def test_a_refusal_in_a_savepoint_leaves_the_caller_s_write(session: Sessions) -> None:
-    ingest = session("ingest")
-    outbox = OutboxRepository(ingest)
+    host = session("executor")
+    outbox = OutboxRepository(host)
     asked = new()
     outbox.enqueue(asked)
-    ingest.execute(text("INSERT INTO public.orders VALUES ('order-1')"))
-    with pytest.raises(errors.IdempotencyConflict), ingest.begin_nested():
+    host.execute(text("INSERT INTO public.orders VALUES ('order-1')"))
+    with pytest.raises(errors.IdempotencyConflict), host.begin_nested():
         outbox.enqueue(asked.model_copy(update={"rail_type": "SWIFT"}))
-    ingest.commit()
-    assert ingest.scalars(text("SELECT id FROM public.orders")).all() == ["order-1"]
+    host.commit()
+    assert host.scalars(text("SELECT id FROM public.orders")).all() == ["order-1"]
 
 
 @pytest.mark.invariant("INV-OUT-004")
@@ -1415,18 +1422,29 @@ def acts(outbox: OutboxRepository, item: ClaimedItem) -> dict[str, Callable[[], 
         "attempts": lambda: outbox.attempts(item.outbox_id),
         "get": lambda: outbox.get(item.outbox_id),
         "depth": lambda: outbox.depth(),
+        "record_late_result": lambda: outbox.record_late_result(item, outcome=LateOutcome.SENT),
+        "resolve": lambda: outbox.resolve(item.outbox_id, outcome=LateOutcome.SENT, reason="test"),
+        "cancel": lambda: outbox.cancel(item.outbox_id, reason="test"),
+        "reschedule": lambda: outbox.reschedule(item.outbox_id, due_at=item.claimed_at),
+        "expire_lease": lambda: outbox.expire_lease(item.outbox_id, reason="test"),
+        "close_contradiction": lambda: outbox.close_contradiction(item.outbox_id, 1, reason="test"),
+        "unresolved": lambda: outbox.unresolved(),
+        "contradictions": lambda: outbox.contradictions(),
     }
 
 
 ALLOWED = {
-    "ingest": {"enqueue", "get", "depth"},
+    "ingest": {"get", "depth"},
     "executor": {
         *("enqueue", "claim", "renew", "complete", "complete_many", "repair_expired"),
-        *("attempts", "get", "depth"),
+        *("record_late_result", "attempts", "get", "depth", "unresolved", "contradictions"),
     },
-    "control": {"repair_expired", "redrive", "attempts", "get", "depth"},
-    "readonly": {"attempts", "get", "depth"},
-    "auditor": {"attempts", "get", "depth"},
+    "control": {
+        *("repair_expired", "redrive", "resolve", "cancel", "reschedule", "expire_lease"),
+        *("close_contradiction", "attempts", "get", "depth", "unresolved", "contradictions"),
+    },
+    "readonly": {"attempts", "get", "depth", "unresolved", "contradictions"},
+    "auditor": {"attempts", "get", "depth", "unresolved", "contradictions"},
 }
 
 
@@ -1444,7 +1462,9 @@ def test_a_role_does_what_is_its_own_and_nothing_else(
         except errors.InsufficientPrivilege:
             refused.add(name)
         except errors.InvalidAttemptTransition:
-            assert name == "redrive"
+            assert name in ("redrive", "resolve", "cancel", "reschedule")
+        except errors.NotFound:
+            assert name == "close_contradiction"
         as_role.rollback()
     assert set(acts(OutboxRepository(as_role), claimed)) - refused == ALLOWED[role]
 
@@ -1485,7 +1505,8 @@ def test_results_outlive_their_session(engine: Callable[[str], Engine]) -> None:
         ({"state": "ZOMBIE_REQUEUE"}, "state"),
         ({"state": "DISPATCHED", "outcome": "UNKNOWN"}, None),
         ({"state": "FAILED", "outcome": "PERHAPS"}, "outcome"),
-        ({"state": "FAILED", "retry_in": timedelta(seconds=1)}, None),
+        ({"state": "FAILED"}, None),
+        ({"state": "FAILED", "outcome": "UNKNOWN", "retry_in": timedelta(seconds=1)}, None),
         ({"state": "DISPATCHED", "retry_in": timedelta(seconds=1)}, None),
         ({"state": "RETRYABLE", "retry_in": timedelta(microseconds=-1)}, "retry_in"),
         ({"state": "DISPATCHED", "latency_ms": -1}, "latency_ms"),

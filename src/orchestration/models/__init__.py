@@ -14,6 +14,10 @@ from orchestration.models.audit_log import AuditLog, AuditLogHead
 from orchestration.models.base import Base
 from orchestration.models.instruction import Instruction, StatusHistory
 from orchestration.models.kill_switch import KillSwitch, KillSwitchGate
+from orchestration.models.late_result import (
+    PaymentOutboxIntervention,
+    PaymentOutboxLateResult,
+)
 from orchestration.models.outbox import (
     ParticipantOutboxSequence,
     PaymentOutboxAttempt,
@@ -42,7 +46,9 @@ __all__ = [
     "KillSwitchGate",
     "ParticipantOutboxSequence",
     "PaymentOutboxAttempt",
+    "PaymentOutboxIntervention",
     "PaymentOutboxItem",
+    "PaymentOutboxLateResult",
     "PaymentOutboxPending",
     "PolicyGate",
     "PolicyVersion",

@@ -42,7 +42,8 @@ class AuditLog(Base):
         CheckConstraint("chain_seq >= 1", name="chain_seq"),
         CheckConstraint(
             "action IN ('MIGRATE', 'ROTATE', 'RETIRE', 'DEMOTE', 'SHORTEN', 'REVOKE', 'ENGAGE',"
-            " 'RELEASE', 'REDRIVE')",
+            " 'RELEASE', 'REDRIVE', 'RESOLVE', 'CANCEL', 'RESCHEDULE', 'EXPIRE_LEASE',"
+            " 'CLOSE_CONTRADICTION')",
             name="action",
         ),
         CheckConstraint("table_name <> ''", name="table_name"),

@@ -23,7 +23,8 @@ from orchestration.models.base import Base, DbUser, XactId, assigned, payload_ru
 class Instruction(Base):
     """What a participant asks to be paid: its content never changes, its state only forward.
 
-    `open`: authorized and not ended, so that items may be pending for it.
+    `open`: authorized and not ended, so that items may be pending for it. `unresolved`: how many of
+    its items ended with an outcome that nobody knows yet.
     """
 
     __tablename__ = "instructions"
@@ -44,6 +45,7 @@ class Instruction(Base):
         CheckConstraint(
             "(state = 'FAILED') = (reason IS NOT NULL) AND reason <> ''", name="reason"
         ),
+        CheckConstraint("unresolved >= 0", name="unresolved"),
         CheckConstraint("version >= 1", name="version"),
         CheckConstraint(
             "(state IN ('COMPLETED', 'FAILED')) = (completed_at IS NOT NULL)"
@@ -53,6 +55,7 @@ class Instruction(Base):
         UniqueConstraint("participant_id", "idempotency_key"),
         UniqueConstraint("participant_id", "id"),
         UniqueConstraint("participant_id", "id", "open"),
+        Index("ix_instructions_unresolved", "id", postgresql_where=text("unresolved > 0")),
         Index("ix_instructions_xact_id", "xact_id", postgresql_using="brin"),
     )
 
@@ -80,6 +83,7 @@ class Instruction(Base):
     open: Mapped[bool] = mapped_column(
         Computed("state = ANY (ARRAY['AUTHORIZED'::text, 'EXECUTING'::text])", persisted=True)
     )
+    unresolved: Mapped[int] = mapped_column(Integer(), server_default=text("0"))
     reason: Mapped[str | None]
     version: Mapped[int] = mapped_column(Integer(), server_default=text("1"))
     created_at: Mapped[datetime] = mapped_column(server_default=assigned)

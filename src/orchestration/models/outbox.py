@@ -56,6 +56,14 @@ class PaymentOutboxItem(Base):
         CheckConstraint("rail_type <> ''", name="rail_type"),
         *payload_rules(),
         CheckConstraint("max_attempts BETWEEN 1 AND 1000", name="max_attempts"),
+        CheckConstraint(
+            "jsonb_typeof(context) = 'object' AND octet_length(context::text) <= 8192"
+            " AND (octet_length(context::text) <= 1000"
+            " OR NOT jsonb_path_exists(context, 'strict $.**{501}')"
+            " AND NOT jsonb_path_exists(context, 'strict $.** ? (@ >= $n || @ <= -$n)',"
+            " ('{\"n\": 1' || repeat('0', 1234) || '}')::jsonb))",
+            name="context",
+        ),
         CheckConstraint(in_years("created_at"), name="years"),
         UniqueConstraint(
             "instruction_id", "idempotency_key", "redrive_no", name="uq_payment_outbox_items_key"
@@ -78,6 +86,7 @@ class PaymentOutboxItem(Base):
     )
     payload_hash: Mapped[str] = mapped_column(server_default=assigned)
     max_attempts: Mapped[int] = mapped_column(Integer(), server_default=text("20"))
+    context: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
     db_user: Mapped[str] = mapped_column(server_default=LOGIN)
     xact_id: Mapped[int] = mapped_column(server_default=TRANSACTION)

@@ -1,30 +1,38 @@
 """The transactional outbox: enqueue with the business write, claim, complete (INV-OUT)."""
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import select, text
+from pydantic import TypeAdapter
+from sqlalchemy import TextClause, select, text
 
 from orchestration.errors import LeaseLost
 from orchestration.models import PaymentOutboxAttempt
 from orchestration.records import (
     AttemptRecord,
+    AwareTime,
     ClaimedItem,
     Completion,
     CompletionResult,
+    InterventionRecord,
+    LateResultRecord,
     NewOutboxItem,
+    OutboxContradiction,
     OutboxDepth,
     OutboxItemRecord,
     OutboxStatus,
     RepairedAttempt,
+    UnresolvedItem,
 )
 from orchestration.repo.arguments import (
     COUNT,
     DURATION,
     ID,
+    KEY_OR_NONE,
     TEXT,
+    TEXT_OR_NONE,
     argument,
     dump_inputs,
     dump_json,
@@ -33,7 +41,7 @@ from orchestration.repo.arguments import (
     microseconds,
 )
 from orchestration.repo.base import Repository, one
-from orchestration.vocabulary import AttemptState
+from orchestration.vocabulary import AttemptState, LateOutcome
 
 ENQUEUE: Final = text(
     "SELECT * FROM orchestration.enqueue_payment_outbox(p_items => CAST(:items AS jsonb))"
@@ -69,6 +77,74 @@ COMPLETE: Final = text(
 )
 REPAIR: Final = text("SELECT * FROM orchestration.repair_expired_leases(p_limit => :limit)")
 REDRIVE: Final = text("SELECT * FROM orchestration.redrive_outbox_item(p_outbox_id => :outbox_id)")
+LATE_RESULT: Final = text(
+    """
+    SELECT *
+    FROM orchestration.record_late_result(
+      p_outbox_id => :outbox_id,
+      p_attempt_no => :attempt_no,
+      p_outcome => :outcome,
+      p_lease_token => :lease_token,
+      p_rail_reference => :rail_reference,
+      p_recorded_by => :worker_id
+    )
+    """
+)
+RESOLVE: Final = text(
+    """
+    SELECT *
+    FROM orchestration.resolve_outbox_item(
+      p_outbox_id => :outbox_id,
+      p_outcome => :outcome,
+      p_reason => :reason,
+      p_resolved_by => :by,
+      p_rail_reference => :rail_reference
+    )
+    """
+)
+CANCEL: Final = text(
+    """
+    SELECT *
+    FROM orchestration.cancel_outbox_item(
+      p_outbox_id => :outbox_id,
+      p_reason => :reason,
+      p_cancelled_by => :by
+    )
+    """
+)
+RESCHEDULE: Final = text(
+    """
+    SELECT *
+    FROM orchestration.reschedule_outbox_item(p_outbox_id => :outbox_id, p_due_at => :due_at)
+    """
+)
+EXPIRE_LEASE: Final = text(
+    """
+    SELECT *
+    FROM orchestration.expire_outbox_lease(
+      p_outbox_id => :outbox_id,
+      p_reason => :reason,
+      p_expired_by => :by
+    )
+    """
+)
+CLOSE_CONTRADICTION: Final = text(
+    """
+    SELECT *
+    FROM orchestration.close_contradiction(
+      p_outbox_id => :outbox_id,
+      p_result_no => :result_no,
+      p_reason => :reason,
+      p_closed_by => :by
+    )
+    """
+)
+UNRESOLVED: Final = text(
+    "SELECT * FROM orchestration.payment_outbox_unresolved ORDER BY since, outbox_id"
+)
+CONTRADICTIONS: Final = text(
+    "SELECT * FROM orchestration.payment_outbox_contradictions ORDER BY since, outbox_id, result_no"
+)
 STATUS: Final = text(
     "SELECT * FROM orchestration.payment_outbox_status WHERE outbox_id = :outbox_id"
 )
@@ -76,12 +152,15 @@ DEPTH: Final = text("SELECT * FROM orchestration.payment_outbox_depth ORDER BY r
 
 ATTEMPTS: Final = PaymentOutboxAttempt.__table__
 
+LATE_OUTCOME: Final[TypeAdapter[LateOutcome]] = TypeAdapter(LateOutcome)
+TIME: Final[TypeAdapter[datetime]] = TypeAdapter(AwareTime)
+
 
 class OutboxRepository(Repository):
     """The outbox on the caller's Session: the enqueue commits with the caller's own write.
 
-    Enqueuing needs `symphony_ingest` or `symphony_executor`, working `symphony_executor`, redriving
-    `symphony_control`. Claim, complete and repair are meant for READ COMMITTED; above it they are
+    Enqueuing and working need `symphony_executor`; `symphony_control` ends unknown outcomes and
+    intervenes otherwise. Claim, complete and repair are meant for READ COMMITTED; above it they are
     right too, with SerializationFailure (40001) under contention.
     """
 
@@ -96,8 +175,9 @@ class OutboxRepository(Repository):
         participant, rail and payload gives its newest item back, live or finished.
 
         Raises IdempotencyConflict (P7004, INV-OUT-004), KillSwitchEngaged (P7501, INV-KIL-001),
-        InstructionStateForbids (P7404, INV-INS-006) unless the instruction is AUTHORIZED or
-        EXECUTING, ForeignKeyViolation (23503, INV-INS-005) where the participant has no such
+        InstructionStateForbids (P7404) unless the instruction is AUTHORIZED or EXECUTING
+        (INV-INS-006) and the outcome of each of its items is known (INV-OUT-010),
+        ForeignKeyViolation (23503, INV-INS-005) where the participant has no such
         instruction, InvalidParameterValue (22023, INV-API-001) for more than 10,000,
         SerializationFailure (40001) in a snapshot too old to see the key.
         """
@@ -147,7 +227,8 @@ class OutboxRepository(Repository):
 
         A RETRYABLE at the item's last attempt is recorded as FAILED, RETRY_CEILING_EXCEEDED.
 
-        Raises LeaseLost (P7002, INV-OUT-002): what the rail answered is then not recorded.
+        Raises LeaseLost (P7002, INV-OUT-002): record what the rail answered by
+        `record_late_result` then.
         """
         instance("item", ClaimedItem, item)
         instance("completion", Completion, completion)
@@ -173,12 +254,135 @@ class OutboxRepository(Repository):
         return [RepairedAttempt.from_row(row) for row in rows]
 
     def redrive(self, outbox_id: UUID) -> OutboxItemRecord:
-        """A new item after one that FAILED as REJECTED or NOT_SENT; again, the live successor.
+        """Enqueue a failed item again; a second call returns the live successor, `replayed`.
 
-        Raises NotFound (P0002, INV-API-002), InvalidAttemptTransition (P7005, INV-OUT-006).
+        The item FAILED, and it is known that the payment was not made: REJECTED or NOT_SENT, as the
+        worker reported it or as it was resolved.
+
+        Raises NotFound (P0002, INV-API-002), InvalidAttemptTransition (P7005, INV-OUT-006),
+        InstructionStateForbids (P7404) if the instruction has ended (INV-INS-006) or has another
+        item whose outcome is unknown (INV-OUT-010).
         """
         row = self._row(REDRIVE, {"outbox_id": argument("outbox_id", ID, outbox_id)})
         return OutboxItemRecord.from_row(one(row))
+
+    def record_late_result(
+        self, item: ClaimedItem, *, outcome: LateOutcome | str, rail_reference: str | None = None
+    ) -> LateResultRecord:
+        """Record what the rail answered if the lease was lost first; for the attempt's own worker.
+
+        It is stored whatever has become of the item. It does not resolve an UNKNOWN item, which
+        control does; SENT after REJECTED or NOT_SENT makes the outcome unknown again. The same
+        result again returns the recorded one, `replayed`.
+
+        Raises LeaseLost (P7002, INV-OUT-011) if the token is not the token of this attempt.
+        """
+        instance("item", ClaimedItem, item)
+        row = self._row(
+            LATE_RESULT,
+            {
+                "outbox_id": item.outbox_id,
+                "attempt_no": item.attempt_no,
+                "outcome": argument("outcome", LATE_OUTCOME, outcome),
+                "lease_token": item.lease_token,
+                "rail_reference": argument("rail_reference", TEXT_OR_NONE, rail_reference),
+                "worker_id": item.worker_id,
+            },
+        )
+        return LateResultRecord.from_row(one(row))
+
+    def resolve(
+        self,
+        outbox_id: UUID,
+        *,
+        outcome: LateOutcome | str,
+        reason: str,
+        by: str | None = None,
+        rail_reference: str | None = None,
+    ) -> LateResultRecord:
+        """Record what the rail did with an item that has ended, as reconciliation found it out.
+
+        The newest resolution counts. After SENT the instruction can complete; after REJECTED or
+        NOT_SENT the item can be redriven or the instruction fail. `by` defaults to the login.
+
+        Raises NotFound (P0002, INV-API-002), InvalidAttemptTransition (P7005, INV-OUT-011) if the
+        item has not ended.
+        """
+        row = self._row(
+            RESOLVE,
+            {
+                "outbox_id": argument("outbox_id", ID, outbox_id),
+                "outcome": argument("outcome", LATE_OUTCOME, outcome),
+                "reason": argument("reason", TEXT, reason),
+                "by": argument("by", KEY_OR_NONE, by),
+                "rail_reference": argument("rail_reference", TEXT_OR_NONE, rail_reference),
+            },
+        )
+        return LateResultRecord.from_row(one(row))
+
+    def cancel(self, outbox_id: UUID, *, reason: str, by: str | None = None) -> InterventionRecord:
+        """End an item that nobody has claimed: FAILED, NOT_SENT, error_code CANCELLED.
+
+        If an earlier attempt may have sent the payment (its lease expired, or it was RETRYABLE
+        without an outcome), the item ends UNKNOWN instead and must be resolved.
+
+        Raises NotFound (P0002, INV-API-002), InvalidAttemptTransition (P7005, INV-OUT-005) if the
+        item is claimed or has ended.
+        """
+        return self._intervene(CANCEL, outbox_id, reason=argument("reason", TEXT, reason), by=by)
+
+    def reschedule(self, outbox_id: UUID, *, due_at: datetime) -> InterventionRecord:
+        """Set another due time, at most 400 days ahead, for an item that nobody has claimed.
+
+        Raises NotFound (P0002, INV-API-002), InvalidAttemptTransition (P7005, INV-OUT-005) if the
+        item is claimed or has ended, InvalidParameterValue (22023, INV-API-001).
+        """
+        row = self._row(
+            RESCHEDULE,
+            {
+                "outbox_id": argument("outbox_id", ID, outbox_id),
+                "due_at": argument("due_at", TIME, due_at),
+            },
+        )
+        return InterventionRecord.from_row(one(row))
+
+    def expire_lease(
+        self, outbox_id: UUID, *, reason: str, by: str | None = None
+    ) -> InterventionRecord:
+        """End a live lease: the next claim or repair closes the attempt, as after a crash.
+
+        Make sure first that the worker has stopped: what it is sending now is not called back.
+
+        Raises NotFound (P0002, INV-API-002), LeaseLost (P7002, INV-OUT-002) without a live lease.
+        """
+        return self._intervene(
+            EXPIRE_LEASE, outbox_id, reason=argument("reason", TEXT, reason), by=by
+        )
+
+    def close_contradiction(
+        self, outbox_id: UUID, result_no: int, *, reason: str, by: str | None = None
+    ) -> InterventionRecord:
+        """Take a late result off `contradictions()`: the reason says what was found out and done.
+
+        Raises NotFound (P0002, INV-API-002), InvalidAttemptTransition (P7005, INV-OUT-011) if it
+        contradicts nothing or was closed for another reason.
+        """
+        return self._intervene(
+            CLOSE_CONTRADICTION,
+            outbox_id,
+            result_no=argument("result_no", COUNT, result_no),
+            reason=argument("reason", TEXT, reason),
+            by=by,
+        )
+
+    def unresolved(self) -> list[UnresolvedItem]:
+        """The items whose outcome nobody knows, oldest first: what control must resolve."""
+        return [UnresolvedItem.from_row(row) for row in self._rows(UNRESOLVED)]
+
+    def contradictions(self) -> list[OutboxContradiction]:
+        """The late results that contradict what was recorded or done and are not closed, oldest
+        first."""
+        return [OutboxContradiction.from_row(row) for row in self._rows(CONTRADICTIONS)]
 
     def get(self, outbox_id: UUID) -> OutboxStatus | None:
         """Where the item stands, or None."""
@@ -197,6 +401,19 @@ class OutboxRepository(Repository):
     def depth(self) -> list[OutboxDepth]:
         """What is pending, a rail each."""
         return [OutboxDepth.from_row(row) for row in self._rows(DEPTH)]
+
+    def _intervene(
+        self, act: TextClause, outbox_id: UUID, *, by: str | None, **given: object
+    ) -> InterventionRecord:
+        row = self._row(
+            act,
+            {
+                "outbox_id": argument("outbox_id", ID, outbox_id),
+                "by": argument("by", KEY_OR_NONE, by),
+                **given,
+            },
+        )
+        return InterventionRecord.from_row(one(row))
 
     def _complete(
         self, pairs: Iterable[tuple[ClaimedItem, Completion]], *, partial: bool
@@ -222,6 +439,7 @@ def _item(new: NewOutboxItem) -> dict[str, Any]:
         "payload": new.payload,
         "due_at": None if new.due_at is None else new.due_at.astimezone(UTC).isoformat(),
         "max_attempts": new.max_attempts,
+        "context": new.context,
     }
 
 

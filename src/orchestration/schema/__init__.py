@@ -7,7 +7,7 @@ of a live database, `compare` names every difference.
 
 from orchestration.schema.catalogue import Difference, compare, expected, read
 
-REVISION = "0010"
+REVISION = "0011"
 """The revision that this code needs: `orchestration.schema_revision` must not be older."""
 
 __all__ = ["REVISION", "Difference", "compare", "expected", "read"]

@@ -1,5 +1,5 @@
 CREATE OR REPLACE FUNCTION orchestration.claim_outbox_batch(p_worker_id text, p_batch_size bigint, p_lease interval)
- RETURNS TABLE(outbox_id uuid, instruction_id uuid, participant_id text, sequence_id bigint, idempotency_key text, redrive_no integer, rail_type text, payload jsonb, payload_hash text, attempt_no integer, max_attempts integer, worker_id text, lease_token uuid, lease_expires_at timestamp with time zone, claimed_at timestamp with time zone)
+ RETURNS TABLE(outbox_id uuid, instruction_id uuid, participant_id text, sequence_id bigint, idempotency_key text, redrive_no integer, rail_type text, payload jsonb, payload_hash text, attempt_no integer, max_attempts integer, context jsonb, worker_id text, lease_token uuid, lease_expires_at timestamp with time zone, claimed_at timestamp with time zone)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
@@ -77,7 +77,7 @@ BEGIN
   )
   SELECT t.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
          i.redrive_no, i.rail_type, i.payload, i.payload_hash, t.attempt_count, i.max_attempts,
-         p_worker_id, t.lease_token, t.lease_expires_at, v_now
+         i.context, p_worker_id, t.lease_token, t.lease_expires_at, v_now
   FROM taken t
   CROSS JOIN LATERAL (
     SELECT i.*

@@ -9,6 +9,29 @@ AS $function$
 DECLARE
   v_now timestamptz := clock_timestamp();
 BEGIN
+  -- An item that ends here ends UNKNOWN, and its instruction counts it. A transaction that has the
+  -- instruction may be waiting for these pending rows, so nothing waits for it here: the next claim
+  -- or repair closes the item.
+  SELECT array_agg(d.outbox_id) INTO p_outbox_ids
+  FROM (
+    SELECT p.outbox_id, p.instruction_id, p.attempt_count >= i.max_attempts AS ends
+    FROM orchestration.payment_outbox_pending p
+    CROSS JOIN LATERAL (
+      SELECT i.max_attempts
+      FROM orchestration.payment_outbox_items i
+      WHERE i.outbox_id = p.outbox_id
+      OFFSET 0
+    ) i
+    WHERE p.outbox_id = ANY (p_outbox_ids)
+    OFFSET 0
+  ) d
+  LEFT JOIN LATERAL (
+    SELECT true AS locked
+    FROM orchestration.instructions n
+    WHERE d.ends AND n.id = d.instruction_id
+    FOR NO KEY UPDATE SKIP LOCKED
+  ) n ON true
+  WHERE n.locked OR NOT d.ends;
   RETURN QUERY
   INSERT INTO orchestration.payment_outbox_attempts (
     outbox_id, attempt_no, phase, state, outcome, lease_token, worker_id, claimed_at,

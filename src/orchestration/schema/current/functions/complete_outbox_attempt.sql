@@ -34,6 +34,49 @@ BEGIN
       'Give a delay of zero or more.'
     );
   END IF;
+  SELECT r.outbox_id INTO v_bad
+  FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid, state text, outcome text)
+  WHERE r.state = 'FAILED' AND r.outcome IS NULL
+  LIMIT 1;
+  IF FOUND THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-003', '22023', 'a FAILED completion must name its outcome',
+      'payment_outbox_attempts', jsonb_build_object('outbox_id', v_bad.outbox_id),
+      'Give REJECTED, NOT_SENT, or UNKNOWN if nobody knows what the rail did.', 'outcome'
+    );
+  END IF;
+  -- A completion that ends UNKNOWN updates its instruction, which is locked before pending rows.
+  -- The token lets nobody else move the item meanwhile, so the count of attempts is right.
+  PERFORM 1
+  FROM (
+    SELECT DISTINCT p.instruction_id
+    FROM jsonb_to_recordset(p_completions) AS r (
+      outbox_id uuid, lease_token uuid, state text, outcome text
+    )
+    CROSS JOIN LATERAL (
+      SELECT p.instruction_id, p.attempt_count
+      FROM orchestration.payment_outbox_pending p
+      WHERE p.outbox_id = r.outbox_id AND p.lease_token = r.lease_token
+      OFFSET 0
+    ) p
+    CROSS JOIN LATERAL (
+      SELECT i.max_attempts
+      FROM orchestration.payment_outbox_items i
+      WHERE i.outbox_id = r.outbox_id
+      OFFSET 0
+    ) i
+    WHERE r.state IN ('FAILED', 'RETRYABLE')
+      AND coalesce(r.outcome, 'UNKNOWN') = 'UNKNOWN'
+      AND (r.state = 'FAILED' OR p.attempt_count >= i.max_attempts)
+    ORDER BY p.instruction_id
+    OFFSET 0
+  ) r
+  CROSS JOIN LATERAL (
+    SELECT 1
+    FROM orchestration.instructions n
+    WHERE n.id = r.instruction_id
+    FOR NO KEY UPDATE
+  ) n;
   PERFORM 1
   FROM (
     SELECT DISTINCT r.outbox_id
@@ -165,8 +208,7 @@ BEGIN
           'INV-OUT-002', 'P7002', 'the lease is not this worker''s any more',
           'payment_outbox_pending',
           jsonb_build_object('outbox_id', v_bad.outbox_id, 'worker_id', v_bad.worker_id),
-          'The item may be another worker''s by now; what the rail answered is not recorded.',
-          'lease_token'
+          'Record what the rail answered by record_late_result.', 'lease_token'
         );
       END IF;
     END LOOP;
@@ -179,8 +221,7 @@ BEGIN
          CASE WHEN c.state IS NULL
            THEN jsonb_build_object('outbox_id', r.outbox_id, 'worker_id', r.worker_id) END,
          CASE WHEN c.state IS NULL
-           THEN 'The item may be another worker''s by now; what the rail answered is not recorded.'
-         END
+           THEN 'Record what the rail answered by record_late_result.' END
   FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
     outbox_id uuid, lease_token uuid, worker_id text, state text, error_code text,
     rail_reference text

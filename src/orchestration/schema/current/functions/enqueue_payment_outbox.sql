@@ -1,5 +1,5 @@
 CREATE OR REPLACE FUNCTION orchestration.enqueue_payment_outbox(p_items jsonb)
- RETURNS TABLE(outbox_id uuid, instruction_id uuid, participant_id text, sequence_id bigint, idempotency_key text, redrive_no integer, redrive_of uuid, rail_type text, payload_hash text, max_attempts integer, created_at timestamp with time zone, db_user text)
+ RETURNS TABLE(outbox_id uuid, instruction_id uuid, participant_id text, sequence_id bigint, idempotency_key text, redrive_no integer, redrive_of uuid, rail_type text, payload_hash text, max_attempts integer, context jsonb, created_at timestamp with time zone, db_user text, replayed boolean)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
@@ -8,6 +8,8 @@ CREATE OR REPLACE FUNCTION orchestration.enqueue_payment_outbox(p_items jsonb)
 AS $function$
 #variable_conflict use_column
 DECLARE
+  v_xact_id bigint := pg_current_xact_id()::text::bigint;
+  v_now timestamptz;
   v_instructions bigint;
   v_open bigint;
   v_stored bigint;
@@ -20,8 +22,12 @@ BEGIN
     );
   END IF;
   PERFORM orchestration.share_kill_switch_gate();
-  -- The instructions first, in one order: none of them ends before this transaction does.
-  SELECT count(*), count(*) FILTER (WHERE i.open AND i.participant_id = r.participant_id)
+  -- The instructions first, in one order: none of them ends before this transaction does, and no
+  -- completion makes an outcome unknown meanwhile. FOR SHARE, since that completion updates the row
+  -- without its keys: FOR KEY SHARE would read past it.
+  SELECT count(*),
+         count(*) FILTER (
+           WHERE i.open AND i.unresolved = 0 AND i.participant_id = r.participant_id)
   INTO v_instructions, v_open
   FROM (
     SELECT DISTINCT r.instruction_id, r.participant_id
@@ -30,22 +36,22 @@ BEGIN
     OFFSET 0
   ) r
   LEFT JOIN LATERAL (
-    SELECT i.participant_id, i.open
+    SELECT i.participant_id, i.open, i.unresolved
     FROM orchestration.instructions i
     WHERE i.id = r.instruction_id
-    FOR KEY SHARE
+    FOR SHARE
   ) i ON true;
   IF v_open < v_instructions THEN
     -- A replay is answered whatever has become of its instruction since; a missing value is left
     -- to its column.
-    SELECT r.instruction_id, r.participant_id, r.idempotency_key, i.state
+    SELECT r.instruction_id, r.participant_id, r.idempotency_key, i.state, i.open, i.unresolved
     INTO v_other
     FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
       instruction_id uuid, participant_id text, idempotency_key text
     )) WITH ORDINALITY AS r (instruction_id, participant_id, idempotency_key, ord)
     LEFT JOIN orchestration.instructions i
       ON i.id = r.instruction_id AND i.participant_id = r.participant_id
-    WHERE i.open IS NOT TRUE
+    WHERE (i.open AND i.unresolved = 0) IS NOT TRUE
       AND r.instruction_id IS NOT NULL
       AND r.participant_id IS NOT NULL
       AND NOT EXISTS (
@@ -62,6 +68,15 @@ BEGIN
         jsonb_build_object('id', v_other.instruction_id,
           'participant_id', v_other.participant_id, 'idempotency_key', v_other.idempotency_key),
         'Receive and authorize the instruction first.', 'id'
+      );
+    ELSIF FOUND AND v_other.open THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-OUT-010', 'P7404', 'the instruction has an item whose outcome is unknown',
+        'instructions',
+        jsonb_build_object('id', v_other.instruction_id, 'unresolved', v_other.unresolved,
+          'participant_id', v_other.participant_id, 'idempotency_key', v_other.idempotency_key),
+        'Find out what the rail did and resolve the item first: payment_outbox_unresolved shows it.',
+        'unresolved'
       );
     ELSIF FOUND THEN
       PERFORM orchestration.raise_invariant(
@@ -105,14 +120,15 @@ BEGIN
     ) s;
   END IF;
 
+  v_now := clock_timestamp();
   WITH fresh AS MATERIALIZED (
     SELECT DISTINCT ON (r.instruction_id, r.idempotency_key) r.*
     FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
       instruction_id uuid, participant_id text, idempotency_key text, rail_type text,
-      payload jsonb, due_at timestamptz, max_attempts integer
+      payload jsonb, due_at timestamptz, max_attempts integer, context jsonb
     )) WITH ORDINALITY AS r (
       instruction_id, participant_id, idempotency_key, rail_type,
-      payload, due_at, max_attempts, ord
+      payload, due_at, max_attempts, context, ord
     )
     WHERE NOT EXISTS (
       SELECT FROM orchestration.payment_outbox_items i
@@ -147,13 +163,13 @@ BEGIN
   ), stored AS (
     INSERT INTO orchestration.payment_outbox_items (
       outbox_id, instruction_id, participant_id, sequence_id, idempotency_key, rail_type,
-      payload, payload_salt, payload_hash, max_attempts
+      payload, payload_salt, payload_hash, max_attempts, context
     )
     SELECT n.outbox_id, n.instruction_id, n.participant_id, n.sequence_id, n.idempotency_key,
            n.rail_type, n.payload, n.payload_salt,
            encode(sha256('orchestration.payload.v1'::bytea || n.payload_salt
              || convert_to(n.payload::text, 'UTF8')), 'hex'),
-           coalesce(n.max_attempts, 20)
+           coalesce(n.max_attempts, 20), nullif(n.context, 'null')
     FROM numbered n
     ON CONFLICT (instruction_id, idempotency_key, redrive_no) DO NOTHING
     RETURNING outbox_id
@@ -203,8 +219,10 @@ BEGIN
   )) WITH ORDINALITY AS r (instruction_id, idempotency_key, ord)
   CROSS JOIN LATERAL (
     SELECT i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
-           i.redrive_no, i.redrive_of, i.rail_type, i.payload_hash, i.max_attempts,
-           i.created_at, i.db_user
+           i.redrive_no, i.redrive_of, i.rail_type, i.payload_hash, i.max_attempts, i.context,
+           i.created_at, i.db_user,
+           -- Not stored by this call, but by another transaction or by an earlier call of this one.
+           i.xact_id <> v_xact_id OR i.created_at < v_now
     FROM orchestration.payment_outbox_items i
     WHERE i.instruction_id = r.instruction_id AND i.idempotency_key = r.idempotency_key
     ORDER BY i.redrive_no DESC

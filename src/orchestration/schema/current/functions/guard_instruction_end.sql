@@ -6,7 +6,7 @@ CREATE OR REPLACE FUNCTION orchestration.guard_instruction_end()
 AS $function$
 -- No item is open any more: the foreign key of payment_outbox_pending has judged that first.
 DECLARE
-  v_dispatched bigint;
+  v_sent bigint;
   v_unknown bigint;
 BEGIN
   IF current_setting('session_replication_role') = 'replica'
@@ -32,25 +32,29 @@ BEGIN
     ORDER BY p.outbox_id
     FOR KEY SHARE;
   END IF;
-  SELECT count(*) FILTER (WHERE t.state = 'DISPATCHED'),
-         count(*) FILTER (WHERE t.outcome = 'UNKNOWN')
-  INTO v_dispatched, v_unknown
-  FROM orchestration.payment_outbox_items i
-  JOIN orchestration.payment_outbox_attempts t
-    ON t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
-  WHERE i.instruction_id = OLD.id;
-  IF NEW.state = 'COMPLETED' AND v_dispatched = 0
-    OR NEW.state = 'FAILED' AND v_dispatched + v_unknown > 0 THEN
+  SELECT count(*) FILTER (WHERE s.state = 'DISPATCHED' OR s.known_outcome = 'SENT'),
+         count(*) FILTER (WHERE s.known_outcome = 'UNKNOWN')
+  INTO v_sent, v_unknown
+  FROM orchestration.payment_outbox_status s
+  WHERE s.instruction_id = OLD.id;
+  IF NEW.state = 'COMPLETED' AND v_sent = 0
+    OR NEW.state = 'FAILED' AND v_sent + v_unknown > 0 THEN
     PERFORM orchestration.raise_invariant(
       'INV-INS-006', 'P7404',
-      CASE NEW.state
-        WHEN 'COMPLETED' THEN 'COMPLETED needs an item that was DISPATCHED'
-        ELSE 'FAILED needs that no item was DISPATCHED and none is UNKNOWN'
+      CASE
+        WHEN NEW.state = 'COMPLETED'
+          THEN 'COMPLETED needs an item that was DISPATCHED or resolved as SENT'
+        WHEN v_sent > 0 THEN 'FAILED needs that no item was DISPATCHED or resolved as SENT'
+        ELSE 'FAILED needs that the outcome of every item is known'
       END,
       'instructions',
       jsonb_build_object('id', OLD.id, 'from', OLD.state, 'to', NEW.state,
-        'dispatched', v_dispatched, 'unknown', v_unknown),
-      'Read payment_outbox_status of the instruction.', 'state'
+        'sent', v_sent, 'unknown', v_unknown),
+      CASE WHEN v_unknown > 0
+        THEN 'Find out what the rail did and resolve the item first: payment_outbox_unresolved shows'
+          ' it.'
+        ELSE 'Read payment_outbox_status of the instruction.'
+      END, 'state'
     );
   END IF;
   RETURN NULL;

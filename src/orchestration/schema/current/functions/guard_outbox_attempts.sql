@@ -71,7 +71,10 @@ BEGIN
         IS DISTINCT FROM (o.lease_token, o.worker_id, o.claimed_at)
         OR (n.lease_token, n.worker_id) IS DISTINCT FROM (p.lease_token, p.claimed_by)
         OR n.completed_at NOT BETWEEN v_since AND v_now
-        OR (n.requested_state IS NOT NULL) <> (p.lease_expires_at > n.completed_at)
+        -- A worker or a cancellation closes before the lease expires, claim and repair after it.
+        OR (n.requested_state IS NOT NULL
+            OR coalesce(n.outcome, 'UNKNOWN') <> 'UNKNOWN' OR n.error_code = 'CANCELLED')
+          <> (p.lease_expires_at > n.completed_at)
         THEN 'LEASE'
     END AS fault
   ) f

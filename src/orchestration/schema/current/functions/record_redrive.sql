@@ -9,7 +9,7 @@ BEGIN
   IF EXISTS (SELECT FROM inserted i WHERE i.redrive_no > 0) THEN
     INSERT INTO orchestration.audit_log (action, table_name, after)
     SELECT 'REDRIVE', 'payment_outbox_items',
-           jsonb_object_agg(i.outbox_id, to_jsonb(i) - '{payload,payload_salt,xact_id}'::text[])
+           jsonb_object_agg(i.outbox_id, to_jsonb(i) - '{payload,payload_salt,context,xact_id}'::text[])
     FROM inserted i
     WHERE i.redrive_no > 0;
   END IF;

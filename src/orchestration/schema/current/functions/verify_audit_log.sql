@@ -58,9 +58,18 @@ AS $function$
     FROM orchestration.kill_switches k
     UNION ALL
     SELECT 'payment_outbox_items', i.outbox_id::text,
-           to_jsonb(i) - '{payload,payload_salt,xact_id}'::text[]
+           to_jsonb(i) - '{payload,payload_salt,context,xact_id}'::text[]
     FROM orchestration.payment_outbox_items i
     WHERE i.redrive_no > 0
+    UNION ALL
+    SELECT 'payment_outbox_late_results', l.outbox_id || '/' || l.result_no,
+           to_jsonb(l) - 'xact_id'
+    FROM orchestration.payment_outbox_late_results l
+    WHERE l.source = 'RECONCILIATION'
+    UNION ALL
+    SELECT 'payment_outbox_interventions', v.outbox_id || '/' || v.intervention_no,
+           to_jsonb(v) - 'xact_id'
+    FROM orchestration.payment_outbox_interventions v
   ), told AS (
     -- Each entry taken apart into the rows that it tells of.
     SELECT a.chain_seq, a.table_name, '' AS key, a.before, a.after

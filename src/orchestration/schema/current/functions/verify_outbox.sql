@@ -33,19 +33,68 @@ AS $function$
     WHERE n.id = p.instruction_id AND n.participant_id = p.participant_id AND n.open)
   UNION ALL
   SELECT 'ENDED: the instruction is not as its items have ended', NULL, n.participant_id,
-         jsonb_build_object('instruction_id', n.id, 'state', n.state,
-           'dispatched', t.dispatched, 'unknown', t.unknown)
+         jsonb_build_object('instruction_id', n.id, 'state', n.state, 'sent', t.sent,
+           'unknown', t.unknown)
   FROM orchestration.instructions n
   CROSS JOIN LATERAL (
-    SELECT count(*) FILTER (WHERE t.state = 'DISPATCHED') AS dispatched,
-           count(*) FILTER (WHERE t.outcome = 'UNKNOWN') AS unknown
+    -- As it was known when the instruction ended: what is learnt later is a contradiction.
+    SELECT count(*) FILTER (WHERE t.state = 'DISPATCHED'
+             OR l.source = 'RECONCILIATION' AND l.outcome = 'SENT') AS sent,
+           count(*) FILTER (WHERE t.state = 'FAILED'
+             AND (l.source = 'WORKER' OR l.source IS NULL AND t.outcome = 'UNKNOWN')) AS unknown
     FROM orchestration.payment_outbox_items i
     JOIN orchestration.payment_outbox_attempts t
       ON t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
+    LEFT JOIN LATERAL (
+      SELECT l.source, l.outcome
+      FROM orchestration.payment_outbox_late_results l
+      WHERE l.outbox_id = t.outbox_id
+        AND l.instruction_version < n.version
+        AND (l.outcome = 'SENT' OR l.source = 'RECONCILIATION' AND l.attempt_no = t.attempt_no)
+      ORDER BY l.result_no DESC
+      LIMIT 1
+    ) l ON true
     WHERE i.instruction_id = n.id
   ) t
-  WHERE n.state = 'COMPLETED' AND t.dispatched = 0
-    OR n.state = 'FAILED' AND t.dispatched + t.unknown > 0
+  WHERE n.state = 'COMPLETED' AND t.sent = 0
+    OR n.state = 'FAILED' AND t.sent + t.unknown > 0
+  UNION ALL
+  SELECT 'UNRESOLVED: the instruction counts other items than those whose outcome is unknown', NULL,
+         n.participant_id,
+         jsonb_build_object('instruction_id', n.id, 'unresolved', n.unresolved,
+           'unknown', coalesce(u.items, 0))
+  FROM orchestration.instructions n
+  LEFT JOIN (
+    SELECT s.instruction_id, count(*) AS items
+    FROM orchestration.payment_outbox_status s
+    WHERE s.known_outcome = 'UNKNOWN'
+    GROUP BY s.instruction_id
+  ) u ON u.instruction_id = n.id
+  WHERE n.unresolved <> coalesce(u.items, 0)
+  UNION ALL
+  SELECT 'LATE: a late result of no attempt, or of a worker under another lease', l.outbox_id, NULL,
+         jsonb_build_object('result_no', l.result_no, 'attempt_no', l.attempt_no)
+  FROM orchestration.payment_outbox_late_results l
+  WHERE NOT EXISTS (
+    SELECT FROM orchestration.payment_outbox_attempts o
+    WHERE (o.outbox_id, o.attempt_no, o.phase) = (l.outbox_id, l.attempt_no, 'OPEN')
+      AND (l.source = 'RECONCILIATION' OR l.lease_token = o.lease_token))
+  UNION ALL
+  SELECT 'INTERVENTION: of no item', v.outbox_id, NULL,
+         jsonb_build_object('intervention_no', v.intervention_no, 'action', v.action)
+  FROM orchestration.payment_outbox_interventions v
+  WHERE NOT EXISTS (
+    SELECT FROM orchestration.payment_outbox_items i WHERE i.outbox_id = v.outbox_id)
+  UNION ALL
+  SELECT 'CANCELLED: without a record of who did it', a.outbox_id, NULL,
+         jsonb_build_object('attempt_no', a.attempt_no)
+  FROM orchestration.payment_outbox_attempts a
+  WHERE a.state = 'FAILED'
+    AND a.error_code = 'CANCELLED'
+    AND a.requested_state IS NULL
+    AND NOT EXISTS (
+      SELECT FROM orchestration.payment_outbox_interventions v
+      WHERE v.outbox_id = a.outbox_id AND v.action = 'CANCEL')
   UNION ALL
   SELECT 'ORPHAN: an attempt of no item', a.outbox_id, NULL,
          jsonb_build_object('attempt_no', a.attempt_no, 'phase', a.phase)
@@ -101,7 +150,12 @@ AS $function$
           = (i.instruction_id, i.participant_id, i.idempotency_key, i.redrive_no - 1, i.rail_type,
             i.payload_hash, i.max_attempts)
         AND t.state = 'FAILED'
-        AND t.outcome IN ('REJECTED', 'NOT_SENT'))
+        AND (t.outcome IN ('REJECTED', 'NOT_SENT')
+          OR EXISTS (
+            SELECT FROM orchestration.payment_outbox_late_results l
+            WHERE l.outbox_id = f.outbox_id
+              AND l.source = 'RECONCILIATION'
+              AND l.outcome IN ('REJECTED', 'NOT_SENT'))))
   UNION ALL
   SELECT 'SPENT: waiting for an attempt that it does not have', p.outbox_id, p.participant_id,
          jsonb_build_object('attempt_count', p.attempt_count, 'max_attempts', i.max_attempts)

@@ -1,2 +1,1 @@
 symphony_executor: EXECUTE
-symphony_ingest: EXECUTE

@@ -16,6 +16,7 @@ attestation_id uuid NOT NULL
 policy_version_id text NOT NULL
 state text NOT NULL DEFAULT 'RECEIVED'::text
 open boolean NOT NULL GENERATED ALWAYS AS ((state = ANY (ARRAY['AUTHORIZED'::text, 'EXECUTING'::text]))) STORED
+unresolved integer NOT NULL DEFAULT 0
 reason text
 version integer NOT NULL DEFAULT 1
 created_at timestamp with time zone NOT NULL

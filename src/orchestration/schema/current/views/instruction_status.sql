@@ -12,6 +12,7 @@ CREATE VIEW orchestration.instruction_status WITH (security_barrier=true) AS
     attestation_id,
     policy_version_id,
     state,
+    unresolved,
     reason,
     version,
     created_at,

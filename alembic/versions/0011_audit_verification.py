@@ -5,8 +5,8 @@ Serves: INV-AUD-001.
 
 from alembic import op
 
-revision = "0010"
-down_revision = "0009"
+revision = "0011"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 
@@ -81,9 +81,18 @@ AS $$
     FROM orchestration.kill_switches k
     UNION ALL
     SELECT 'payment_outbox_items', i.outbox_id::text,
-           to_jsonb(i) - '{payload,payload_salt,xact_id}'::text[]
+           to_jsonb(i) - '{payload,payload_salt,context,xact_id}'::text[]
     FROM orchestration.payment_outbox_items i
     WHERE i.redrive_no > 0
+    UNION ALL
+    SELECT 'payment_outbox_late_results', l.outbox_id || '/' || l.result_no,
+           to_jsonb(l) - 'xact_id'
+    FROM orchestration.payment_outbox_late_results l
+    WHERE l.source = 'RECONCILIATION'
+    UNION ALL
+    SELECT 'payment_outbox_interventions', v.outbox_id || '/' || v.intervention_no,
+           to_jsonb(v) - 'xact_id'
+    FROM orchestration.payment_outbox_interventions v
   ), told AS (
     -- Each entry taken apart into the rows that it tells of.
     SELECT a.chain_seq, a.table_name, '' AS key, a.before, a.after
@@ -178,12 +187,12 @@ GRANT EXECUTE ON FUNCTION orchestration.verify_audit_log()
 TO symphony_control, symphony_auditor
 """
     )
-    op.execute("UPDATE orchestration.schema_revision SET revision = '0010'")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0011'")
     op.execute("RESET ROLE")
 
 
 def downgrade() -> None:
     op.execute("SET LOCAL ROLE symphony_owner")
     op.execute("DROP FUNCTION orchestration.verify_audit_log()")
-    op.execute("UPDATE orchestration.schema_revision SET revision = '0009'")
+    op.execute("UPDATE orchestration.schema_revision SET revision = '0010'")
     op.execute("RESET ROLE")

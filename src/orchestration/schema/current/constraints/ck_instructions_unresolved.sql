@@ -1,0 +1,1 @@
+ALTER TABLE orchestration.instructions ADD CONSTRAINT ck_instructions_unresolved CHECK ((unresolved >= 0));

@@ -1,0 +1,88 @@
+CREATE OR REPLACE FUNCTION orchestration.cancel_outbox_item(p_outbox_id uuid, p_reason text, p_cancelled_by text DEFAULT NULL::text)
+ RETURNS TABLE(outbox_id uuid, intervention_no integer, action text, attempt_no integer, result_no integer, time_before timestamp with time zone, time_after timestamp with time zone, reason text, acted_by text, acted_at timestamp with time zone, db_user text, replayed boolean)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+  v_by text := coalesce(p_cancelled_by, SESSION_USER::text);
+  v_token uuid := gen_random_uuid();
+  v_now timestamptz;
+  v_pending orchestration.payment_outbox_pending;
+  v_intervention orchestration.payment_outbox_interventions;
+  v_replayed boolean := true;
+BEGIN
+  IF coalesce(p_reason, '') = '' THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_reason must not be empty', 'payment_outbox_interventions',
+      jsonb_build_object('outbox_id', p_outbox_id), 'Say why the item is cancelled.', 'reason'
+    );
+  END IF;
+  PERFORM orchestration.lock_outbox_item(p_outbox_id);
+  SELECT p.* INTO v_pending
+  FROM orchestration.payment_outbox_pending p
+  WHERE p.outbox_id = p_outbox_id;
+  IF v_pending.lease_token IS NOT NULL THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-005', 'P7005', 'the item is claimed: its worker may be sending it',
+      'payment_outbox_pending',
+      jsonb_build_object('outbox_id', p_outbox_id, 'worker_id', v_pending.claimed_by),
+      'Wait for the worker, or expire the lease and repair it, and cancel then.', 'lease_token'
+    );
+  ELSIF v_pending.outbox_id IS NULL THEN
+    SELECT v.* INTO v_intervention
+    FROM orchestration.payment_outbox_interventions v
+    WHERE v.outbox_id = p_outbox_id
+      AND v.action = 'CANCEL'
+      AND v.reason = p_reason
+      AND v.acted_by = v_by
+      AND v.db_user = SESSION_USER;
+    IF NOT FOUND THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-OUT-005', 'P7005', 'the item has ended', 'payment_outbox_attempts',
+        jsonb_build_object('outbox_id', p_outbox_id),
+        'An item that has ended is not cancelled: read payment_outbox_status.', 'outbox_id'
+      );
+    END IF;
+  ELSE
+    v_replayed := false;
+    INSERT INTO orchestration.payment_outbox_interventions AS v (
+      outbox_id, action, attempt_no, reason, acted_by
+    )
+    VALUES (p_outbox_id, 'CANCEL', v_pending.attempt_count + 1, p_reason, v_by)
+    RETURNING v.* INTO v_intervention;
+    v_now := clock_timestamp();
+    UPDATE orchestration.payment_outbox_pending p
+    SET attempt_count = p.attempt_count + 1,
+        claimed_by = v_by,
+        lease_token = v_token,
+        lease_expires_at = v_now + interval '1 minute'
+    WHERE p.outbox_id = p_outbox_id;
+    -- In one statement: the kill switch sees that nothing is dispatched.
+    INSERT INTO orchestration.payment_outbox_attempts (
+      outbox_id, attempt_no, phase, state, outcome, lease_token, worker_id, claimed_at,
+      completed_at, error_code, error_message
+    )
+    VALUES
+      (p_outbox_id, v_pending.attempt_count + 1, 'OPEN', 'DISPATCHING', NULL, v_token, v_by, v_now,
+       NULL, NULL, NULL),
+      (p_outbox_id, v_pending.attempt_count + 1, 'CLOSE', 'FAILED',
+       -- An earlier attempt whose outcome nobody reported may have sent the payment.
+       CASE WHEN EXISTS (
+         SELECT FROM orchestration.payment_outbox_attempts a
+         WHERE a.outbox_id = p_outbox_id
+           AND a.phase = 'CLOSE'
+           AND coalesce(a.outcome, 'UNKNOWN') = 'UNKNOWN'
+       ) THEN 'UNKNOWN' ELSE 'NOT_SENT' END,
+       v_token, v_by, v_now, v_now, 'CANCELLED', p_reason);
+    DELETE FROM orchestration.payment_outbox_pending p WHERE p.outbox_id = p_outbox_id;
+  END IF;
+  RETURN QUERY
+  SELECT v_intervention.outbox_id, v_intervention.intervention_no, v_intervention.action,
+         v_intervention.attempt_no, v_intervention.result_no, v_intervention.time_before,
+         v_intervention.time_after, v_intervention.reason, v_intervention.acted_by,
+         v_intervention.acted_at, v_intervention.db_user, v_replayed;
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,64 @@
+CREATE OR REPLACE FUNCTION orchestration.close_contradiction(p_outbox_id uuid, p_result_no integer, p_reason text, p_closed_by text DEFAULT NULL::text)
+ RETURNS TABLE(outbox_id uuid, intervention_no integer, action text, attempt_no integer, result_no integer, time_before timestamp with time zone, time_after timestamp with time zone, reason text, acted_by text, acted_at timestamp with time zone, db_user text, replayed boolean)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+  v_by text := coalesce(p_closed_by, SESSION_USER::text);
+  v_intervention orchestration.payment_outbox_interventions;
+  v_replayed boolean := true;
+BEGIN
+  IF coalesce(p_reason, '') = '' THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_reason must not be empty', 'payment_outbox_interventions',
+      jsonb_build_object('outbox_id', p_outbox_id, 'result_no', p_result_no),
+      'Say what was found out and done.', 'reason'
+    );
+  END IF;
+  PERFORM orchestration.lock_outbox_item(p_outbox_id);
+  IF NOT EXISTS (
+    SELECT FROM orchestration.payment_outbox_late_results l
+    WHERE l.outbox_id = p_outbox_id AND l.result_no = p_result_no
+  ) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-002', 'P0002', 'the late result does not exist', 'payment_outbox_late_results',
+      jsonb_build_object('outbox_id', p_outbox_id, 'result_no', p_result_no),
+      'Check outbox_id and result_no: payment_outbox_contradictions shows them.', 'result_no'
+    );
+  END IF;
+  SELECT v.* INTO v_intervention
+  FROM orchestration.payment_outbox_interventions v
+  WHERE v.outbox_id = p_outbox_id
+    AND v.action = 'CLOSE_CONTRADICTION'
+    AND v.result_no = p_result_no;
+  IF NOT FOUND AND EXISTS (
+    SELECT FROM orchestration.payment_outbox_contradictions c
+    WHERE c.outbox_id = p_outbox_id AND c.result_no = p_result_no
+  ) THEN
+    v_replayed := false;
+    INSERT INTO orchestration.payment_outbox_interventions AS v (
+      outbox_id, action, result_no, reason, acted_by
+    )
+    VALUES (p_outbox_id, 'CLOSE_CONTRADICTION', p_result_no, p_reason, v_by)
+    RETURNING v.* INTO v_intervention;
+  ELSIF (v_intervention.reason, v_intervention.acted_by, v_intervention.db_user)
+    IS DISTINCT FROM (p_reason, v_by, SESSION_USER::text) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-011', 'P7005',
+      CASE WHEN v_intervention.outbox_id IS NULL
+        THEN 'the late result contradicts nothing' ELSE 'the contradiction is closed' END,
+      'payment_outbox_interventions',
+      jsonb_build_object('outbox_id', p_outbox_id, 'result_no', p_result_no),
+      'payment_outbox_contradictions shows what can be closed.', 'result_no'
+    );
+  END IF;
+  RETURN QUERY
+  SELECT v_intervention.outbox_id, v_intervention.intervention_no, v_intervention.action,
+         v_intervention.attempt_no, v_intervention.result_no, v_intervention.time_before,
+         v_intervention.time_after, v_intervention.reason, v_intervention.acted_by,
+         v_intervention.acted_at, v_intervention.db_user, v_replayed;
+END
+$function$;
+-- owner: symphony_owner

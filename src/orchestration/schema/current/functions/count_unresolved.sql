@@ -1,0 +1,36 @@
+CREATE OR REPLACE FUNCTION orchestration.count_unresolved()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+DECLARE
+  v_instruction_id uuid;
+  v_unknown integer;
+BEGIN
+  IF TG_TABLE_NAME = 'payment_outbox_attempts' THEN
+    -- Whoever records a late result updates the pending row first, which this transaction has locked:
+    -- either this look-up finds the result, or its recorder counts this attempt.
+    IF NEW.outcome <> 'UNKNOWN' AND NOT EXISTS (
+      SELECT FROM orchestration.payment_outbox_late_results l WHERE l.outbox_id = NEW.outbox_id
+    ) THEN
+      RETURN NULL;
+    END IF;
+  END IF;
+  SELECT i.instruction_id INTO v_instruction_id
+  FROM orchestration.payment_outbox_items i
+  WHERE i.outbox_id = NEW.outbox_id;
+  PERFORM 1
+  FROM orchestration.instructions n
+  WHERE n.id = v_instruction_id
+  FOR NO KEY UPDATE;
+  SELECT count(*) INTO v_unknown
+  FROM orchestration.payment_outbox_status s
+  WHERE s.instruction_id = v_instruction_id AND s.known_outcome = 'UNKNOWN';
+  UPDATE orchestration.instructions n
+  SET unresolved = v_unknown
+  WHERE n.id = v_instruction_id;
+  RETURN NULL;
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,70 @@
+CREATE OR REPLACE FUNCTION orchestration.expire_outbox_lease(p_outbox_id uuid, p_reason text, p_expired_by text DEFAULT NULL::text)
+ RETURNS TABLE(outbox_id uuid, intervention_no integer, action text, attempt_no integer, result_no integer, time_before timestamp with time zone, time_after timestamp with time zone, reason text, acted_by text, acted_at timestamp with time zone, db_user text, replayed boolean)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+  v_by text := coalesce(p_expired_by, SESSION_USER::text);
+  v_now timestamptz;
+  v_pending orchestration.payment_outbox_pending;
+  v_intervention orchestration.payment_outbox_interventions;
+  v_replayed boolean := true;
+BEGIN
+  IF coalesce(p_reason, '') = '' THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_reason must not be empty', 'payment_outbox_interventions',
+      jsonb_build_object('outbox_id', p_outbox_id), 'Say why the lease is ended.', 'reason'
+    );
+  END IF;
+  PERFORM orchestration.lock_outbox_item(p_outbox_id);
+  SELECT p.* INTO v_pending
+  FROM orchestration.payment_outbox_pending p
+  WHERE p.outbox_id = p_outbox_id;
+  v_now := clock_timestamp();
+  IF v_pending.lease_expires_at > v_now THEN
+    v_replayed := false;
+    INSERT INTO orchestration.payment_outbox_interventions AS v (
+      outbox_id, action, attempt_no, time_before, time_after, reason, acted_by
+    )
+    VALUES (
+      p_outbox_id, 'EXPIRE_LEASE', v_pending.attempt_count, v_pending.lease_expires_at, v_now,
+      p_reason, v_by
+    )
+    RETURNING v.* INTO v_intervention;
+    UPDATE orchestration.payment_outbox_pending p
+    SET lease_expires_at = v_now
+    WHERE p.outbox_id = p_outbox_id;
+  ELSE
+    -- The newest attempt is the one whose lease the first call has ended, unless it was claimed again.
+    SELECT v.* INTO v_intervention
+    FROM orchestration.payment_outbox_interventions v
+    WHERE v.outbox_id = p_outbox_id
+      AND v.action = 'EXPIRE_LEASE'
+      AND v.attempt_no = (
+        SELECT max(a.attempt_no)
+        FROM orchestration.payment_outbox_attempts a
+        WHERE a.outbox_id = p_outbox_id
+      )
+      AND v.reason = p_reason
+      AND v.acted_by = v_by
+      AND v.db_user = SESSION_USER;
+    IF NOT FOUND THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-OUT-002', 'P7002', 'the item has no lease that could be ended',
+        'payment_outbox_pending',
+        jsonb_build_object('outbox_id', p_outbox_id),
+        'Read payment_outbox_status: the item waits, has ended, or its lease has expired.',
+        'lease_expires_at'
+      );
+    END IF;
+  END IF;
+  RETURN QUERY
+  SELECT v_intervention.outbox_id, v_intervention.intervention_no, v_intervention.action,
+         v_intervention.attempt_no, v_intervention.result_no, v_intervention.time_before,
+         v_intervention.time_after, v_intervention.reason, v_intervention.acted_by,
+         v_intervention.acted_at, v_intervention.db_user, v_replayed;
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,21 @@
+CREATE OR REPLACE FUNCTION orchestration.fill_intervention()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+BEGIN
+  NEW.intervention_no := coalesce(
+    NEW.intervention_no,
+    (SELECT max(v.intervention_no)
+     FROM orchestration.payment_outbox_interventions v
+     WHERE v.outbox_id = NEW.outbox_id) + 1,
+    1
+  );
+  NEW.acted_at := clock_timestamp();
+  NEW.db_user := SESSION_USER;
+  NEW.xact_id := pg_current_xact_id()::text::bigint;
+  RETURN NEW;
+END
+$function$;
+-- owner: symphony_owner

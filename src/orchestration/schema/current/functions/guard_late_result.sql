@@ -1,0 +1,57 @@
+CREATE OR REPLACE FUNCTION orchestration.guard_late_result()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+DECLARE
+  v_replica boolean := current_setting('session_replication_role') = 'replica';
+  v_lease_token uuid;
+  v_detail jsonb;
+BEGIN
+  IF v_replica AND orchestration.copies_a_subscription() THEN
+    -- The attempt may come later: verify_outbox finds a result of no attempt.
+    RETURN NEW;
+  END IF;
+  v_detail := jsonb_build_object('outbox_id', NEW.outbox_id, 'attempt_no', NEW.attempt_no);
+  SELECT o.lease_token INTO v_lease_token
+  FROM orchestration.payment_outbox_attempts o
+  WHERE o.outbox_id = NEW.outbox_id AND o.attempt_no = NEW.attempt_no AND o.phase = 'OPEN';
+  IF v_lease_token IS NULL THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-011', 'P7005', 'a late result belongs to an attempt that was opened',
+      'payment_outbox_late_results', v_detail,
+      'Give outbox_id and attempt_no as payment_outbox_attempts has them.', 'attempt_no'
+    );
+  END IF;
+  IF NEW.source = 'WORKER' AND NEW.lease_token IS DISTINCT FROM v_lease_token THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-011', 'P7002', 'the token is not the token of this attempt',
+      'payment_outbox_late_results', v_detail,
+      'A worker records what its own attempt did, under the token that the claim returned.',
+      'lease_token'
+    );
+  END IF;
+  IF NOT v_replica THEN
+    PERFORM orchestration.lock_outbox_item(NEW.outbox_id);
+    NEW.result_no := coalesce(
+      NEW.result_no,
+      (SELECT max(l.result_no)
+       FROM orchestration.payment_outbox_late_results l
+       WHERE l.outbox_id = NEW.outbox_id) + 1,
+      1
+    );
+    NEW.instruction_version := (
+      SELECT n.version
+      FROM orchestration.payment_outbox_items i
+      JOIN orchestration.instructions n ON n.id = i.instruction_id
+      WHERE i.outbox_id = NEW.outbox_id
+    );
+    NEW.recorded_at := clock_timestamp();
+    NEW.db_user := SESSION_USER;
+    NEW.xact_id := pg_current_xact_id()::text::bigint;
+  END IF;
+  RETURN NEW;
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,30 @@
+CREATE OR REPLACE FUNCTION orchestration.guard_unresolved()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+DECLARE
+  v_unknown bigint;
+BEGIN
+  IF current_setting('session_replication_role') = 'replica'
+    AND orchestration.copies_a_subscription() THEN
+    -- Its items and late results may come later: verify_outbox compares the count with them.
+    RETURN NEW;
+  END IF;
+  SELECT count(*) INTO v_unknown
+  FROM orchestration.payment_outbox_status s
+  WHERE s.instruction_id = NEW.id AND s.known_outcome = 'UNKNOWN';
+  IF NEW.unresolved <> v_unknown THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-OUT-010', 'P7404', 'unresolved must be the number of items whose outcome is unknown',
+      'instructions',
+      jsonb_build_object('id', NEW.id, 'unresolved', NEW.unresolved, 'unknown', v_unknown),
+      'Leave unresolved out: the database counts. Resolve an item by resolve_outbox_item.',
+      'unresolved'
+    );
+  END IF;
+  RETURN NEW;
+END
+$function$;
+-- owner: symphony_owner

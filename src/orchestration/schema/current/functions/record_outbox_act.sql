@@ -1,0 +1,23 @@
+CREATE OR REPLACE FUNCTION orchestration.record_outbox_act()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+ SET "TimeZone" TO 'UTC'
+AS $function$
+-- Argument of the trigger: the column that numbers the rows of an item. What a worker records is no
+-- act of governance.
+BEGIN
+  INSERT INTO orchestration.audit_log (action, table_name, after)
+  SELECT coalesce(n.entered ->> 'action', 'RESOLVE') AS act,
+         TG_TABLE_NAME,
+         jsonb_object_agg(
+           (n.entered ->> 'outbox_id') || '/' || (n.entered ->> TG_ARGV[0]), n.entered - 'xact_id')
+  FROM (SELECT to_jsonb(i) AS entered FROM inserted i) n
+  WHERE n.entered ->> 'source' IS DISTINCT FROM 'WORKER'
+  GROUP BY act
+  ORDER BY act;
+  RETURN NULL;
+END
+$function$;
+-- owner: symphony_owner

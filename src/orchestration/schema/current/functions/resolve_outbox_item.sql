@@ -1,0 +1,60 @@
+CREATE OR REPLACE FUNCTION orchestration.resolve_outbox_item(p_outbox_id uuid, p_outcome text, p_reason text, p_resolved_by text DEFAULT NULL::text, p_rail_reference text DEFAULT NULL::text, p_attempt_no integer DEFAULT NULL::integer)
+ RETURNS TABLE(outbox_id uuid, result_no integer, attempt_no integer, source text, outcome text, rail_reference text, reason text, recorded_by text, recorded_at timestamp with time zone, db_user text, replayed boolean)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+-- p_attempt_no: the attempt that the result is about; without it, the one that ended the item.
+DECLARE
+  v_result orchestration.payment_outbox_late_results;
+  v_attempt_no integer := p_attempt_no;
+  v_replayed boolean := true;
+BEGIN
+  IF coalesce(p_reason, '') = '' THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_reason must not be empty', 'payment_outbox_late_results',
+      jsonb_build_object('outbox_id', p_outbox_id),
+      'Say how the outcome was found out.', 'reason'
+    );
+  END IF;
+  PERFORM orchestration.lock_outbox_item(p_outbox_id);
+  IF v_attempt_no IS NULL THEN
+    SELECT t.attempt_no INTO v_attempt_no
+    FROM orchestration.payment_outbox_attempts t
+    WHERE t.outbox_id = p_outbox_id AND t.state IN ('DISPATCHED', 'FAILED');
+    IF v_attempt_no IS NULL THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-OUT-011', 'P7005', 'the item has not ended', 'payment_outbox_attempts',
+        jsonb_build_object('outbox_id', p_outbox_id),
+        'Wait for its end, cancel it, or give the attempt that the result is about.', 'attempt_no'
+      );
+    END IF;
+  END IF;
+  -- Only the newest one counts, so only the newest one is repeated.
+  SELECT l.* INTO v_result
+  FROM orchestration.payment_outbox_late_results l
+  WHERE l.outbox_id = p_outbox_id
+  ORDER BY l.result_no DESC
+  LIMIT 1;
+  IF (v_result.source, v_result.attempt_no, v_result.outcome, v_result.reason,
+      v_result.rail_reference, v_result.recorded_by, v_result.db_user)
+    IS DISTINCT FROM ('RECONCILIATION', v_attempt_no, p_outcome, p_reason,
+      p_rail_reference, coalesce(p_resolved_by, SESSION_USER::text), SESSION_USER::text) THEN
+    v_replayed := false;
+    INSERT INTO orchestration.payment_outbox_late_results AS l (
+      outbox_id, attempt_no, source, outcome, rail_reference, reason, recorded_by
+    )
+    VALUES (
+      p_outbox_id, v_attempt_no, 'RECONCILIATION', p_outcome, p_rail_reference, p_reason,
+      coalesce(p_resolved_by, SESSION_USER::text)
+    )
+    RETURNING l.* INTO v_result;
+  END IF;
+  RETURN QUERY
+  SELECT v_result.outbox_id, v_result.result_no, v_result.attempt_no, v_result.source,
+         v_result.outcome, v_result.rail_reference, v_result.reason, v_result.recorded_by,
+         v_result.recorded_at, v_result.db_user, v_replayed;
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,2 @@
+symphony_control: EXECUTE
+symphony_executor: EXECUTE

@@ -16,6 +16,7 @@ from orchestration.models.base import (
     assigned,
     hex64,
     in_years,
+    key,
     readable_object,
 )
 
@@ -45,7 +46,7 @@ class AuditLog(Base):
             " 'RELEASE', 'REDRIVE')",
             name="action",
         ),
-        CheckConstraint("table_name <> ''", name="table_name"),
+        CheckConstraint(key("table_name"), name="table_name"),
         CheckConstraint(readable_object("before"), name="before"),
         CheckConstraint(readable_object("after"), name="after"),
         CheckConstraint(

@@ -9,13 +9,14 @@ from uuid import UUID
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from orchestration.records import Key, Text
+from orchestration.records import Key, Reason, Text
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 KEY: Final[TypeAdapter[str]] = TypeAdapter(Key)
 KEY_OR_NONE: Final[TypeAdapter[str | None]] = TypeAdapter(Key | None)
+REASON: Final[TypeAdapter[str]] = TypeAdapter(Reason)
 TEXT: Final[TypeAdapter[str]] = TypeAdapter(Text)
 TEXT_OR_NONE: Final[TypeAdapter[str | None]] = TypeAdapter(Text | None)
 ID: Final[TypeAdapter[UUID]] = TypeAdapter(UUID)

@@ -58,7 +58,9 @@ def translate(
     if not isinstance(error, psycopg.Error):
         return UnclassifiedDatabaseError(str(error))
     sqlstate, diag = error.sqlstate, error.diag
-    if sqlstate in ROW_CODES:
+    detail = _detail(diag.message_detail)
+    if sqlstate in ROW_CODES and detail is not None and "text" in detail:
+        detail = None
         # A traceback prints the cause, whose text repeats DETAIL.
         error.args = (diag.message_primary,)
     constraint = diag.constraint_name
@@ -74,7 +76,7 @@ def translate(
         table=diag.table_name,
         column=diag.column_name,
         constraint=constraint,
-        detail=None if sqlstate in ROW_CODES else _detail(diag.message_detail),
+        detail=detail,
         hint=diag.message_hint,
     )
 

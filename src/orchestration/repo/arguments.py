@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from orchestration.records import Key, Reason, Text
+from orchestration.records import Key, Reason, Text, Word
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -17,7 +17,7 @@ M = TypeVar("M", bound=BaseModel)
 KEY: Final[TypeAdapter[str]] = TypeAdapter(Key)
 KEY_OR_NONE: Final[TypeAdapter[str | None]] = TypeAdapter(Key | None)
 REASON: Final[TypeAdapter[str]] = TypeAdapter(Reason)
-TEXT: Final[TypeAdapter[str]] = TypeAdapter(Text)
+WORD: Final[TypeAdapter[str]] = TypeAdapter(Word)
 TEXT_OR_NONE: Final[TypeAdapter[str | None]] = TypeAdapter(Text | None)
 ID: Final[TypeAdapter[UUID]] = TypeAdapter(UUID)
 # What the wire carries; which of it is in bounds is for the database to say.

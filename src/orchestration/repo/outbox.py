@@ -24,7 +24,7 @@ from orchestration.repo.arguments import (
     COUNT,
     DURATION,
     ID,
-    TEXT,
+    WORD,
     argument,
     dump_inputs,
     dump_json,
@@ -118,7 +118,7 @@ class OutboxRepository(Repository):
         rows = self._rows(
             CLAIM,
             {
-                "worker_id": argument("worker_id", TEXT, worker_id),
+                "worker_id": argument("worker_id", WORD, worker_id),
                 "batch_size": argument("batch_size", COUNT, batch_size),
                 "lease": microseconds(argument("lease", DURATION, lease)),
             },

@@ -168,28 +168,121 @@ CREATE FUNCTION orchestration.raise_invariant(
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+DECLARE
+  -- Whatever a caller sent comes back shortened: a log must not fill up with it.
+  v_message text := left(p_invariant || ': ' || p_message, 200);
+  v_detail jsonb := p_detail;
 BEGIN
+  IF octet_length(p_detail::text) > 200 THEN
+    SELECT jsonb_object_agg(
+      d.key,
+      CASE jsonb_typeof(d.value)
+        WHEN 'string' THEN to_jsonb(left(d.value #>> '{}', 200))
+        ELSE d.value
+      END
+    )
+    INTO v_detail
+    FROM jsonb_each(p_detail) d;
+  END IF;
   -- RAISE refuses a null option, and would hide the refusal behind 22004.
   IF p_column IS NULL THEN
     RAISE EXCEPTION USING
       ERRCODE = p_errcode,
-      MESSAGE = p_invariant || ': ' || p_message,
+      MESSAGE = v_message,
       CONSTRAINT = p_invariant,
       SCHEMA = 'orchestration',
       TABLE = p_table,
-      DETAIL = p_detail::text,
+      DETAIL = v_detail::text,
       HINT = p_hint;
   ELSE
     RAISE EXCEPTION USING
       ERRCODE = p_errcode,
-      MESSAGE = p_invariant || ': ' || p_message,
+      MESSAGE = v_message,
       CONSTRAINT = p_invariant,
       SCHEMA = 'orchestration',
       TABLE = p_table,
       COLUMN = p_column,
-      DETAIL = p_detail::text,
+      DETAIL = v_detail::text,
       HINT = p_hint;
   END IF;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.refuse_long_texts(
+  p_table text,
+  p_columns text[],
+  p_values text[],
+  p_limit integer DEFAULT 1000
+) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+-- Called before any lock is taken: the CHECKs of the table refuse a long text only after that.
+BEGIN
+  FOR i IN 1 .. cardinality(p_values) LOOP
+    IF octet_length(p_values[i]) > p_limit THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-API-001', '23514', format('%s must be at most %s octets', p_columns[i], p_limit),
+        p_table,
+        jsonb_build_object('column', p_columns[i], 'octets', octet_length(p_values[i])),
+        'Shorten the text.', p_columns[i]
+      );
+    END IF;
+  END LOOP;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.refuse_element(
+  p_table text,
+  p_ordinal bigint,
+  p_missing text,
+  p_malformed text
+) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+BEGIN
+  IF p_missing IS NOT NULL THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '23502', format('%s must not be null', p_missing), p_table,
+      jsonb_build_object('ordinal', p_ordinal, 'column', p_missing),
+      format('Give every element its %s.', p_missing), p_missing
+    );
+  END IF;
+  PERFORM orchestration.raise_invariant(
+    'INV-API-001', '23514', format('%s is out of bounds or malformed', p_malformed), p_table,
+    jsonb_build_object('ordinal', p_ordinal, 'column', p_malformed),
+    'Text keys are 1 to 1,000 octets, free texts at most 4,000, payloads are JSON objects of at'
+      ' most 1,000,000.',
+    p_malformed
+  );
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.refuse_unreadable(p_table text, p_sqlstate text, p_message text)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+-- The server's own message quotes the value in full.
+BEGIN
+  PERFORM orchestration.raise_invariant(
+    'INV-API-001',
+    CASE
+      WHEN p_sqlstate IN ('22P02', '22003', '22007', '22008', '22P05') THEN p_sqlstate
+      ELSE '22023'
+    END,
+    p_message, p_table, '{}', 'Give every value in the form that the type of its column takes.'
+  );
 END
 $$
 """
@@ -317,6 +410,9 @@ $$
 REVOKE EXECUTE ON FUNCTION
   orchestration.change_gate(),
   orchestration.raise_invariant(text, text, text, text, jsonb, text, text),
+  orchestration.refuse_long_texts(text, text[], text[], integer),
+  orchestration.refuse_element(text, bigint, text, text),
+  orchestration.refuse_unreadable(text, text, text),
   orchestration.uuid_v7(),
   orchestration.copies_a_subscription(),
   orchestration.refuse_change(),
@@ -332,6 +428,9 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION orchestration.change_gate()")
     op.execute("DROP FUNCTION orchestration.copies_a_subscription()")
     op.execute("DROP FUNCTION orchestration.uuid_v7()")
+    op.execute("DROP FUNCTION orchestration.refuse_unreadable(text, text, text)")
+    op.execute("DROP FUNCTION orchestration.refuse_element(text, bigint, text, text)")
+    op.execute("DROP FUNCTION orchestration.refuse_long_texts(text, text[], text[], integer)")
     op.execute(
         "DROP FUNCTION orchestration.raise_invariant(text, text, text, text, jsonb, text, text)"
     )

@@ -48,7 +48,9 @@ def upgrade() -> None:
             " 'CLOSE_CONTRADICTION')",
             name=op.f("ck_audit_log_action"),
         ),
-        sa.CheckConstraint("table_name <> ''", name=op.f("ck_audit_log_table_name")),
+        sa.CheckConstraint(
+            "octet_length(table_name) BETWEEN 1 AND 1000", name=op.f("ck_audit_log_table_name")
+        ),
         # What a JSON reader would choke on, 500 levels or 1234 digits, is kept out.
         sa.CheckConstraint(
             "jsonb_typeof(before) = 'object' AND (octet_length(before::text) <= 1000"

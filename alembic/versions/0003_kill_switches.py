@@ -40,13 +40,17 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "CASE"
             " WHEN scope IN ('GLOBAL', 'INGEST', 'EXECUTION', 'DISPATCH') THEN target IS NULL"
-            " WHEN scope IN ('PARTICIPANT', 'RAIL') THEN coalesce(target, '') <> ''"
+            " WHEN scope IN ('PARTICIPANT', 'RAIL') THEN octet_length(coalesce(target, '')) BETWEEN 1 AND 1000"
             " ELSE false END",
             name=op.f("ck_kill_switches_scope"),
         ),
         sa.CheckConstraint("action IN ('ENGAGE', 'RELEASE')", name=op.f("ck_kill_switches_action")),
-        sa.CheckConstraint("reason <> ''", name=op.f("ck_kill_switches_reason")),
-        sa.CheckConstraint("actor <> ''", name=op.f("ck_kill_switches_actor")),
+        sa.CheckConstraint(
+            "octet_length(reason) BETWEEN 1 AND 4000", name=op.f("ck_kill_switches_reason")
+        ),
+        sa.CheckConstraint(
+            "octet_length(actor) BETWEEN 1 AND 1000", name=op.f("ck_kill_switches_actor")
+        ),
         sa.PrimaryKeyConstraint("event_no", name=op.f("pk_kill_switches")),
         schema="orchestration",
     )
@@ -380,6 +384,10 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'kill_switches', ARRAY['scope', 'target', 'actor'], ARRAY[p_scope, p_target, p_engaged_by]
+  );
+  PERFORM orchestration.refuse_long_texts('kill_switches', ARRAY['reason'], ARRAY[p_reason], 4000);
   RETURN QUERY
   INSERT INTO orchestration.kill_switches (scope, target, action, reason, actor)
   VALUES (p_scope, p_target, 'ENGAGE', p_reason, p_engaged_by)
@@ -400,6 +408,10 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'kill_switches', ARRAY['scope', 'target', 'actor'], ARRAY[p_scope, p_target, p_released_by]
+  );
+  PERFORM orchestration.refuse_long_texts('kill_switches', ARRAY['reason'], ARRAY[p_reason], 4000);
   LOCK TABLE orchestration.kill_switch_gate IN EXCLUSIVE MODE;
   -- An older snapshot meets 40001 here, before it judges what it cannot see.
   PERFORM 1 FROM orchestration.kill_switch_gate WHERE singleton FOR UPDATE;

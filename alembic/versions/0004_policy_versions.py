@@ -37,9 +37,17 @@ def upgrade() -> None:
         sa.Column("created_by", sa.Text(), server_default=sa.text("SESSION_USER"), nullable=False),
         sa.Column("db_user", sa.Text(), nullable=False),
         sa.Column("xact_id", sa.BigInteger(), nullable=False),
-        sa.CheckConstraint("id <> ''", name=op.f("ck_policy_versions_id")),
-        sa.CheckConstraint("description <> ''", name=op.f("ck_policy_versions_description")),
-        sa.CheckConstraint("created_by <> ''", name=op.f("ck_policy_versions_created_by")),
+        sa.CheckConstraint(
+            "octet_length(id) BETWEEN 1 AND 1000", name=op.f("ck_policy_versions_id")
+        ),
+        sa.CheckConstraint(
+            "octet_length(description) BETWEEN 1 AND 4000",
+            name=op.f("ck_policy_versions_description"),
+        ),
+        sa.CheckConstraint(
+            "octet_length(created_by) BETWEEN 1 AND 1000",
+            name=op.f("ck_policy_versions_created_by"),
+        ),
         sa.CheckConstraint(
             "octet_length(checksum) = 64 AND checksum ~ '^[0-9a-f]*$'",
             name=op.f("ck_policy_versions_checksum"),
@@ -417,6 +425,11 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 BEGIN
+  IF octet_length(p_policy_version_id) > 1000 THEN
+    PERFORM orchestration.refuse_long_texts(
+      'policy_versions', ARRAY['id'], ARRAY[p_policy_version_id]
+    );
+  END IF;
   PERFORM orchestration.share_policy_gate();
   IF NOT EXISTS (
     SELECT FROM orchestration.accepted_policy_versions a WHERE a.id = p_policy_version_id
@@ -450,6 +463,13 @@ DECLARE
   v_active text;
   v_expires_at timestamptz;
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'policy_versions', ARRAY['id', 'checksum', 'created_by', 'id'],
+    ARRAY[p_id, p_checksum, p_created_by, p_expected_active]
+  );
+  PERFORM orchestration.refuse_long_texts(
+    'policy_versions', ARRAY['description'], ARRAY[p_description], 4000
+  );
   -- Judged and added in seconds: a month is 30 days where intervals are compared, and what the
   -- calendar says where they are added. From 17 on an interval can be infinite.
   IF (extract(epoch FROM p_grace) BETWEEN 0 AND 36525 * 86400.0) IS NOT TRUE THEN
@@ -518,6 +538,7 @@ AS $$
 DECLARE
   v_status text;
 BEGIN
+  PERFORM orchestration.refuse_long_texts('policy_versions', ARRAY['id'], ARRAY[p_id]);
   LOCK TABLE orchestration.policy_gate IN EXCLUSIVE MODE;
   -- An older snapshot would be judged by what was: the row, updated by every change, answers 40001.
   PERFORM 1 FROM orchestration.policy_gate WHERE singleton FOR UPDATE;

@@ -44,7 +44,10 @@ def upgrade() -> None:
             " 'aACompromise')",
             name=op.f("ck_revoked_client_certs_reason_code"),
         ),
-        sa.CheckConstraint("revoked_by <> ''", name=op.f("ck_revoked_client_certs_revoked_by")),
+        sa.CheckConstraint(
+            "octet_length(revoked_by) BETWEEN 1 AND 1000",
+            name=op.f("ck_revoked_client_certs_revoked_by"),
+        ),
         sa.CheckConstraint(
             "extract(year FROM revoked_at AT TIME ZONE 'UTC') >= 1"
             " AND extract(year FROM revoked_at AT TIME ZONE 'UTC') <= 9998"
@@ -77,7 +80,9 @@ def upgrade() -> None:
             " 'aACompromise')",
             name=op.f("ck_revoked_tokens_reason_code"),
         ),
-        sa.CheckConstraint("revoked_by <> ''", name=op.f("ck_revoked_tokens_revoked_by")),
+        sa.CheckConstraint(
+            "octet_length(revoked_by) BETWEEN 1 AND 1000", name=op.f("ck_revoked_tokens_revoked_by")
+        ),
         sa.CheckConstraint(
             "extract(year FROM revoked_at AT TIME ZONE 'UTC') >= 1"
             " AND extract(year FROM revoked_at AT TIME ZONE 'UTC') <= 9998"
@@ -298,6 +303,10 @@ SET search_path = pg_catalog, orchestration, pg_temp
 SET lock_timeout = '2s'
 AS $$
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'revoked_client_certs', ARRAY['cert_fingerprint_sha256', 'reason_code', 'revoked_by'],
+    ARRAY[p_cert_fingerprint_sha256, p_reason_code, p_revoked_by]
+  );
   INSERT INTO orchestration.revoked_client_certs
     (cert_fingerprint_sha256, revoked_at, expires_at, reason_code, revoked_by)
   VALUES (p_cert_fingerprint_sha256, p_revoked_at, p_expires_at, p_reason_code, p_revoked_by)
@@ -324,6 +333,10 @@ SET search_path = pg_catalog, orchestration, pg_temp
 SET lock_timeout = '2s'
 AS $$
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'revoked_tokens', ARRAY['token_hash', 'reason_code', 'revoked_by'],
+    ARRAY[p_token_hash, p_reason_code, p_revoked_by]
+  );
   INSERT INTO orchestration.revoked_tokens
     (token_hash, revoked_at, expires_at, reason_code, revoked_by)
   VALUES (p_token_hash, p_revoked_at, p_expires_at, p_reason_code, p_revoked_by)

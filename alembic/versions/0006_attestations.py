@@ -20,7 +20,8 @@ def upgrade() -> None:
         sa.Column("chain_seq", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("record_hash", sa.Text(), server_default=sa.text("''"), nullable=False),
         sa.CheckConstraint(
-            "caller_identity <> ''", name=op.f("ck_ingress_attestation_heads_caller_identity")
+            "octet_length(caller_identity) BETWEEN 1 AND 1000",
+            name=op.f("ck_ingress_attestation_heads_caller_identity"),
         ),
         sa.CheckConstraint("chain_seq >= 0", name=op.f("ck_ingress_attestation_heads_chain_seq")),
         sa.PrimaryKeyConstraint("caller_identity", name=op.f("pk_ingress_attestation_heads")),
@@ -52,11 +53,13 @@ def upgrade() -> None:
         sa.Column("db_user", sa.Text(), nullable=False),
         sa.Column("xact_id", sa.BigInteger(), nullable=False),
         sa.CheckConstraint(
-            "caller_identity <> ''", name=op.f("ck_ingress_attestations_caller_identity")
+            "octet_length(caller_identity) BETWEEN 1 AND 1000",
+            name=op.f("ck_ingress_attestations_caller_identity"),
         ),
         sa.CheckConstraint("chain_seq >= 1", name=op.f("ck_ingress_attestations_chain_seq")),
         sa.CheckConstraint(
-            "idempotency_key <> ''", name=op.f("ck_ingress_attestations_idempotency_key")
+            "octet_length(idempotency_key) BETWEEN 1 AND 1000",
+            name=op.f("ck_ingress_attestations_idempotency_key"),
         ),
         sa.CheckConstraint(
             "octet_length(payload_hash) = 64 AND payload_hash ~ '^[0-9a-f]*$'",
@@ -140,7 +143,8 @@ def upgrade() -> None:
             name=op.f("ck_ingress_attestation_events_terminal_status"),
         ),
         sa.CheckConstraint(
-            "recorded_by <> ''", name=op.f("ck_ingress_attestation_events_recorded_by")
+            "octet_length(recorded_by) BETWEEN 1 AND 1000",
+            name=op.f("ck_ingress_attestation_events_recorded_by"),
         ),
         sa.CheckConstraint(
             "extract(year FROM occurred_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998",
@@ -564,6 +568,12 @@ BEGIN
       'ingress_attestations', '{}', 'Send a batch in parts.'
     );
   END IF;
+  IF pg_column_size(p_attestations) > 16000000 THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_attestations must be at most 16,000,000 octets',
+      'ingress_attestations', '{}', 'Split the batch.'
+    );
+  END IF;
   -- A CHECK would show the row, and what is no hash may be the credential itself.
   SELECT h.ord, h.malformed
   INTO v_bad
@@ -596,6 +606,35 @@ BEGIN
       jsonb_build_object('ordinal', v_bad.ord, 'column', v_bad.malformed),
       'Give the 64 lowercase hex digits of the SHA-256, never the credential itself.',
       v_bad.malformed
+    );
+  END IF;
+  -- Before any lock, and instead of the CHECKs, whose DETAIL would show the row.
+  SELECT t.ord, t.missing, t.malformed
+  INTO v_bad
+  FROM (
+    SELECT r.ord,
+           CASE
+             WHEN r.caller_identity IS NULL THEN 'caller_identity'
+             WHEN r.idempotency_key IS NULL THEN 'idempotency_key'
+             WHEN r.payload_hash IS NULL THEN 'payload_hash'
+           END AS missing,
+           CASE
+             WHEN octet_length(r.caller_identity) NOT BETWEEN 1 AND 1000 THEN 'caller_identity'
+             WHEN octet_length(r.idempotency_key) NOT BETWEEN 1 AND 1000 THEN 'idempotency_key'
+             WHEN octet_length(r.policy_version_id) > 1000 THEN 'policy_version_id'
+           END AS malformed
+    FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
+      caller_identity text, idempotency_key text, payload_hash text, policy_version_id text
+    )) WITH ORDINALITY AS r (
+      caller_identity, idempotency_key, payload_hash, policy_version_id, ord
+    )
+  ) t
+  WHERE t.missing IS NOT NULL OR t.malformed IS NOT NULL
+  ORDER BY t.ord
+  LIMIT 1;
+  IF FOUND THEN
+    PERFORM orchestration.refuse_element(
+      'ingress_attestations', v_bad.ord, v_bad.missing, v_bad.malformed
     );
   END IF;
   PERFORM orchestration.share_kill_switch_gate();
@@ -709,7 +748,7 @@ BEGIN
     WHERE a.caller_identity = r.caller_identity AND a.idempotency_key = r.idempotency_key
     OFFSET 0
   ) a
-  WHERE a.payload_hash <> r.payload_hash
+  WHERE a.payload_hash IS DISTINCT FROM r.payload_hash
   ORDER BY r.ord
   LIMIT 1;
   IF FOUND THEN
@@ -752,6 +791,10 @@ DECLARE
   v_attestation orchestration.ingress_attestations;
   v_recorded orchestration.ingress_attestation_events;
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'ingress_attestation_events', ARRAY['event', 'terminal_status', 'recorded_by'],
+    ARRAY[p_event, p_terminal_status, p_recorded_by]
+  );
   SELECT a.* INTO v_attestation
   FROM orchestration.ingress_attestations a
   WHERE a.id = p_attestation_id;

@@ -67,10 +67,22 @@ def create_tables() -> None:
         sa.Column("completed_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("db_user", sa.Text(), nullable=False),
         sa.Column("xact_id", sa.BigInteger(), nullable=False),
-        sa.CheckConstraint("participant_id <> ''", name=op.f("ck_instructions_participant_id")),
-        sa.CheckConstraint("idempotency_key <> ''", name=op.f("ck_instructions_idempotency_key")),
-        sa.CheckConstraint("instruction_type <> ''", name=op.f("ck_instructions_instruction_type")),
-        sa.CheckConstraint("end_to_end_id <> ''", name=op.f("ck_instructions_end_to_end_id")),
+        sa.CheckConstraint(
+            "octet_length(participant_id) BETWEEN 1 AND 1000",
+            name=op.f("ck_instructions_participant_id"),
+        ),
+        sa.CheckConstraint(
+            "octet_length(idempotency_key) BETWEEN 1 AND 1000",
+            name=op.f("ck_instructions_idempotency_key"),
+        ),
+        sa.CheckConstraint(
+            "octet_length(instruction_type) BETWEEN 1 AND 1000",
+            name=op.f("ck_instructions_instruction_type"),
+        ),
+        sa.CheckConstraint(
+            "octet_length(end_to_end_id) BETWEEN 1 AND 1000",
+            name=op.f("ck_instructions_end_to_end_id"),
+        ),
         sa.CheckConstraint(
             "extract(year FROM value_date) BETWEEN 1 AND 9998",
             name=op.f("ck_instructions_value_date"),
@@ -80,11 +92,18 @@ def create_tables() -> None:
             "octet_length(currency) = 3 AND currency ~ '^[A-Z]*$'",
             name=op.f("ck_instructions_currency"),
         ),
-        sa.CheckConstraint("debtor_account <> ''", name=op.f("ck_instructions_debtor_account")),
-        sa.CheckConstraint("creditor_account <> ''", name=op.f("ck_instructions_creditor_account")),
+        sa.CheckConstraint(
+            "octet_length(debtor_account) BETWEEN 1 AND 1000",
+            name=op.f("ck_instructions_debtor_account"),
+        ),
+        sa.CheckConstraint(
+            "octet_length(creditor_account) BETWEEN 1 AND 1000",
+            name=op.f("ck_instructions_creditor_account"),
+        ),
         # What a JSON reader would choke on, 500 levels or 1234 digits, is kept out.
         sa.CheckConstraint(
-            "jsonb_typeof(payload) = 'object' AND (octet_length(payload::text) <= 1000"
+            "octet_length(payload::text) <= 1000000"
+            " AND jsonb_typeof(payload) = 'object' AND (octet_length(payload::text) <= 1000"
             " OR NOT jsonb_path_exists(payload, 'strict $.**{501}')"
             " AND NOT jsonb_path_exists(payload, 'strict $.** ? (@ >= $n || @ <= -$n)',"
             " ('{\"n\": 1' || repeat('0', 1234) || '}')::jsonb))",
@@ -103,7 +122,8 @@ def create_tables() -> None:
             name=op.f("ck_instructions_state"),
         ),
         sa.CheckConstraint(
-            "(state = 'FAILED') = (reason IS NOT NULL) AND reason <> ''",
+            "(state = 'FAILED') = (reason IS NOT NULL)"
+            " AND octet_length(reason) >= 1 AND octet_length(reason) <= 4000",
             name=op.f("ck_instructions_reason"),
         ),
         sa.CheckConstraint("unresolved >= 0", name=op.f("ck_instructions_unresolved")),
@@ -173,7 +193,8 @@ def create_tables() -> None:
             name=op.f("ck_status_history_transition"),
         ),
         sa.CheckConstraint(
-            "(to_state = 'FAILED') = (reason IS NOT NULL)", name=op.f("ck_status_history_reason")
+            "(to_state = 'FAILED') = (reason IS NOT NULL) AND octet_length(reason) <= 4000",
+            name=op.f("ck_status_history_reason"),
         ),
         sa.ForeignKeyConstraint(
             ["participant_id", "instruction_id"],
@@ -492,6 +513,19 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', '
 
 
 def create_functions() -> None:
+    # As ck_instructions_payload and ck_payment_outbox_items_payload say it.
+    op.execute(
+        """
+CREATE FUNCTION orchestration.is_storable_payload(p_payload jsonb) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN octet_length(p_payload::text) <= 1000000
+  AND jsonb_typeof(p_payload) = 'object'
+  AND (octet_length(p_payload::text) <= 1000
+    OR NOT jsonb_path_exists(p_payload, 'strict $.**{501}')
+    AND NOT jsonb_path_exists(p_payload, 'strict $.** ? (@ >= $n || @ <= -$n)',
+      ('{"n": 1' || repeat('0', 1234) || '}')::jsonb))
+"""
+    )
     op.execute(
         """
 CREATE FUNCTION orchestration.receive_instruction(p_instructions jsonb)
@@ -501,6 +535,7 @@ SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
 DECLARE
+  v_bad record;
   v_other record;
 BEGIN
   IF jsonb_typeof(p_instructions) IS DISTINCT FROM 'array'
@@ -508,6 +543,67 @@ BEGIN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'p_instructions is an array of 0 to 10,000 objects',
       'instructions', '{}', 'Send a batch in parts.'
+    );
+  END IF;
+  IF pg_column_size(p_instructions) > 16000000 THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_instructions must be at most 16,000,000 octets',
+      'instructions', '{}', 'Split the batch.'
+    );
+  END IF;
+  -- Before any lock, and instead of the CHECKs, whose DETAIL would show the row. The block writes
+  -- nothing, so its subtransaction gets no id.
+  BEGIN
+    SELECT t.ord, t.missing, t.malformed
+    INTO v_bad
+    FROM (
+      SELECT r.ord,
+             CASE
+               WHEN r.participant_id IS NULL THEN 'participant_id'
+               WHEN r.idempotency_key IS NULL THEN 'idempotency_key'
+               WHEN r.instruction_type IS NULL THEN 'instruction_type'
+               WHEN r.end_to_end_id IS NULL THEN 'end_to_end_id'
+               WHEN r.amount_minor IS NULL THEN 'amount_minor'
+               WHEN r.currency IS NULL THEN 'currency'
+               WHEN r.debtor_account IS NULL THEN 'debtor_account'
+               WHEN r.creditor_account IS NULL THEN 'creditor_account'
+               WHEN r.payload IS NULL THEN 'payload'
+               WHEN r.attestation_id IS NULL THEN 'attestation_id'
+               WHEN r.policy_version_id IS NULL THEN 'policy_version_id'
+             END AS missing,
+             CASE
+               WHEN octet_length(r.participant_id) NOT BETWEEN 1 AND 1000 THEN 'participant_id'
+               WHEN octet_length(r.idempotency_key) NOT BETWEEN 1 AND 1000 THEN 'idempotency_key'
+               WHEN octet_length(r.instruction_type) NOT BETWEEN 1 AND 1000 THEN 'instruction_type'
+               WHEN octet_length(r.end_to_end_id) NOT BETWEEN 1 AND 1000 THEN 'end_to_end_id'
+               WHEN extract(year FROM r.value_date) NOT BETWEEN 1 AND 9998 THEN 'value_date'
+               WHEN r.amount_minor <= 0 THEN 'amount_minor'
+               WHEN octet_length(r.currency) <> 3 OR r.currency !~ '^[A-Z]*$' THEN 'currency'
+               WHEN octet_length(r.debtor_account) NOT BETWEEN 1 AND 1000 THEN 'debtor_account'
+               WHEN octet_length(r.creditor_account) NOT BETWEEN 1 AND 1000 THEN 'creditor_account'
+               WHEN octet_length(r.policy_version_id) > 1000 THEN 'policy_version_id'
+               WHEN NOT orchestration.is_storable_payload(r.payload) THEN 'payload'
+             END AS malformed
+      FROM ROWS FROM (jsonb_to_recordset(p_instructions) AS (
+        participant_id text, idempotency_key text, instruction_type text, end_to_end_id text,
+        uetr uuid, value_date date, amount_minor bigint, currency text, debtor_account text,
+        creditor_account text, payload jsonb, attestation_id uuid, policy_version_id text
+      )) WITH ORDINALITY AS r (
+        participant_id, idempotency_key, instruction_type, end_to_end_id,
+        uetr, value_date, amount_minor, currency, debtor_account,
+        creditor_account, payload, attestation_id, policy_version_id, ord
+      )
+    ) t
+    WHERE t.missing IS NOT NULL OR t.malformed IS NOT NULL
+    ORDER BY t.ord
+    LIMIT 1;
+  EXCEPTION
+    WHEN data_exception THEN
+      PERFORM orchestration.refuse_unreadable('instructions', SQLSTATE, SQLERRM);
+  END;
+  IF v_bad.ord IS NOT NULL THEN
+    PERFORM orchestration.refuse_element(
+      'instructions', v_bad.ord, v_bad.missing, v_bad.malformed
     );
   END IF;
   PERFORM orchestration.share_kill_switch_gate();
@@ -733,6 +829,7 @@ BEGIN
       jsonb_build_object('id', p_id), 'Say why, in p_reason.', 'reason'
     );
   END IF;
+  PERFORM orchestration.refuse_long_texts('instructions', ARRAY['reason'], ARRAY[p_reason], 4000);
   PERFORM orchestration.lock_instruction(p_id, p_version, p_state);
   RETURN QUERY
   UPDATE orchestration.instructions i
@@ -840,6 +937,7 @@ REVOKE EXECUTE ON FUNCTION
   orchestration.guard_instruction(),
   orchestration.record_status_history(),
   orchestration.guard_status_history(),
+  orchestration.is_storable_payload(jsonb),
   orchestration.receive_instruction(jsonb),
   orchestration.lock_instruction(uuid, integer, text),
   orchestration.authorize_instruction(uuid, integer),
@@ -913,6 +1011,7 @@ $$
     op.execute("DROP FUNCTION orchestration.authorize_instruction(uuid, integer)")
     op.execute("DROP FUNCTION orchestration.lock_instruction(uuid, integer, text)")
     op.execute("DROP FUNCTION orchestration.receive_instruction(jsonb)")
+    op.execute("DROP FUNCTION orchestration.is_storable_payload(jsonb)")
     op.execute("DROP VIEW orchestration.instruction_status")
     op.drop_table("status_history", schema="orchestration")
     op.drop_table("instructions", schema="orchestration")

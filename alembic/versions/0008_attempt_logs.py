@@ -37,7 +37,10 @@ def create_tables() -> None:
         sa.Column("db_user", sa.Text(), nullable=False),
         sa.Column("xact_id", sa.BigInteger(), nullable=False),
         sa.CheckConstraint("attempt_no >= 1", name=op.f("ck_execution_attempts_attempt_no")),
-        sa.CheckConstraint("worker_id <> ''", name=op.f("ck_execution_attempts_worker_id")),
+        sa.CheckConstraint(
+            "octet_length(worker_id) BETWEEN 1 AND 1000",
+            name=op.f("ck_execution_attempts_worker_id"),
+        ),
         sa.CheckConstraint(
             "CASE phase"
             " WHEN 'OPEN' THEN outcome IS NULL"
@@ -49,7 +52,8 @@ def create_tables() -> None:
         sa.CheckConstraint(
             "(num_nonnulls(error_code, error_message) = 0"
             " OR coalesce(outcome <> 'SUCCEEDED', false))"
-            " AND error_code <> '' AND error_message <> ''",
+            " AND octet_length(error_code) >= 1 AND octet_length(error_code) <= 1000"
+            " AND octet_length(error_message) >= 1 AND octet_length(error_message) <= 4000",
             name=op.f("ck_execution_attempts_error"),
         ),
         sa.CheckConstraint(
@@ -89,7 +93,10 @@ def create_tables() -> None:
         sa.Column("db_user", sa.Text(), nullable=False),
         sa.Column("xact_id", sa.BigInteger(), nullable=False),
         sa.CheckConstraint("attempt_no >= 1", name=op.f("ck_transaction_attempts_attempt_no")),
-        sa.CheckConstraint("worker_id <> ''", name=op.f("ck_transaction_attempts_worker_id")),
+        sa.CheckConstraint(
+            "octet_length(worker_id) BETWEEN 1 AND 1000",
+            name=op.f("ck_transaction_attempts_worker_id"),
+        ),
         sa.CheckConstraint(
             "CASE phase"
             " WHEN 'OPEN' THEN outcome IS NULL"
@@ -101,16 +108,21 @@ def create_tables() -> None:
         sa.CheckConstraint(
             "(num_nonnulls(error_code, error_message) = 0"
             " OR coalesce(outcome <> 'SUCCEEDED', false))"
-            " AND error_code <> '' AND error_message <> ''",
+            " AND octet_length(error_code) >= 1 AND octet_length(error_code) <= 1000"
+            " AND octet_length(error_message) >= 1 AND octet_length(error_message) <= 4000",
             name=op.f("ck_transaction_attempts_error"),
         ),
         sa.CheckConstraint(
             "extract(year FROM occurred_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9998",
             name=op.f("ck_transaction_attempts_years"),
         ),
-        sa.CheckConstraint("rail_type <> ''", name=op.f("ck_transaction_attempts_rail_type")),
         sa.CheckConstraint(
-            "(rail_reference IS NULL OR phase = 'CLOSE') AND rail_reference <> ''",
+            "octet_length(rail_type) BETWEEN 1 AND 1000",
+            name=op.f("ck_transaction_attempts_rail_type"),
+        ),
+        sa.CheckConstraint(
+            "(rail_reference IS NULL OR phase = 'CLOSE')"
+            " AND octet_length(rail_reference) >= 1 AND octet_length(rail_reference) <= 1000",
             name=op.f("ck_transaction_attempts_rail_reference"),
         ),
         sa.ForeignKeyConstraint(
@@ -350,6 +362,10 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'execution_attempts', ARRAY['worker_id'],
+    ARRAY[p_worker_id]
+  );
   PERFORM orchestration.lock_attempted_instruction(p_instruction_id);
   -- Again, where a row that came in beside the functions has taken the number.
   LOOP
@@ -381,6 +397,13 @@ AS $$
 DECLARE
   v_recorded orchestration.execution_attempts;
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'execution_attempts', ARRAY['outcome', 'error_code'],
+    ARRAY[p_outcome, p_error_code]
+  );
+  PERFORM orchestration.refuse_long_texts(
+    'execution_attempts', ARRAY['error_message'], ARRAY[p_error_message], 4000
+  );
   PERFORM orchestration.lock_attempted_instruction(p_instruction_id);
   IF NOT EXISTS (
     SELECT FROM orchestration.execution_attempts a
@@ -429,6 +452,10 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'transaction_attempts', ARRAY['worker_id', 'rail_type'],
+    ARRAY[p_worker_id, p_rail_type]
+  );
   PERFORM orchestration.lock_attempted_instruction(p_instruction_id);
   -- Again, where a row that came in beside the functions has taken the number.
   LOOP
@@ -462,6 +489,13 @@ AS $$
 DECLARE
   v_recorded orchestration.transaction_attempts;
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'transaction_attempts', ARRAY['outcome', 'error_code', 'rail_reference'],
+    ARRAY[p_outcome, p_error_code, p_rail_reference]
+  );
+  PERFORM orchestration.refuse_long_texts(
+    'transaction_attempts', ARRAY['error_message'], ARRAY[p_error_message], 4000
+  );
   PERFORM orchestration.lock_attempted_instruction(p_instruction_id);
   IF NOT EXISTS (
     SELECT FROM orchestration.transaction_attempts a

@@ -32,7 +32,8 @@ def create_tables() -> None:
         sa.Column("participant_id", sa.Text(), nullable=False),
         sa.Column("next_sequence_id", sa.BigInteger(), server_default=sa.text("1"), nullable=False),
         sa.CheckConstraint(
-            "participant_id <> ''", name=op.f("ck_participant_outbox_sequences_participant_id")
+            "octet_length(participant_id) BETWEEN 1 AND 1000",
+            name=op.f("ck_participant_outbox_sequences_participant_id"),
         ),
         sa.CheckConstraint(
             "next_sequence_id >= 1", name=op.f("ck_participant_outbox_sequences_next_sequence_id")
@@ -76,21 +77,27 @@ def create_tables() -> None:
             nullable=False,
         ),
         sa.CheckConstraint(
-            "participant_id <> ''", name=op.f("ck_payment_outbox_items_participant_id")
+            "octet_length(participant_id) BETWEEN 1 AND 1000",
+            name=op.f("ck_payment_outbox_items_participant_id"),
         ),
         sa.CheckConstraint("sequence_id >= 1", name=op.f("ck_payment_outbox_items_sequence_id")),
         sa.CheckConstraint(
-            "idempotency_key <> ''", name=op.f("ck_payment_outbox_items_idempotency_key")
+            "octet_length(idempotency_key) BETWEEN 1 AND 1000",
+            name=op.f("ck_payment_outbox_items_idempotency_key"),
         ),
         sa.CheckConstraint(
             "redrive_no >= 0 AND (redrive_no = 0) = (redrive_of IS NULL)",
             name=op.f("ck_payment_outbox_items_redrive"),
         ),
-        sa.CheckConstraint("rail_type <> ''", name=op.f("ck_payment_outbox_items_rail_type")),
+        sa.CheckConstraint(
+            "octet_length(rail_type) BETWEEN 1 AND 1000",
+            name=op.f("ck_payment_outbox_items_rail_type"),
+        ),
         # What a JSON reader would choke on, 500 levels or 1234 digits, is kept out of the queue: a
         # worker could never get past it. Built-in functions only: who inserts needs no other right.
         sa.CheckConstraint(
-            "jsonb_typeof(payload) = 'object' AND (octet_length(payload::text) <= 1000"
+            "octet_length(payload::text) <= 1000000"
+            " AND jsonb_typeof(payload) = 'object' AND (octet_length(payload::text) <= 1000"
             " OR NOT jsonb_path_exists(payload, 'strict $.**{501}')"
             " AND NOT jsonb_path_exists(payload, 'strict $.** ? (@ >= $n || @ <= -$n)',"
             " ('{\"n\": 1' || repeat('0', 1234) || '}')::jsonb))",
@@ -167,7 +174,7 @@ def create_tables() -> None:
         ),
         sa.CheckConstraint(
             "num_nulls(claimed_by, lease_token, lease_expires_at) IN (0, 3)"
-            " AND isfinite(lease_expires_at)",
+            " AND isfinite(lease_expires_at) AND octet_length(claimed_by) <= 1000",
             name=op.f("ck_payment_outbox_pending_lease"),
         ),
         # A pending item's instruction is open: authorized, and not ended.
@@ -251,8 +258,19 @@ def create_tables() -> None:
             " error_message, latency_ms) = 0",
             name=op.f("ck_payment_outbox_attempts_opening"),
         ),
-        sa.CheckConstraint("worker_id <> ''", name=op.f("ck_payment_outbox_attempts_worker_id")),
+        sa.CheckConstraint(
+            "octet_length(worker_id) BETWEEN 1 AND 1000",
+            name=op.f("ck_payment_outbox_attempts_worker_id"),
+        ),
         sa.CheckConstraint("latency_ms >= 0", name=op.f("ck_payment_outbox_attempts_latency_ms")),
+        sa.CheckConstraint(
+            "octet_length(requested_error_code) <= 1000"
+            " AND octet_length(rail_reference) <= 1000"
+            " AND octet_length(rail_code) <= 1000"
+            " AND octet_length(error_code) <= 1000"
+            " AND octet_length(error_message) <= 4000",
+            name=op.f("ck_payment_outbox_attempts_texts"),
+        ),
         sa.PrimaryKeyConstraint(
             "outbox_id", "attempt_no", "phase", name=op.f("pk_payment_outbox_attempts")
         ),
@@ -961,12 +979,60 @@ DECLARE
   v_instructions bigint;
   v_open bigint;
   v_stored bigint;
+  v_bad record;
   v_other record;
 BEGIN
   IF jsonb_typeof(p_items) IS DISTINCT FROM 'array' OR jsonb_array_length(p_items) > 10000 THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'p_items is an array of 0 to 10,000 objects',
       'payment_outbox_items', '{}', 'Send a batch in parts.'
+    );
+  END IF;
+  IF pg_column_size(p_items) > 16000000 THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_items must be at most 16,000,000 octets',
+      'payment_outbox_items', '{}', 'Split the batch.'
+    );
+  END IF;
+  -- Before any lock, and instead of the CHECKs, whose DETAIL would show the row. The block writes
+  -- nothing, so its subtransaction gets no id.
+  BEGIN
+    SELECT t.ord, t.missing, t.malformed
+    INTO v_bad
+    FROM (
+      SELECT r.ord,
+             CASE
+               WHEN r.instruction_id IS NULL THEN 'instruction_id'
+               WHEN r.participant_id IS NULL THEN 'participant_id'
+               WHEN r.idempotency_key IS NULL THEN 'idempotency_key'
+               WHEN r.rail_type IS NULL THEN 'rail_type'
+               WHEN r.payload IS NULL THEN 'payload'
+             END AS missing,
+             CASE
+               WHEN octet_length(r.participant_id) NOT BETWEEN 1 AND 1000 THEN 'participant_id'
+               WHEN octet_length(r.idempotency_key) NOT BETWEEN 1 AND 1000 THEN 'idempotency_key'
+               WHEN octet_length(r.rail_type) NOT BETWEEN 1 AND 1000 THEN 'rail_type'
+               WHEN r.max_attempts NOT BETWEEN 1 AND 1000 THEN 'max_attempts'
+               WHEN NOT orchestration.is_storable_payload(r.payload) THEN 'payload'
+             END AS malformed
+      FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
+        instruction_id uuid, participant_id text, idempotency_key text, rail_type text,
+        payload jsonb, due_at timestamptz, max_attempts integer
+      )) WITH ORDINALITY AS r (
+        instruction_id, participant_id, idempotency_key, rail_type,
+        payload, due_at, max_attempts, ord
+      )
+    ) t
+    WHERE t.missing IS NOT NULL OR t.malformed IS NOT NULL
+    ORDER BY t.ord
+    LIMIT 1;
+  EXCEPTION
+    WHEN data_exception THEN
+      PERFORM orchestration.refuse_unreadable('payment_outbox_items', SQLSTATE, SQLERRM);
+  END;
+  IF v_bad.ord IS NOT NULL THEN
+    PERFORM orchestration.refuse_element(
+      'payment_outbox_items', v_bad.ord, v_bad.missing, v_bad.malformed
     );
   END IF;
   PERFORM orchestration.share_kill_switch_gate();
@@ -1315,6 +1381,11 @@ DECLARE
   v_picked uuid[];
   v_stale uuid[];
 BEGIN
+  IF octet_length(p_worker_id) > 1000 THEN
+    PERFORM orchestration.refuse_long_texts(
+      'payment_outbox_pending', ARRAY['claimed_by'], ARRAY[p_worker_id]
+    );
+  END IF;
   -- Judged and added in seconds: a month is 30 days where intervals are compared, and what the
   -- calendar says where they are added; a day may have 23 hours.
   IF coalesce(p_worker_id, '') = ''
@@ -1406,6 +1477,11 @@ DECLARE
   v_now timestamptz;
   v_expires_at timestamptz;
 BEGIN
+  IF octet_length(p_worker_id) > 1000 THEN
+    PERFORM orchestration.refuse_long_texts(
+      'payment_outbox_pending', ARRAY['claimed_by'], ARRAY[p_worker_id]
+    );
+  END IF;
   -- In seconds, as in claim_outbox_batch.
   IF (extract(epoch FROM p_lease) BETWEEN 1 AND 86400) IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
@@ -1478,6 +1554,49 @@ BEGIN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'p_completions is an array of 0 to 10,000 objects',
       'payment_outbox_attempts', '{}', 'Send a batch in parts.'
+    );
+  END IF;
+  IF pg_column_size(p_completions) > 16000000 THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_completions must be at most 16,000,000 octets',
+      'payment_outbox_attempts', '{}', 'Split the batch.'
+    );
+  END IF;
+  -- Before any lock. The block writes nothing, so its subtransaction gets no id.
+  BEGIN
+    SELECT t.ord, t.malformed
+    INTO v_bad
+    FROM (
+      SELECT r.ord,
+             CASE
+               WHEN octet_length(r.worker_id) > 1000 THEN 'worker_id'
+               WHEN octet_length(r.state) > 1000 THEN 'state'
+               WHEN octet_length(r.outcome) > 1000 THEN 'outcome'
+               WHEN octet_length(r.rail_reference) > 1000 THEN 'rail_reference'
+               WHEN octet_length(r.rail_code) > 1000 THEN 'rail_code'
+               WHEN octet_length(r.error_code) > 1000 THEN 'error_code'
+               WHEN octet_length(r.error_message) > 4000 THEN 'error_message'
+             END AS malformed
+      FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
+        outbox_id uuid, lease_token uuid, worker_id text, state text, outcome text,
+        rail_reference text, rail_code text, error_code text, error_message text,
+        retry_in interval, latency_ms integer
+      )) WITH ORDINALITY AS r (
+        outbox_id, lease_token, worker_id, state, outcome,
+        rail_reference, rail_code, error_code, error_message,
+        retry_in, latency_ms, ord
+      )
+    ) t
+    WHERE t.malformed IS NOT NULL
+    ORDER BY t.ord
+    LIMIT 1;
+  EXCEPTION
+    WHEN data_exception THEN
+      PERFORM orchestration.refuse_unreadable('payment_outbox_attempts', SQLSTATE, SQLERRM);
+  END;
+  IF v_bad.ord IS NOT NULL THEN
+    PERFORM orchestration.refuse_element(
+      'payment_outbox_attempts', v_bad.ord, NULL, v_bad.malformed
     );
   END IF;
   -- In seconds, as in claim_outbox_batch.

@@ -54,15 +54,15 @@ def create_tables() -> None:
             name=op.f("ck_payment_outbox_late_results_outcome"),
         ),
         sa.CheckConstraint(
-            "octet_length(rail_reference) <= 4000",
+            "octet_length(rail_reference) >= 1 AND octet_length(rail_reference) <= 1000",
             name=op.f("ck_payment_outbox_late_results_rail_reference"),
         ),
         sa.CheckConstraint(
-            "reason <> '' AND octet_length(reason) <= 4000",
+            "octet_length(reason) >= 1 AND octet_length(reason) <= 4000",
             name=op.f("ck_payment_outbox_late_results_reason"),
         ),
         sa.CheckConstraint(
-            "recorded_by <> '' AND octet_length(recorded_by) <= 1000",
+            "octet_length(recorded_by) >= 1 AND octet_length(recorded_by) <= 1000",
             name=op.f("ck_payment_outbox_late_results_recorded_by"),
         ),
         sa.CheckConstraint(
@@ -112,11 +112,11 @@ def create_tables() -> None:
             name=op.f("ck_payment_outbox_interventions_action"),
         ),
         sa.CheckConstraint(
-            "reason <> '' AND octet_length(reason) <= 4000",
+            "octet_length(reason) >= 1 AND octet_length(reason) <= 4000",
             name=op.f("ck_payment_outbox_interventions_reason"),
         ),
         sa.CheckConstraint(
-            "acted_by <> '' AND octet_length(acted_by) <= 1000",
+            "octet_length(acted_by) >= 1 AND octet_length(acted_by) <= 1000",
             name=op.f("ck_payment_outbox_interventions_acted_by"),
         ),
         sa.CheckConstraint(

@@ -79,7 +79,8 @@ def create_engine(url: str | URL, *, pooler: bool = False, **kw: Any) -> Engine:
     # The caller's own win, in the URL as in connect_args; these would override the URL's.
     connect_args = {name: value for name, value in connect_args.items() if name not in at.query}
     connect_args |= kw.pop("connect_args", {})
-    engine = _create_engine(at, connect_args=connect_args, **kw)
+    # Parameters carry accounts, payloads and hashes: neither `echo` nor an error shows them.
+    engine = _create_engine(at, connect_args=connect_args, **({"hide_parameters": True} | kw))
     event.listen(engine, "first_connect", _check_revision)
     _listen(engine, everything=True)
     return engine

@@ -24,7 +24,8 @@ class OrchestrationError(Exception):
 
     Attributes, None where absent: `sqlstate` (five characters), `invariant` (`INV-...`), `schema`,
     `table`, `column`, `constraint`, `detail` (a dict: the keys of the offending row; a native
-    DETAIL stands under `text`), `hint`. `retry` is always set. `__cause__` is the driver's error.
+    DETAIL stands under `text`, and is None if it would show a row), `hint`. `retry` is always set.
+    `__cause__` is the driver's error.
     """
 
     sqlstates: ClassVar[tuple[str, ...]] = ()
@@ -233,6 +234,24 @@ class InvalidTextRepresentation(OrchestrationError):
     """A value is not written as its type wants it."""
 
     sqlstates = ("22P02",)
+
+
+class NumericValueOutOfRange(OrchestrationError):
+    """A number does not fit its type."""
+
+    sqlstates = ("22003",)
+
+
+class InvalidDatetime(OrchestrationError):
+    """A date, a time or an interval is malformed or out of range."""
+
+    sqlstates = ("22007", "22008")
+
+
+class UntranslatableCharacter(OrchestrationError):
+    """A text holds a character that PostgreSQL cannot store."""
+
+    sqlstates = ("22P05",)
 
 
 class InvalidParameterValue(OrchestrationError):

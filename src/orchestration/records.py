@@ -5,7 +5,7 @@ naming the field. Records are plain values: they outlive their Session.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address
 from math import isfinite
@@ -27,6 +27,9 @@ from orchestration.errors import LeaseLost
 from orchestration.vocabulary import (
     DEFAULT_MAX_ATTEMPTS,
     MAX_ATTEMPTS,
+    MAX_KEY_OCTETS,
+    MAX_PAYLOAD_OCTETS,
+    MAX_TEXT_OCTETS,
     AttemptOutcome,
     AttemptPhase,
     AttemptState,
@@ -66,17 +69,27 @@ def _check_text(path: str, value: str) -> None:
 
 Text = Annotated[str, StringConstraints(strict=True), AfterValidator(_storable)]
 """Text that PostgreSQL can store: no NUL, no lone surrogate."""
-MAX_KEY_OCTETS: Final = 1000
 
 
-def _indexable(value: str) -> str:
-    if len(value.encode()) > MAX_KEY_OCTETS:
-        raise ValueError(f"it takes more than {MAX_KEY_OCTETS} octets in UTF-8")
-    return value
+def _at_most(octets: int) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if len(value.encode()) > octets:
+            raise ValueError(f"it takes more than {octets} octets in UTF-8")
+        return value
 
+    return check
+
+
+_indexable = _at_most(MAX_KEY_OCTETS)
 
 Key = Annotated[Text, StringConstraints(min_length=1), AfterValidator(_indexable)]
 """A text key that an index can hold: 1 to 1000 octets."""
+Word = Annotated[Text, AfterValidator(_indexable)]
+"""A code or a reference of a rail: at most 1000 octets, and possibly empty."""
+FreeText = Annotated[Text, AfterValidator(_at_most(MAX_TEXT_OCTETS))]
+"""A text that people read: at most 4000 octets."""
+Reason = Annotated[FreeText, StringConstraints(min_length=1)]
+"""A free text that says why or what, so it must not be empty."""
 Sha256Hex = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{64}\z")]
 """64 characters of lowercase hex."""
 
@@ -138,8 +151,19 @@ def _json_payload(value: object) -> dict[str, Any]:
     payload = cast("dict[str, Any]", value)
     # A copy of our own: what the caller does with its dict afterwards was not checked.
     if _is_plainly_json(payload):
+        _check_size(_written(payload))
         return dict(payload)
-    return cast("dict[str, Any]", json.loads(json.dumps(_json_object(payload))))
+    written = _written(_json_object(payload))
+    _check_size(written)
+    return cast("dict[str, Any]", json.loads(written))
+
+
+_written: Final = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _check_size(written: str) -> None:
+    if len(written.encode()) > MAX_PAYLOAD_OCTETS:
+        raise ValueError(f"payload takes more than {MAX_PAYLOAD_OCTETS} octets as JSON")
 
 
 def _is_plainly_json(value: dict[str, Any]) -> bool:
@@ -196,7 +220,7 @@ class NewPolicyVersion(Input):
     """A policy version to rotate in; `checksum` is the SHA-256 of the policy document."""
 
     id: Key
-    description: Key
+    description: Reason
     checksum: Sha256Hex
     created_by: Key
 
@@ -218,7 +242,7 @@ class RevocationRecord(Record):
     """A revoked credential: a client certificate or a token, by its hash."""
 
     credential: CredentialKind
-    hash: str
+    hash: str = Field(repr=False)
     revoked_at: datetime
     recorded_at: datetime
     expires_at: datetime | None
@@ -245,8 +269,8 @@ class NewAttestation(Input):
     payload_hash: Sha256Hex
     policy_version_id: Key
     signature_hash: Sha256Hex | None = None
-    client_cert_fingerprint_sha256: Sha256Hex | None = None
-    token_hash: Sha256Hex | None = None
+    client_cert_fingerprint_sha256: Sha256Hex | None = Field(default=None, repr=False)
+    token_hash: Sha256Hex | None = Field(default=None, repr=False)
 
 
 class AttestationRecord(Record):
@@ -258,8 +282,8 @@ class AttestationRecord(Record):
     idempotency_key: str
     payload_hash: str
     signature_hash: str | None
-    client_cert_fingerprint_sha256: str | None
-    token_hash: str | None
+    client_cert_fingerprint_sha256: str | None = Field(repr=False)
+    token_hash: str | None = Field(repr=False)
     policy_version_id: str
     execution_started: bool
     execution_completed: bool
@@ -319,9 +343,9 @@ class NewInstruction(Input):
     end_to_end_id: Key
     amount_minor: Annotated[int, Field(strict=True, ge=1, lt=2**63)]
     currency: Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Z]{3}\z")]
-    debtor_account: Key
-    creditor_account: Key
-    payload: Payload
+    debtor_account: Key = Field(repr=False)
+    creditor_account: Key = Field(repr=False)
+    payload: Payload = Field(repr=False)
     attestation_id: UUID
     policy_version_id: Key
     uetr: UUID | None = None
@@ -423,8 +447,8 @@ class AuditLogRecord(Record):
     chain_seq: int
     action: AuditAction
     table_name: str
-    before: dict[str, Any] | None
-    after: dict[str, Any]
+    before: dict[str, Any] | None = Field(repr=False)
+    after: dict[str, Any] = Field(repr=False)
     occurred_at: datetime
     db_user: str
     db_role: str
@@ -472,7 +496,7 @@ class NewOutboxItem(Input):
     participant_id: Key
     idempotency_key: Key
     rail_type: Key
-    payload: Payload
+    payload: Payload = Field(repr=False)
     due_at: AwareTime | None = None
     max_attempts: Annotated[int, Field(strict=True, ge=1, le=MAX_ATTEMPTS)] = DEFAULT_MAX_ATTEMPTS
     context: Context | None = None
@@ -507,7 +531,7 @@ class ClaimedItem(Record):
     idempotency_key: str
     redrive_no: int
     rail_type: str
-    payload: dict[str, Any]
+    payload: dict[str, Any] = Field(repr=False)
     payload_hash: str
     attempt_no: int
     max_attempts: int
@@ -531,10 +555,10 @@ class Completion(Input):
     """
 
     state: CompletionState
-    rail_reference: Text | None = None
-    rail_code: Text | None = None
-    error_code: Text | None = None
-    error_message: Text | None = None
+    rail_reference: Word | None = None
+    rail_code: Word | None = None
+    error_code: Word | None = None
+    error_message: FreeText | None = None
     outcome: Outcome | None = None
     retry_in: Annotated[timedelta, Field(ge=timedelta(0), le=LONGEST_DELAY)] | None = None
     latency_ms: Annotated[int, Field(strict=True, ge=0, lt=2**31)] | None = None

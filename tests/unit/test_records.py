@@ -2,10 +2,12 @@
 
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from orchestration import models, records
 from orchestration.records import Input, NewPolicyVersion, PolicyVersionRecord, Record
 
 GOOD = {"id": "v1", "description": "first", "checksum": "0a" * 32, "created_by": "ops"}
@@ -129,3 +131,58 @@ def test_a_record_survives_json() -> None:
 def test_a_record_holds_the_types_that_it_declares() -> None:
     made = record()
     assert PolicyVersionRecord.model_validate(made.model_dump(), strict=True) == made
+
+
+@pytest.mark.invariant("INV-API-003")
+@pytest.mark.parametrize(
+    ("model", "hidden"),
+    [
+        (records.NewInstruction, {"debtor_account", "creditor_account", "payload"}),
+        (records.NewOutboxItem, {"payload"}),
+        (records.ClaimedItem, {"payload"}),
+        (records.NewAttestation, {"client_cert_fingerprint_sha256", "token_hash"}),
+        (records.AttestationRecord, {"client_cert_fingerprint_sha256", "token_hash"}),
+        (records.RevocationRecord, {"hash"}),
+        (records.AuditLogRecord, {"before", "after"}),
+    ],
+)
+def test_repr_hides_what_a_log_must_not_hold(model: type[BaseModel], hidden: set[str]) -> None:
+    assert {name for name, field in model.model_fields.items() if not field.repr} == hidden
+
+
+@pytest.mark.invariant("INV-API-003")
+def test_no_model_shows_its_row_in_repr() -> None:
+    assert models.Base.__repr__ is object.__repr__
+
+
+@pytest.mark.invariant("INV-API-001")
+@pytest.mark.parametrize(
+    ("payload", "fits"),
+    [
+        ({"a": "x" * (1_000_000 - len('{"a": ""}'))}, True),
+        ({"a": "x" * 1_000_000}, False),
+        ({"a": "ä" * 500_000}, False),
+        ({"a": ["x" * 1_000_000]}, False),
+    ],
+)
+def test_a_payload_has_at_most_a_million_octets(payload: dict[str, Any], fits: bool) -> None:
+    values = {
+        "instruction_id": uuid4(),
+        "participant_id": "p",
+        "idempotency_key": "k",
+        "rail_type": "SEPA",
+        "payload": payload,
+    }
+    if fits:
+        assert records.NewOutboxItem.model_validate(values).payload == payload
+    else:
+        with pytest.raises(ValidationError, match="1000000 octets"):
+            records.NewOutboxItem.model_validate(values)
+
+
+@pytest.mark.invariant("INV-API-001")
+def test_a_free_text_may_be_longer_than_a_key() -> None:
+    assert records.Completion(state="RETRYABLE", error_message="ä" * 2000).error_message
+    for field, value in (("error_message", "x" * 4001), ("rail_reference", "x" * 1001)):
+        with pytest.raises(ValidationError):
+            records.Completion.model_validate({"state": "RETRYABLE", field: value})

@@ -1,5 +1,8 @@
 """The translation as a pure function: by SQLSTATE, then by constraint, never by wording."""
 
+import pickle
+import traceback
+
 import psycopg
 import pytest
 from psycopg.pq import DiagnosticField
@@ -65,7 +68,7 @@ def test_everything_the_server_said_is_kept() -> None:
     }
 
 
-@pytest.mark.parametrize("code", ["99999", "XX000", "42P01", "P7999", "22003"])
+@pytest.mark.parametrize("code", ["99999", "XX000", "42P01", "P7999", "22015"])
 def test_a_code_without_a_class_stays_unclassified_with_everything_kept(code: str) -> None:
     typed = translate(server_says(code, message="who knows", table="t", hint="look"))
     assert type(typed) is errors.UnclassifiedDatabaseError
@@ -83,6 +86,18 @@ def test_wording_decides_nothing() -> None:
 )
 def test_a_detail_in_the_servers_words_stands_under_text(text: str) -> None:
     assert translate(server_says("23505", detail=text)).detail == {"text": text}
+
+
+@pytest.mark.invariant("INV-API-003")
+@pytest.mark.parametrize("code", ["23514", "23502"])
+def test_the_row_of_a_failing_check_is_dropped(code: str) -> None:
+    error = server_says(code, message="violates", detail="Failing row contains (DE02, salt).")
+    error.args = ("violates\nDETAIL:  Failing row contains (DE02, salt).",)
+    typed = translate(error)
+    assert typed.detail is None
+    typed.__cause__ = error
+    assert "DE02" not in "".join(traceback.format_exception(typed))
+    assert b"DE02" not in pickle.dumps(typed)
 
 
 def test_no_detail_is_none_and_an_empty_one_is_empty() -> None:

@@ -7,14 +7,22 @@ from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, Integer
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.schema import SchemaItem
 
-from orchestration.models.base import Base, DbUser, XactId, assigned, in_years
+from orchestration.models.base import (
+    Base,
+    DbUser,
+    XactId,
+    assigned,
+    free_text,
+    in_years,
+    key,
+)
 
 
 def _rules(table: str) -> tuple[SchemaItem, ...]:
     """What both logs ask of a row: an opening says who, a closing how it ended."""
     return (
         CheckConstraint("attempt_no >= 1", name="attempt_no"),
-        CheckConstraint("worker_id <> ''", name="worker_id"),
+        CheckConstraint(key("worker_id"), name="worker_id"),
         CheckConstraint(
             "CASE phase"
             " WHEN 'OPEN' THEN outcome IS NULL"
@@ -26,7 +34,7 @@ def _rules(table: str) -> tuple[SchemaItem, ...]:
         CheckConstraint(
             "(num_nonnulls(error_code, error_message) = 0"
             " OR coalesce(outcome <> 'SUCCEEDED', false))"
-            " AND error_code <> '' AND error_message <> ''",
+            f" AND {key('error_code')} AND {free_text('error_message')}",
             name="error",
         ),
         CheckConstraint(in_years("occurred_at"), name="years"),
@@ -67,9 +75,9 @@ class TransactionAttempt(Attempt, Base):
     __tablename__ = "transaction_attempts"
     __table_args__ = (
         *_rules("transaction_attempts"),
-        CheckConstraint("rail_type <> ''", name="rail_type"),
+        CheckConstraint(key("rail_type"), name="rail_type"),
         CheckConstraint(
-            "(rail_reference IS NULL OR phase = 'CLOSE') AND rail_reference <> ''",
+            f"(rail_reference IS NULL OR phase = 'CLOSE') AND {key('rail_reference')}",
             name="rail_reference",
         ),
     )

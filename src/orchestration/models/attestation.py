@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from orchestration.models.base import Base, DbUser, XactId, assigned, hex64, in_years
+from orchestration.models.base import Base, DbUser, XactId, assigned, hex64, in_years, key
 
 TERMINAL_STATUS = "terminal_status IN ('SUCCESS', 'FAILED', 'REPAIRED')"
 
@@ -19,9 +19,9 @@ class IngressAttestation(Base):
 
     __tablename__ = "ingress_attestations"
     __table_args__ = (
-        CheckConstraint("caller_identity <> ''", name="caller_identity"),
+        CheckConstraint(key("caller_identity"), name="caller_identity"),
         CheckConstraint("chain_seq >= 1", name="chain_seq"),
-        CheckConstraint("idempotency_key <> ''", name="idempotency_key"),
+        CheckConstraint(key("idempotency_key"), name="idempotency_key"),
         CheckConstraint(hex64("payload_hash"), name="payload_hash"),
         CheckConstraint(hex64("signature_hash"), name="signature_hash"),
         CheckConstraint(
@@ -72,7 +72,7 @@ class IngressAttestationEvent(Base):
             f" AND {TERMINAL_STATUS}",
             name="terminal_status",
         ),
-        CheckConstraint("recorded_by <> ''", name="recorded_by"),
+        CheckConstraint(key("recorded_by"), name="recorded_by"),
         CheckConstraint(in_years("occurred_at"), name="years"),
         Index("ix_ingress_attestation_events_xact_id", "xact_id", postgresql_using="brin"),
     )
@@ -94,7 +94,7 @@ class IngressAttestationHead(Base):
 
     __tablename__ = "ingress_attestation_heads"
     __table_args__ = (
-        CheckConstraint("caller_identity <> ''", name="caller_identity"),
+        CheckConstraint(key("caller_identity"), name="caller_identity"),
         CheckConstraint("chain_seq >= 0", name="chain_seq"),
         {"postgresql_with": {"fillfactor": "50"}},
     )

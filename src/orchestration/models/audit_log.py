@@ -16,6 +16,7 @@ from orchestration.models.base import (
     assigned,
     hex64,
     in_years,
+    key,
     readable_object,
 )
 
@@ -46,7 +47,7 @@ class AuditLog(Base):
             " 'CLOSE_CONTRADICTION')",
             name="action",
         ),
-        CheckConstraint("table_name <> ''", name="table_name"),
+        CheckConstraint(key("table_name"), name="table_name"),
         CheckConstraint(readable_object("before"), name="before"),
         CheckConstraint(readable_object("after"), name="after"),
         CheckConstraint(

@@ -8,6 +8,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 from sqlalchemy.types import TypeEngine
 
+from orchestration.vocabulary import MAX_KEY_OCTETS, MAX_PAYLOAD_OCTETS, MAX_TEXT_OCTETS
+
 SCHEMA = "orchestration"
 
 # What the database fills in on INSERT (an id, a time, who did it) where a row leaves it out.
@@ -58,6 +60,16 @@ def hex64(column: str) -> str:
     return f"octet_length({column}) = 64 AND {column} ~ '^[0-9a-f]*$'"
 
 
+def key(column: str) -> str:
+    """The CHECK of a text key: an index must be able to hold it."""
+    return f"octet_length({column}) >= 1 AND octet_length({column}) <= {MAX_KEY_OCTETS}"
+
+
+def free_text(column: str) -> str:
+    """The CHECK of a free text that must not be empty."""
+    return f"octet_length({column}) >= 1 AND octet_length({column}) <= {MAX_TEXT_OCTETS}"
+
+
 def readable_object(column: str) -> str:
     """The CHECK of a JSON object that every reader gets past: 500 levels, 1234 digits."""
     return (
@@ -71,7 +83,10 @@ def readable_object(column: str) -> str:
 def payload_rules() -> tuple[CheckConstraint, ...]:
     """The CHECKs of a payload, its salt and its hash."""
     return (
-        CheckConstraint(readable_object("payload"), name="payload"),
+        CheckConstraint(
+            f"octet_length(payload::text) <= {MAX_PAYLOAD_OCTETS} AND {readable_object('payload')}",
+            name="payload",
+        ),
         CheckConstraint("octet_length(payload_salt) = 16", name="payload_salt"),
         CheckConstraint(
             "payload_hash = encode(sha256('orchestration.payload.v1'::bytea || payload_salt"

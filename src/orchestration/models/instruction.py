@@ -17,7 +17,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from orchestration.models.base import Base, DbUser, XactId, assigned, payload_rules
+from orchestration.models.base import (
+    Base,
+    DbUser,
+    XactId,
+    assigned,
+    free_text,
+    key,
+    payload_rules,
+)
+from orchestration.vocabulary import MAX_TEXT_OCTETS
 
 
 class Instruction(Base):
@@ -29,21 +38,21 @@ class Instruction(Base):
 
     __tablename__ = "instructions"
     __table_args__ = (
-        CheckConstraint("participant_id <> ''", name="participant_id"),
-        CheckConstraint("idempotency_key <> ''", name="idempotency_key"),
-        CheckConstraint("instruction_type <> ''", name="instruction_type"),
-        CheckConstraint("end_to_end_id <> ''", name="end_to_end_id"),
+        CheckConstraint(key("participant_id"), name="participant_id"),
+        CheckConstraint(key("idempotency_key"), name="idempotency_key"),
+        CheckConstraint(key("instruction_type"), name="instruction_type"),
+        CheckConstraint(key("end_to_end_id"), name="end_to_end_id"),
         CheckConstraint("extract(year FROM value_date) BETWEEN 1 AND 9998", name="value_date"),
         CheckConstraint("amount_minor > 0", name="amount_minor"),
         CheckConstraint("octet_length(currency) = 3 AND currency ~ '^[A-Z]*$'", name="currency"),
-        CheckConstraint("debtor_account <> ''", name="debtor_account"),
-        CheckConstraint("creditor_account <> ''", name="creditor_account"),
+        CheckConstraint(key("debtor_account"), name="debtor_account"),
+        CheckConstraint(key("creditor_account"), name="creditor_account"),
         *payload_rules(),
         CheckConstraint(
             "state IN ('RECEIVED', 'AUTHORIZED', 'EXECUTING', 'COMPLETED', 'FAILED')", name="state"
         ),
         CheckConstraint(
-            "(state = 'FAILED') = (reason IS NOT NULL) AND reason <> ''", name="reason"
+            f"(state = 'FAILED') = (reason IS NOT NULL) AND {free_text('reason')}", name="reason"
         ),
         CheckConstraint("unresolved >= 0", name="unresolved"),
         CheckConstraint("version >= 1", name="version"),
@@ -109,7 +118,11 @@ class StatusHistory(Base):
             " AND (from_state IS NOT NULL OR to_state = 'RECEIVED')",
             name="transition",
         ),
-        CheckConstraint("(to_state = 'FAILED') = (reason IS NOT NULL)", name="reason"),
+        CheckConstraint(
+            "(to_state = 'FAILED') = (reason IS NOT NULL)"
+            f" AND octet_length(reason) <= {MAX_TEXT_OCTETS}",
+            name="reason",
+        ),
         ForeignKeyConstraint(
             ["participant_id", "instruction_id"],
             ["instructions.participant_id", "instructions.id"],

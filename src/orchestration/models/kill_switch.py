@@ -5,7 +5,16 @@ from datetime import datetime
 from sqlalchemy import CheckConstraint, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from orchestration.models.base import Base, DbUser, Singleton, XactId, assigned
+from orchestration.models.base import (
+    Base,
+    DbUser,
+    Singleton,
+    XactId,
+    assigned,
+    free_text,
+    key,
+)
+from orchestration.vocabulary import MAX_KEY_OCTETS
 
 
 class KillSwitchGate(Base):
@@ -28,13 +37,14 @@ class KillSwitch(Base):
         CheckConstraint(
             "CASE"
             " WHEN scope IN ('GLOBAL', 'INGEST', 'EXECUTION', 'DISPATCH') THEN target IS NULL"
-            " WHEN scope IN ('PARTICIPANT', 'RAIL') THEN coalesce(target, '') <> ''"
+            " WHEN scope IN ('PARTICIPANT', 'RAIL') THEN octet_length(coalesce(target, ''))"
+            f" BETWEEN 1 AND {MAX_KEY_OCTETS}"
             " ELSE false END",
             name="scope",
         ),
         CheckConstraint("action IN ('ENGAGE', 'RELEASE')", name="action"),
-        CheckConstraint("reason <> ''", name="reason"),
-        CheckConstraint("actor <> ''", name="actor"),
+        CheckConstraint(free_text("reason"), name="reason"),
+        CheckConstraint(key("actor"), name="actor"),
         Index("ix_kill_switches_last", "scope", text("coalesce(target, '')"), "event_no"),
         Index("ix_kill_switches_xact_id", "xact_id", postgresql_using="brin"),
     )

@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, Index, Integer, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from orchestration.models.base import Base, DbUser, XactId, assigned, in_years
+from orchestration.models.base import Base, DbUser, XactId, assigned, free_text, in_years, key
 
 LOGIN = text("SESSION_USER")
 
@@ -29,11 +29,9 @@ class PaymentOutboxLateResult(Base):
             name="source",
         ),
         CheckConstraint("outcome IN ('SENT', 'REJECTED', 'NOT_SENT')", name="outcome"),
-        CheckConstraint("octet_length(rail_reference) <= 4000", name="rail_reference"),
-        CheckConstraint("reason <> '' AND octet_length(reason) <= 4000", name="reason"),
-        CheckConstraint(
-            "recorded_by <> '' AND octet_length(recorded_by) <= 1000", name="recorded_by"
-        ),
+        CheckConstraint(key("rail_reference"), name="rail_reference"),
+        CheckConstraint(free_text("reason"), name="reason"),
+        CheckConstraint(key("recorded_by"), name="recorded_by"),
         CheckConstraint(in_years("recorded_at"), name="years"),
         Index("ix_payment_outbox_late_results_xact_id", "xact_id", postgresql_using="brin"),
     )
@@ -78,8 +76,8 @@ class PaymentOutboxIntervention(Base):
             " ELSE false END",
             name="action",
         ),
-        CheckConstraint("reason <> '' AND octet_length(reason) <= 4000", name="reason"),
-        CheckConstraint("acted_by <> '' AND octet_length(acted_by) <= 1000", name="acted_by"),
+        CheckConstraint(free_text("reason"), name="reason"),
+        CheckConstraint(key("acted_by"), name="acted_by"),
         CheckConstraint(in_years("acted_at"), name="years"),
         Index(
             "uq_payment_outbox_interventions_closed",

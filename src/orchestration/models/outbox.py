@@ -20,7 +20,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from orchestration.models.base import Base, assigned, in_years, payload_rules
+from orchestration.models.base import Base, assigned, in_years, key, payload_rules
+from orchestration.vocabulary import MAX_KEY_OCTETS, MAX_TEXT_OCTETS
 
 CLOCK = text("clock_timestamp()")
 LOGIN = text("SESSION_USER")
@@ -33,7 +34,7 @@ class ParticipantOutboxSequence(Base):
 
     __tablename__ = "participant_outbox_sequences"
     __table_args__ = (
-        CheckConstraint("participant_id <> ''", name="participant_id"),
+        CheckConstraint(key("participant_id"), name="participant_id"),
         CheckConstraint("next_sequence_id >= 1", name="next_sequence_id"),
         {"postgresql_with": {"fillfactor": "50"}},
     )
@@ -47,13 +48,13 @@ class PaymentOutboxItem(Base):
 
     __tablename__ = "payment_outbox_items"
     __table_args__ = (
-        CheckConstraint("participant_id <> ''", name="participant_id"),
+        CheckConstraint(key("participant_id"), name="participant_id"),
         CheckConstraint("sequence_id >= 1", name="sequence_id"),
-        CheckConstraint("idempotency_key <> ''", name="idempotency_key"),
+        CheckConstraint(key("idempotency_key"), name="idempotency_key"),
         CheckConstraint(
             "redrive_no >= 0 AND (redrive_no = 0) = (redrive_of IS NULL)", name="redrive"
         ),
-        CheckConstraint("rail_type <> ''", name="rail_type"),
+        CheckConstraint(key("rail_type"), name="rail_type"),
         *payload_rules(),
         CheckConstraint("max_attempts BETWEEN 1 AND 1000", name="max_attempts"),
         CheckConstraint(
@@ -101,7 +102,8 @@ class PaymentOutboxPending(Base):
         CheckConstraint(in_years("next_attempt_at"), name="next_attempt_at"),
         CheckConstraint(
             "num_nulls(claimed_by, lease_token, lease_expires_at) IN (0, 3)"
-            " AND isfinite(lease_expires_at)",
+            " AND isfinite(lease_expires_at)"
+            f" AND octet_length(claimed_by) <= {MAX_KEY_OCTETS}",
             name="lease",
         ),
         ForeignKeyConstraint(
@@ -164,8 +166,16 @@ class PaymentOutboxAttempt(Base):
             " error_message, latency_ms) = 0",
             name="opening",
         ),
-        CheckConstraint("worker_id <> ''", name="worker_id"),
+        CheckConstraint(key("worker_id"), name="worker_id"),
         CheckConstraint("latency_ms >= 0", name="latency_ms"),
+        CheckConstraint(
+            f"octet_length(requested_error_code) <= {MAX_KEY_OCTETS}"
+            f" AND octet_length(rail_reference) <= {MAX_KEY_OCTETS}"
+            f" AND octet_length(rail_code) <= {MAX_KEY_OCTETS}"
+            f" AND octet_length(error_code) <= {MAX_KEY_OCTETS}"
+            f" AND octet_length(error_message) <= {MAX_TEXT_OCTETS}",
+            name="texts",
+        ),
         Index(
             "uq_payment_outbox_attempts_terminal",
             "outbox_id",

@@ -5,7 +5,17 @@ from datetime import datetime
 from sqlalchemy import CheckConstraint, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from orchestration.models.base import Base, DbUser, Singleton, XactId, assigned, hex64, in_years
+from orchestration.models.base import (
+    Base,
+    DbUser,
+    Singleton,
+    XactId,
+    assigned,
+    free_text,
+    hex64,
+    in_years,
+    key,
+)
 
 
 class PolicyVersion(Base):
@@ -13,9 +23,9 @@ class PolicyVersion(Base):
 
     __tablename__ = "policy_versions"
     __table_args__ = (
-        CheckConstraint("id <> ''", name="id"),
-        CheckConstraint("description <> ''", name="description"),
-        CheckConstraint("created_by <> ''", name="created_by"),
+        CheckConstraint(key("id"), name="id"),
+        CheckConstraint(free_text("description"), name="description"),
+        CheckConstraint(key("created_by"), name="created_by"),
         CheckConstraint(hex64("checksum"), name="checksum"),
         CheckConstraint("status IN ('ACTIVE', 'GRACE', 'RETIRED')", name="status"),
         CheckConstraint(

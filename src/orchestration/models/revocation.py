@@ -6,7 +6,7 @@ from sqlalchemy import CheckConstraint, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.schema import SchemaItem
 
-from orchestration.models.base import Base, DbUser, Singleton, XactId, assigned, in_years
+from orchestration.models.base import Base, DbUser, Singleton, XactId, assigned, in_years, key
 from orchestration.vocabulary import CRLReason
 
 REASONS = ", ".join(f"'{reason}'" for reason in CRLReason)
@@ -16,7 +16,7 @@ def _rules(table: str) -> tuple[SchemaItem, ...]:
     return (
         CheckConstraint("expires_at IS NULL OR expires_at >= revoked_at", name="expiry"),
         CheckConstraint(f"reason_code IN ({REASONS})", name="reason_code"),
-        CheckConstraint("revoked_by <> ''", name="revoked_by"),
+        CheckConstraint(key("revoked_by"), name="revoked_by"),
         CheckConstraint(in_years("revoked_at", "recorded_at", "expires_at"), name="years"),
         Index(f"ix_{table}_expires_at", "expires_at"),
         Index(f"ix_{table}_revoked_at", "revoked_at"),

@@ -9,14 +9,15 @@ from uuid import UUID
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from orchestration.records import Key, Text
+from orchestration.records import Key, Reason, Text, Word
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 KEY: Final[TypeAdapter[str]] = TypeAdapter(Key)
 KEY_OR_NONE: Final[TypeAdapter[str | None]] = TypeAdapter(Key | None)
-TEXT: Final[TypeAdapter[str]] = TypeAdapter(Text)
+REASON: Final[TypeAdapter[str]] = TypeAdapter(Reason)
+WORD: Final[TypeAdapter[str]] = TypeAdapter(Word)
 TEXT_OR_NONE: Final[TypeAdapter[str | None]] = TypeAdapter(Text | None)
 ID: Final[TypeAdapter[UUID]] = TypeAdapter(UUID)
 # What the wire carries; which of it is in bounds is for the database to say.

@@ -3,11 +3,11 @@
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import Field, StringConstraints, TypeAdapter
+from pydantic import Field, TypeAdapter
 from sqlalchemy import text
 
-from orchestration.records import ExecutionAttempt, Text, TransactionAttempt
-from orchestration.repo.arguments import ID, KEY, argument
+from orchestration.records import ExecutionAttempt, Reason, TransactionAttempt
+from orchestration.repo.arguments import ID, KEY, KEY_OR_NONE, argument
 from orchestration.repo.base import Repository, one
 from orchestration.vocabulary import AttemptOutcome
 
@@ -60,8 +60,7 @@ ATTEMPT_NO: Final[TypeAdapter[int]] = TypeAdapter(
     Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 )
 OUTCOME: Final[TypeAdapter[AttemptOutcome]] = TypeAdapter(AttemptOutcome)
-Words = Annotated[Text, StringConstraints(min_length=1)]
-WORDS_OR_NONE: Final[TypeAdapter[str | None]] = TypeAdapter(Words | None)
+REASON_OR_NONE: Final[TypeAdapter[str | None]] = TypeAdapter(Reason | None)
 
 
 class AttemptLogRepository(Repository):
@@ -136,7 +135,7 @@ class AttemptLogRepository(Repository):
     ) -> TransactionAttempt:
         """Record how a rail call ended, and the rail's reference of it; as `close_execution`."""
         closing = _closing(instruction_id, attempt_no, outcome, error_code, error_message)
-        closing["rail_reference"] = argument("rail_reference", WORDS_OR_NONE, rail_reference)
+        closing["rail_reference"] = argument("rail_reference", KEY_OR_NONE, rail_reference)
         return TransactionAttempt.from_row(one(self._row(CLOSE_TRANSACTION, closing)))
 
 
@@ -151,6 +150,6 @@ def _closing(
         "instruction_id": argument("instruction_id", ID, instruction_id),
         "attempt_no": argument("attempt_no", ATTEMPT_NO, attempt_no),
         "outcome": argument("outcome", OUTCOME, outcome).value,
-        "error_code": argument("error_code", WORDS_OR_NONE, error_code),
-        "error_message": argument("error_message", WORDS_OR_NONE, error_message),
+        "error_code": argument("error_code", KEY_OR_NONE, error_code),
+        "error_message": argument("error_message", REASON_OR_NONE, error_message),
     }

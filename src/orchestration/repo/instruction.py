@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import Field, StringConstraints, TypeAdapter
+from pydantic import Field, TypeAdapter
 from sqlalchemy import TextClause, select, text
 
 from orchestration.models import StatusHistory
-from orchestration.records import InstructionRecord, NewInstruction, StatusHistoryRecord, Text
-from orchestration.repo.arguments import ID, argument, dump_inputs, instance, instances
+from orchestration.records import InstructionRecord, NewInstruction, StatusHistoryRecord
+from orchestration.repo.arguments import ID, REASON, argument, dump_inputs, instance, instances
 from orchestration.repo.base import Repository, one
 
 RECEIVE: Final = text(
@@ -37,7 +37,6 @@ STATUS: Final = text("SELECT * FROM orchestration.instruction_status WHERE id = 
 
 HISTORY: Final = StatusHistory.__table__
 VERSION: Final[TypeAdapter[int]] = TypeAdapter(Annotated[int, Field(strict=True, ge=1, lt=2**31)])
-REASON: Final[TypeAdapter[str]] = TypeAdapter(Annotated[Text, StringConstraints(min_length=1)])
 
 
 class InstructionRepository(Repository):

@@ -6,7 +6,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import TextClause, text
 
 from orchestration.records import KillSwitchRecord, KillSwitchState
-from orchestration.repo.arguments import KEY, KEY_OR_NONE, argument
+from orchestration.repo.arguments import KEY, KEY_OR_NONE, REASON, argument
 from orchestration.repo.base import Repository, one
 from orchestration.vocabulary import KillSwitchScope
 
@@ -94,7 +94,7 @@ class KillSwitchRepository(Repository):
             {
                 "scope": argument("scope", SCOPE, scope).value,
                 "target": argument("target", KEY_OR_NONE, target),
-                "reason": argument("reason", KEY, reason),
+                "reason": argument("reason", REASON, reason),
                 "actor": argument(by, KEY, actor),
             },
         )

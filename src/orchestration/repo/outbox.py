@@ -31,8 +31,8 @@ from orchestration.repo.arguments import (
     DURATION,
     ID,
     KEY_OR_NONE,
-    TEXT,
-    TEXT_OR_NONE,
+    REASON,
+    WORD,
     argument,
     dump_inputs,
     dump_json,
@@ -198,7 +198,7 @@ class OutboxRepository(Repository):
         rows = self._rows(
             CLAIM,
             {
-                "worker_id": argument("worker_id", TEXT, worker_id),
+                "worker_id": argument("worker_id", WORD, worker_id),
                 "batch_size": argument("batch_size", COUNT, batch_size),
                 "lease": microseconds(argument("lease", DURATION, lease)),
             },
@@ -285,7 +285,7 @@ class OutboxRepository(Repository):
                 "attempt_no": item.attempt_no,
                 "outcome": argument("outcome", LATE_OUTCOME, outcome),
                 "lease_token": item.lease_token,
-                "rail_reference": argument("rail_reference", TEXT_OR_NONE, rail_reference),
+                "rail_reference": argument("rail_reference", KEY_OR_NONE, rail_reference),
                 "worker_id": item.worker_id,
             },
         )
@@ -313,9 +313,9 @@ class OutboxRepository(Repository):
             {
                 "outbox_id": argument("outbox_id", ID, outbox_id),
                 "outcome": argument("outcome", LATE_OUTCOME, outcome),
-                "reason": argument("reason", TEXT, reason),
+                "reason": argument("reason", REASON, reason),
                 "by": argument("by", KEY_OR_NONE, by),
-                "rail_reference": argument("rail_reference", TEXT_OR_NONE, rail_reference),
+                "rail_reference": argument("rail_reference", KEY_OR_NONE, rail_reference),
             },
         )
         return LateResultRecord.from_row(one(row))
@@ -329,7 +329,7 @@ class OutboxRepository(Repository):
         Raises NotFound (P0002, INV-API-002), InvalidAttemptTransition (P7005, INV-OUT-005) if the
         item is claimed or has ended.
         """
-        return self._intervene(CANCEL, outbox_id, reason=argument("reason", TEXT, reason), by=by)
+        return self._intervene(CANCEL, outbox_id, reason=argument("reason", REASON, reason), by=by)
 
     def reschedule(self, outbox_id: UUID, *, due_at: datetime) -> InterventionRecord:
         """Set another due time, at most 400 days ahead, for an item that nobody has claimed.
@@ -356,7 +356,7 @@ class OutboxRepository(Repository):
         Raises NotFound (P0002, INV-API-002), LeaseLost (P7002, INV-OUT-002) without a live lease.
         """
         return self._intervene(
-            EXPIRE_LEASE, outbox_id, reason=argument("reason", TEXT, reason), by=by
+            EXPIRE_LEASE, outbox_id, reason=argument("reason", REASON, reason), by=by
         )
 
     def close_contradiction(
@@ -371,7 +371,7 @@ class OutboxRepository(Repository):
             CLOSE_CONTRADICTION,
             outbox_id,
             result_no=argument("result_no", COUNT, result_no),
-            reason=argument("reason", TEXT, reason),
+            reason=argument("reason", REASON, reason),
             by=by,
         )
 

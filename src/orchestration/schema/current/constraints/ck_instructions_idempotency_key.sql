@@ -1,1 +1,1 @@
-ALTER TABLE orchestration.instructions ADD CONSTRAINT ck_instructions_idempotency_key CHECK ((idempotency_key <> ''::text));
+ALTER TABLE orchestration.instructions ADD CONSTRAINT ck_instructions_idempotency_key CHECK (((octet_length(idempotency_key) >= 1) AND (octet_length(idempotency_key) <= 1000)));

@@ -16,6 +16,12 @@ BEGIN
       'ingress_attestations', '{}', 'Send a batch in parts.'
     );
   END IF;
+  IF pg_column_size(p_attestations) > 16000000 THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_attestations must be at most 16,000,000 octets',
+      'ingress_attestations', '{}', 'Split the batch.'
+    );
+  END IF;
   -- A CHECK would show the row, and what is no hash may be the credential itself.
   SELECT h.ord, h.malformed
   INTO v_bad
@@ -48,6 +54,35 @@ BEGIN
       jsonb_build_object('ordinal', v_bad.ord, 'column', v_bad.malformed),
       'Give the 64 lowercase hex digits of the SHA-256, never the credential itself.',
       v_bad.malformed
+    );
+  END IF;
+  -- Before any lock, and instead of the CHECKs, whose DETAIL would show the row.
+  SELECT t.ord, t.missing, t.malformed
+  INTO v_bad
+  FROM (
+    SELECT r.ord,
+           CASE
+             WHEN r.caller_identity IS NULL THEN 'caller_identity'
+             WHEN r.idempotency_key IS NULL THEN 'idempotency_key'
+             WHEN r.payload_hash IS NULL THEN 'payload_hash'
+           END AS missing,
+           CASE
+             WHEN octet_length(r.caller_identity) NOT BETWEEN 1 AND 1000 THEN 'caller_identity'
+             WHEN octet_length(r.idempotency_key) NOT BETWEEN 1 AND 1000 THEN 'idempotency_key'
+             WHEN octet_length(r.policy_version_id) > 1000 THEN 'policy_version_id'
+           END AS malformed
+    FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
+      caller_identity text, idempotency_key text, payload_hash text, policy_version_id text
+    )) WITH ORDINALITY AS r (
+      caller_identity, idempotency_key, payload_hash, policy_version_id, ord
+    )
+  ) t
+  WHERE t.missing IS NOT NULL OR t.malformed IS NOT NULL
+  ORDER BY t.ord
+  LIMIT 1;
+  IF FOUND THEN
+    PERFORM orchestration.refuse_element(
+      'ingress_attestations', v_bad.ord, v_bad.missing, v_bad.malformed
     );
   END IF;
   PERFORM orchestration.share_kill_switch_gate();
@@ -161,7 +196,7 @@ BEGIN
     WHERE a.caller_identity = r.caller_identity AND a.idempotency_key = r.idempotency_key
     OFFSET 0
   ) a
-  WHERE a.payload_hash <> r.payload_hash
+  WHERE a.payload_hash IS DISTINCT FROM r.payload_hash
   ORDER BY r.ord
   LIMIT 1;
   IF FOUND THEN

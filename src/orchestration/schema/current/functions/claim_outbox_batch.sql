@@ -14,6 +14,11 @@ DECLARE
   v_picked uuid[];
   v_stale uuid[];
 BEGIN
+  IF octet_length(p_worker_id) > 1000 THEN
+    PERFORM orchestration.refuse_long_texts(
+      'payment_outbox_pending', ARRAY['claimed_by'], ARRAY[p_worker_id]
+    );
+  END IF;
   -- Judged and added in seconds: a month is 30 days where intervals are compared, and what the
   -- calendar says where they are added; a day may have 23 hours.
   IF coalesce(p_worker_id, '') = ''

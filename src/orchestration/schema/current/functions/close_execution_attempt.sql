@@ -7,6 +7,13 @@ AS $function$
 DECLARE
   v_recorded orchestration.execution_attempts;
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'execution_attempts', ARRAY['outcome', 'error_code'],
+    ARRAY[p_outcome, p_error_code]
+  );
+  PERFORM orchestration.refuse_long_texts(
+    'execution_attempts', ARRAY['error_message'], ARRAY[p_error_message], 4000
+  );
   PERFORM orchestration.lock_attempted_instruction(p_instruction_id);
   IF NOT EXISTS (
     SELECT FROM orchestration.execution_attempts a

@@ -7,6 +7,13 @@ AS $function$
 DECLARE
   v_recorded orchestration.transaction_attempts;
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'transaction_attempts', ARRAY['outcome', 'error_code', 'rail_reference'],
+    ARRAY[p_outcome, p_error_code, p_rail_reference]
+  );
+  PERFORM orchestration.refuse_long_texts(
+    'transaction_attempts', ARRAY['error_message'], ARRAY[p_error_message], 4000
+  );
   PERFORM orchestration.lock_attempted_instruction(p_instruction_id);
   IF NOT EXISTS (
     SELECT FROM orchestration.transaction_attempts a

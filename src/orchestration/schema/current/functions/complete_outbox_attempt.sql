@@ -21,6 +21,49 @@ BEGIN
       'payment_outbox_attempts', '{}', 'Send a batch in parts.'
     );
   END IF;
+  IF pg_column_size(p_completions) > 16000000 THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_completions must be at most 16,000,000 octets',
+      'payment_outbox_attempts', '{}', 'Split the batch.'
+    );
+  END IF;
+  -- Before any lock. The block writes nothing, so its subtransaction gets no id.
+  BEGIN
+    SELECT t.ord, t.malformed
+    INTO v_bad
+    FROM (
+      SELECT r.ord,
+             CASE
+               WHEN octet_length(r.worker_id) > 1000 THEN 'worker_id'
+               WHEN octet_length(r.state) > 1000 THEN 'state'
+               WHEN octet_length(r.outcome) > 1000 THEN 'outcome'
+               WHEN octet_length(r.rail_reference) > 1000 THEN 'rail_reference'
+               WHEN octet_length(r.rail_code) > 1000 THEN 'rail_code'
+               WHEN octet_length(r.error_code) > 1000 THEN 'error_code'
+               WHEN octet_length(r.error_message) > 4000 THEN 'error_message'
+             END AS malformed
+      FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
+        outbox_id uuid, lease_token uuid, worker_id text, state text, outcome text,
+        rail_reference text, rail_code text, error_code text, error_message text,
+        retry_in interval, latency_ms integer
+      )) WITH ORDINALITY AS r (
+        outbox_id, lease_token, worker_id, state, outcome,
+        rail_reference, rail_code, error_code, error_message,
+        retry_in, latency_ms, ord
+      )
+    ) t
+    WHERE t.malformed IS NOT NULL
+    ORDER BY t.ord
+    LIMIT 1;
+  EXCEPTION
+    WHEN data_exception THEN
+      PERFORM orchestration.refuse_unreadable('payment_outbox_attempts', SQLSTATE, SQLERRM);
+  END;
+  IF v_bad.ord IS NOT NULL THEN
+    PERFORM orchestration.refuse_element(
+      'payment_outbox_attempts', v_bad.ord, NULL, v_bad.malformed
+    );
+  END IF;
   -- In seconds, as in claim_outbox_batch.
   SELECT r.outbox_id, r.retry_in INTO v_bad
   FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid, retry_in interval)

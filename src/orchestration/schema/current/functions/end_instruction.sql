@@ -11,6 +11,7 @@ BEGIN
       jsonb_build_object('id', p_id), 'Say why, in p_reason.', 'reason'
     );
   END IF;
+  PERFORM orchestration.refuse_long_texts('instructions', ARRAY['reason'], ARRAY[p_reason], 4000);
   PERFORM orchestration.lock_instruction(p_id, p_version, p_state);
   RETURN QUERY
   UPDATE orchestration.instructions i

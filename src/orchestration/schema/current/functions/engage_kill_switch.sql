@@ -5,6 +5,10 @@ CREATE OR REPLACE FUNCTION orchestration.engage_kill_switch(p_scope text, p_reas
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
 AS $function$
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'kill_switches', ARRAY['scope', 'target', 'actor'], ARRAY[p_scope, p_target, p_engaged_by]
+  );
+  PERFORM orchestration.refuse_long_texts('kill_switches', ARRAY['reason'], ARRAY[p_reason], 4000);
   RETURN QUERY
   INSERT INTO orchestration.kill_switches (scope, target, action, reason, actor)
   VALUES (p_scope, p_target, 'ENGAGE', p_reason, p_engaged_by)

@@ -13,12 +13,60 @@ DECLARE
   v_instructions bigint;
   v_open bigint;
   v_stored bigint;
+  v_bad record;
   v_other record;
 BEGIN
   IF jsonb_typeof(p_items) IS DISTINCT FROM 'array' OR jsonb_array_length(p_items) > 10000 THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'p_items is an array of 0 to 10,000 objects',
       'payment_outbox_items', '{}', 'Send a batch in parts.'
+    );
+  END IF;
+  IF pg_column_size(p_items) > 16000000 THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_items must be at most 16,000,000 octets',
+      'payment_outbox_items', '{}', 'Split the batch.'
+    );
+  END IF;
+  -- Before any lock, and instead of the CHECKs, whose DETAIL would show the row. The block writes
+  -- nothing, so its subtransaction gets no id.
+  BEGIN
+    SELECT t.ord, t.missing, t.malformed
+    INTO v_bad
+    FROM (
+      SELECT r.ord,
+             CASE
+               WHEN r.instruction_id IS NULL THEN 'instruction_id'
+               WHEN r.participant_id IS NULL THEN 'participant_id'
+               WHEN r.idempotency_key IS NULL THEN 'idempotency_key'
+               WHEN r.rail_type IS NULL THEN 'rail_type'
+               WHEN r.payload IS NULL THEN 'payload'
+             END AS missing,
+             CASE
+               WHEN octet_length(r.participant_id) NOT BETWEEN 1 AND 1000 THEN 'participant_id'
+               WHEN octet_length(r.idempotency_key) NOT BETWEEN 1 AND 1000 THEN 'idempotency_key'
+               WHEN octet_length(r.rail_type) NOT BETWEEN 1 AND 1000 THEN 'rail_type'
+               WHEN r.max_attempts NOT BETWEEN 1 AND 1000 THEN 'max_attempts'
+               WHEN NOT orchestration.is_storable_payload(r.payload) THEN 'payload'
+             END AS malformed
+      FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
+        instruction_id uuid, participant_id text, idempotency_key text, rail_type text,
+        payload jsonb, due_at timestamptz, max_attempts integer
+      )) WITH ORDINALITY AS r (
+        instruction_id, participant_id, idempotency_key, rail_type,
+        payload, due_at, max_attempts, ord
+      )
+    ) t
+    WHERE t.missing IS NOT NULL OR t.malformed IS NOT NULL
+    ORDER BY t.ord
+    LIMIT 1;
+  EXCEPTION
+    WHEN data_exception THEN
+      PERFORM orchestration.refuse_unreadable('payment_outbox_items', SQLSTATE, SQLERRM);
+  END;
+  IF v_bad.ord IS NOT NULL THEN
+    PERFORM orchestration.refuse_element(
+      'payment_outbox_items', v_bad.ord, v_bad.missing, v_bad.malformed
     );
   END IF;
   PERFORM orchestration.share_kill_switch_gate();

@@ -5,6 +5,10 @@ CREATE OR REPLACE FUNCTION orchestration.open_execution_attempt(p_instruction_id
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
 AS $function$
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'execution_attempts', ARRAY['worker_id'],
+    ARRAY[p_worker_id]
+  );
   PERFORM orchestration.lock_attempted_instruction(p_instruction_id);
   -- Again, where a row that came in beside the functions has taken the number.
   LOOP

@@ -5,6 +5,10 @@ CREATE OR REPLACE FUNCTION orchestration.open_transaction_attempt(p_instruction_
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
 AS $function$
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'transaction_attempts', ARRAY['worker_id', 'rail_type'],
+    ARRAY[p_worker_id, p_rail_type]
+  );
   PERFORM orchestration.lock_attempted_instruction(p_instruction_id);
   -- Again, where a row that came in beside the functions has taken the number.
   LOOP

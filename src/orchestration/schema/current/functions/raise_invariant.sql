@@ -3,26 +3,41 @@ CREATE OR REPLACE FUNCTION orchestration.raise_invariant(p_invariant text, p_err
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
 AS $function$
+DECLARE
+  -- Whatever a caller sent comes back shortened: a log must not fill up with it.
+  v_message text := left(p_invariant || ': ' || p_message, 200);
+  v_detail jsonb := p_detail;
 BEGIN
+  IF octet_length(p_detail::text) > 200 THEN
+    SELECT jsonb_object_agg(
+      d.key,
+      CASE jsonb_typeof(d.value)
+        WHEN 'string' THEN to_jsonb(left(d.value #>> '{}', 200))
+        ELSE d.value
+      END
+    )
+    INTO v_detail
+    FROM jsonb_each(p_detail) d;
+  END IF;
   -- RAISE refuses a null option, and would hide the refusal behind 22004.
   IF p_column IS NULL THEN
     RAISE EXCEPTION USING
       ERRCODE = p_errcode,
-      MESSAGE = p_invariant || ': ' || p_message,
+      MESSAGE = v_message,
       CONSTRAINT = p_invariant,
       SCHEMA = 'orchestration',
       TABLE = p_table,
-      DETAIL = p_detail::text,
+      DETAIL = v_detail::text,
       HINT = p_hint;
   ELSE
     RAISE EXCEPTION USING
       ERRCODE = p_errcode,
-      MESSAGE = p_invariant || ': ' || p_message,
+      MESSAGE = v_message,
       CONSTRAINT = p_invariant,
       SCHEMA = 'orchestration',
       TABLE = p_table,
       COLUMN = p_column,
-      DETAIL = p_detail::text,
+      DETAIL = v_detail::text,
       HINT = p_hint;
   END IF;
 END

@@ -6,6 +6,7 @@ CREATE OR REPLACE FUNCTION orchestration.receive_instruction(p_instructions json
  SET enable_seqscan TO 'off'
 AS $function$
 DECLARE
+  v_bad record;
   v_other record;
 BEGIN
   IF jsonb_typeof(p_instructions) IS DISTINCT FROM 'array'
@@ -13,6 +14,67 @@ BEGIN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'p_instructions is an array of 0 to 10,000 objects',
       'instructions', '{}', 'Send a batch in parts.'
+    );
+  END IF;
+  IF pg_column_size(p_instructions) > 16000000 THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_instructions must be at most 16,000,000 octets',
+      'instructions', '{}', 'Split the batch.'
+    );
+  END IF;
+  -- Before any lock, and instead of the CHECKs, whose DETAIL would show the row. The block writes
+  -- nothing, so its subtransaction gets no id.
+  BEGIN
+    SELECT t.ord, t.missing, t.malformed
+    INTO v_bad
+    FROM (
+      SELECT r.ord,
+             CASE
+               WHEN r.participant_id IS NULL THEN 'participant_id'
+               WHEN r.idempotency_key IS NULL THEN 'idempotency_key'
+               WHEN r.instruction_type IS NULL THEN 'instruction_type'
+               WHEN r.end_to_end_id IS NULL THEN 'end_to_end_id'
+               WHEN r.amount_minor IS NULL THEN 'amount_minor'
+               WHEN r.currency IS NULL THEN 'currency'
+               WHEN r.debtor_account IS NULL THEN 'debtor_account'
+               WHEN r.creditor_account IS NULL THEN 'creditor_account'
+               WHEN r.payload IS NULL THEN 'payload'
+               WHEN r.attestation_id IS NULL THEN 'attestation_id'
+               WHEN r.policy_version_id IS NULL THEN 'policy_version_id'
+             END AS missing,
+             CASE
+               WHEN octet_length(r.participant_id) NOT BETWEEN 1 AND 1000 THEN 'participant_id'
+               WHEN octet_length(r.idempotency_key) NOT BETWEEN 1 AND 1000 THEN 'idempotency_key'
+               WHEN octet_length(r.instruction_type) NOT BETWEEN 1 AND 1000 THEN 'instruction_type'
+               WHEN octet_length(r.end_to_end_id) NOT BETWEEN 1 AND 1000 THEN 'end_to_end_id'
+               WHEN extract(year FROM r.value_date) NOT BETWEEN 1 AND 9998 THEN 'value_date'
+               WHEN r.amount_minor <= 0 THEN 'amount_minor'
+               WHEN octet_length(r.currency) <> 3 OR r.currency !~ '^[A-Z]*$' THEN 'currency'
+               WHEN octet_length(r.debtor_account) NOT BETWEEN 1 AND 1000 THEN 'debtor_account'
+               WHEN octet_length(r.creditor_account) NOT BETWEEN 1 AND 1000 THEN 'creditor_account'
+               WHEN octet_length(r.policy_version_id) > 1000 THEN 'policy_version_id'
+               WHEN NOT orchestration.is_storable_payload(r.payload) THEN 'payload'
+             END AS malformed
+      FROM ROWS FROM (jsonb_to_recordset(p_instructions) AS (
+        participant_id text, idempotency_key text, instruction_type text, end_to_end_id text,
+        uetr uuid, value_date date, amount_minor bigint, currency text, debtor_account text,
+        creditor_account text, payload jsonb, attestation_id uuid, policy_version_id text
+      )) WITH ORDINALITY AS r (
+        participant_id, idempotency_key, instruction_type, end_to_end_id,
+        uetr, value_date, amount_minor, currency, debtor_account,
+        creditor_account, payload, attestation_id, policy_version_id, ord
+      )
+    ) t
+    WHERE t.missing IS NOT NULL OR t.malformed IS NOT NULL
+    ORDER BY t.ord
+    LIMIT 1;
+  EXCEPTION
+    WHEN data_exception THEN
+      PERFORM orchestration.refuse_unreadable('instructions', SQLSTATE, SQLERRM);
+  END;
+  IF v_bad.ord IS NOT NULL THEN
+    PERFORM orchestration.refuse_element(
+      'instructions', v_bad.ord, v_bad.missing, v_bad.malformed
     );
   END IF;
   PERFORM orchestration.share_kill_switch_gate();

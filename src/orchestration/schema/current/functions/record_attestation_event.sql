@@ -8,6 +8,10 @@ DECLARE
   v_attestation orchestration.ingress_attestations;
   v_recorded orchestration.ingress_attestation_events;
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'ingress_attestation_events', ARRAY['event', 'terminal_status', 'recorded_by'],
+    ARRAY[p_event, p_terminal_status, p_recorded_by]
+  );
   SELECT a.* INTO v_attestation
   FROM orchestration.ingress_attestations a
   WHERE a.id = p_attestation_id;

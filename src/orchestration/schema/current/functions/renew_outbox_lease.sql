@@ -8,6 +8,11 @@ DECLARE
   v_now timestamptz;
   v_expires_at timestamptz;
 BEGIN
+  IF octet_length(p_worker_id) > 1000 THEN
+    PERFORM orchestration.refuse_long_texts(
+      'payment_outbox_pending', ARRAY['claimed_by'], ARRAY[p_worker_id]
+    );
+  END IF;
   -- In seconds, as in claim_outbox_batch.
   IF (extract(epoch FROM p_lease) BETWEEN 1 AND 86400) IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(

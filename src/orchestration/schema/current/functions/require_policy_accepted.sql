@@ -5,6 +5,11 @@ CREATE OR REPLACE FUNCTION orchestration.require_policy_accepted(p_policy_versio
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
 AS $function$
 BEGIN
+  IF octet_length(p_policy_version_id) > 1000 THEN
+    PERFORM orchestration.refuse_long_texts(
+      'policy_versions', ARRAY['id'], ARRAY[p_policy_version_id]
+    );
+  END IF;
   PERFORM orchestration.share_policy_gate();
   IF NOT EXISTS (
     SELECT FROM orchestration.accepted_policy_versions a WHERE a.id = p_policy_version_id

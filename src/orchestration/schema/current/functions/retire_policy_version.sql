@@ -8,6 +8,7 @@ AS $function$
 DECLARE
   v_status text;
 BEGIN
+  PERFORM orchestration.refuse_long_texts('policy_versions', ARRAY['id'], ARRAY[p_id]);
   LOCK TABLE orchestration.policy_gate IN EXCLUSIVE MODE;
   -- An older snapshot would be judged by what was: the row, updated by every change, answers 40001.
   PERFORM 1 FROM orchestration.policy_gate WHERE singleton FOR UPDATE;

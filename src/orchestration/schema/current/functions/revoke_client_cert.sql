@@ -6,6 +6,10 @@ CREATE OR REPLACE FUNCTION orchestration.revoke_client_cert(p_cert_fingerprint_s
  SET lock_timeout TO '2s'
 AS $function$
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'revoked_client_certs', ARRAY['cert_fingerprint_sha256', 'reason_code', 'revoked_by'],
+    ARRAY[p_cert_fingerprint_sha256, p_reason_code, p_revoked_by]
+  );
   INSERT INTO orchestration.revoked_client_certs
     (cert_fingerprint_sha256, revoked_at, expires_at, reason_code, revoked_by)
   VALUES (p_cert_fingerprint_sha256, p_revoked_at, p_expires_at, p_reason_code, p_revoked_by)

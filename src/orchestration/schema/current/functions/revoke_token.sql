@@ -6,6 +6,10 @@ CREATE OR REPLACE FUNCTION orchestration.revoke_token(p_token_hash text, p_reaso
  SET lock_timeout TO '2s'
 AS $function$
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'revoked_tokens', ARRAY['token_hash', 'reason_code', 'revoked_by'],
+    ARRAY[p_token_hash, p_reason_code, p_revoked_by]
+  );
   INSERT INTO orchestration.revoked_tokens
     (token_hash, revoked_at, expires_at, reason_code, revoked_by)
   VALUES (p_token_hash, p_revoked_at, p_expires_at, p_reason_code, p_revoked_by)

@@ -9,6 +9,13 @@ DECLARE
   v_active text;
   v_expires_at timestamptz;
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'policy_versions', ARRAY['id', 'checksum', 'created_by', 'id'],
+    ARRAY[p_id, p_checksum, p_created_by, p_expected_active]
+  );
+  PERFORM orchestration.refuse_long_texts(
+    'policy_versions', ARRAY['description'], ARRAY[p_description], 4000
+  );
   -- Judged and added in seconds: a month is 30 days where intervals are compared, and what the
   -- calendar says where they are added. From 17 on an interval can be infinite.
   IF (extract(epoch FROM p_grace) BETWEEN 0 AND 36525 * 86400.0) IS NOT TRUE THEN

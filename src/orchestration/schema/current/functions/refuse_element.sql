@@ -1,0 +1,23 @@
+CREATE OR REPLACE FUNCTION orchestration.refuse_element(p_table text, p_ordinal bigint, p_missing text, p_malformed text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+BEGIN
+  IF p_missing IS NOT NULL THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '23502', format('%s must not be null', p_missing), p_table,
+      jsonb_build_object('ordinal', p_ordinal, 'column', p_missing),
+      format('Give every element its %s.', p_missing), p_missing
+    );
+  END IF;
+  PERFORM orchestration.raise_invariant(
+    'INV-API-001', '23514', format('%s is out of bounds or malformed', p_malformed), p_table,
+    jsonb_build_object('ordinal', p_ordinal, 'column', p_malformed),
+    'Text keys are 1 to 1,000 octets, free texts at most 4,000, payloads are JSON objects of at'
+      ' most 1,000,000.',
+    p_malformed
+  );
+END
+$function$;
+-- owner: symphony_owner

@@ -1,0 +1,20 @@
+CREATE OR REPLACE FUNCTION orchestration.refuse_long_texts(p_table text, p_columns text[], p_values text[], p_limit integer DEFAULT 1000)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+-- Called before any lock is taken: the CHECKs of the table refuse a long text only after that.
+BEGIN
+  FOR i IN 1 .. cardinality(p_values) LOOP
+    IF octet_length(p_values[i]) > p_limit THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-API-001', '23514', format('%s must be at most %s octets', p_columns[i], p_limit),
+        p_table,
+        jsonb_build_object('column', p_columns[i], 'octets', octet_length(p_values[i])),
+        'Shorten the text.', p_columns[i]
+      );
+    END IF;
+  END LOOP;
+END
+$function$;
+-- owner: symphony_owner

@@ -54,7 +54,7 @@ def create_tables() -> None:
             name=op.f("ck_payment_outbox_late_results_outcome"),
         ),
         sa.CheckConstraint(
-            "octet_length(rail_reference) <= 4000",
+            "octet_length(rail_reference) <= 1000",
             name=op.f("ck_payment_outbox_late_results_rail_reference"),
         ),
         sa.CheckConstraint(

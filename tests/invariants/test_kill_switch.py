@@ -820,7 +820,8 @@ def test_an_attempt_of_a_stopped_participant_that_expired_is_left_as_it_is(
 
 def completion(state: str) -> str:
     lease = {"outbox_id": LEASED, "lease_token": TOKEN, "worker_id": "w", "state": state}
-    return call("complete_outbox_attempt", lease)
+    outcome = {"outcome": "REJECTED"} if state == "FAILED" else {}
+    return call("complete_outbox_attempt", lease | outcome)
 
 
 def started(id: str) -> str:
@@ -951,6 +952,7 @@ def test_a_replay_is_answered_while_a_switch_is_engaged(
     }
     statement = acts[what]
     ingest = login("executor" if what == "item" else "ingest")
+    ingest.execute(statement("k1", "k2"))
     first = ingest.execute(statement("k1", "k2")).fetchall()
     for switch in SWITCHES:
         owner.execute(engage(*switch))

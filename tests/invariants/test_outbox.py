@@ -410,6 +410,31 @@ def append_only() -> Iterator[Attack]:
         without=tuple(f"triggers/{table}__no_truncate" for table in TABLES),
     ).in_forms(truncates(*TABLES))
 
+    for table, what, number in (
+        (LATE_RESULTS, "a late result", "result_no"),
+        (INTERVENTIONS, "an intervention", "intervention_no"),
+    ):
+        id = REJECTED if table == LATE_RESULTS else EXPIRED
+        kept = replace(
+            changed,
+            invariant="INV-APP-001",
+            table=table,
+            detail={"outbox_id": id, number: 1},
+            without=(f"triggers/{table}__append_only",),
+        )
+        yield replace(
+            kept,
+            name=f"{what} for another reason",
+            statements=(f"UPDATE orchestration.{table} SET reason = 'forged' WHERE {is_(id)}",),
+        )
+        yield from replace(kept, name=f"removal of {what}").in_forms(deletes(table, is_(id)))
+        yield from replace(
+            kept,
+            name=f"removal of {what} with all others",
+            detail={},
+            without=(f"triggers/{table}__no_truncate",),
+        ).in_forms(truncates(table))
+
     told = replace(
         changed,
         table=ATTEMPTS,
@@ -802,7 +827,7 @@ def redrives() -> Iterator[Attack]:
     )
     yield replace(
         wrong("a redrive of another participant", REJECTED, participant_id="'q'"),
-        without=(REDRIVE_GUARD, OPEN),
+        without=(REDRIVE_GUARD, OPEN, ITEMS_GUARD),
     )
     yield wrong("a redrive on another rail", REJECTED, rail_type="'SWIFT'")
     yield wrong("a redrive with more attempts", REJECTED, max_attempts="21")

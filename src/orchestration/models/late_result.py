@@ -29,7 +29,7 @@ class PaymentOutboxLateResult(Base):
             name="source",
         ),
         CheckConstraint("outcome IN ('SENT', 'REJECTED', 'NOT_SENT')", name="outcome"),
-        CheckConstraint("octet_length(rail_reference) <= 4000", name="rail_reference"),
+        CheckConstraint("octet_length(rail_reference) <= 1000", name="rail_reference"),
         CheckConstraint("reason <> '' AND octet_length(reason) <= 4000", name="reason"),
         CheckConstraint(
             "recorded_by <> '' AND octet_length(recorded_by) <= 1000", name="recorded_by"

@@ -813,7 +813,7 @@ NO_REFUSAL: Final = {
     path
     for path in invariants.BY_ID["INV-AUD-001"].enforced_by
     if path.endswith(("__audit", "__audit_insert", "__audit_update", "__count", "__head"))
-    # What the owner changes in the queue by hand becomes an intervention, as test_unknown_outcomes shows.
+    # An act by hand in the queue becomes an intervention, as test_unknown_outcomes shows.
     or path.endswith(("__fill", "__cancelled", "__rescheduled", "__lease_expired"))
 }
 """They write, and refuse nothing: without one its acts are found to have no entry, below."""

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import cast
 
 from alembic.util import CommandError
-from examples import pain001, shift, stage, story
+from examples import pain001, shift, stage, story, unknown
 from examples.crew import WorkerFailed
 from examples.ingress import HostBase
 from examples.reconciliation import conclude, reconcile
@@ -61,11 +61,12 @@ def tell(console: Console) -> int:
                 story.activate_policy(on)
                 accepted = story.submissions(on)
                 story.authorizations(on, accepted)
+                unknown.unknown_outcome(on)
                 shift.workers(on)
                 story.rotation(on)
                 story.audit(on)
                 story.refusals(on)
-                on.chapter("9  The file against the database")
+                on.chapter("10  The file against the database")
                 found = on.run("auditor", lambda session: reconcile(session, transfers))
                 return conclude(console, found)
 

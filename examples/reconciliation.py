@@ -36,6 +36,10 @@ COUNT = text(
                WHERE t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
              ) AS endings
       FROM orchestration.payment_outbox_items i
+      -- Of an item that was redriven, the successor counts.
+      WHERE NOT EXISTS (
+        SELECT FROM orchestration.payment_outbox_items r WHERE r.redrive_of = i.outbox_id
+      )
     ), database AS (
       SELECT n.participant_id AS participant,
              n.idempotency_key AS key,

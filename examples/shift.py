@@ -10,6 +10,7 @@ from sqlalchemy import text
 from orchestration.errors import LeaseLost
 from orchestration.records import ClaimedItem, Completion
 from orchestration.repo import OutboxRepository
+from orchestration.vocabulary import LateOutcome
 
 SHORT_LEASE_SECONDS = 1
 HANG_AFTER = 4
@@ -25,7 +26,7 @@ ZOMBIES = text(
 
 
 def workers(on: Stage) -> None:
-    on.chapter("5  Two worker processes, and one of them is killed")
+    on.chapter("6  Two worker processes, and one of them is killed")
     with crew(on.engines["executor"].url) as workers:
         tally: dict[str, Counter[str]] = defaultdict(Counter)
         held, answer = _work(on, workers, tally)
@@ -44,6 +45,13 @@ def workers(on: Stage) -> None:
         "executor",
         lambda session: OutboxRepository(session).complete(held[0], answer),
     )
+    late = on.run(
+        "executor",
+        lambda session: OutboxRepository(session).record_late_result(
+            held[0], outcome=LateOutcome.SENT, rail_reference=answer.rail_reference
+        ),
+    )
+    on.say(f"It is stored as a late result all the same: {late.outcome}, {late.rail_reference}.")
 
 
 def _work(

@@ -161,7 +161,7 @@ def submissions(on: Stage) -> dict[str, Accepted]:
     on.refused(
         "enqueuing before it is authorized",
         errors.InstructionStateForbids,
-        "ingest",
+        "executor",
         lambda session: enqueue(
             session, accepted[first.end_to_end_id].instruction, as_payload(first)
         ),
@@ -247,7 +247,7 @@ def counts(on: Stage) -> tuple[int, int, int]:
 
 
 def rotation(on: Stage) -> None:
-    on.chapter("6  The policy rotates, a certificate is revoked")
+    on.chapter("7  The policy rotates, a certificate is revoked")
 
     def rotate(session: Session) -> Sequence[str]:
         policies = PolicyVersionRepository(session)
@@ -277,7 +277,7 @@ def rotation(on: Stage) -> None:
     )
     on.say(f"The certificate of {caller.name} is revoked: {revoked.reason_code}.")
     on.refused(
-        "attesting by a revoked certificate",
+        "attesting, certificate revoked",
         errors.CredentialRevoked,
         "ingest",
         on.submit(transfer, policy="v2", request=4),
@@ -291,7 +291,7 @@ def rotation(on: Stage) -> None:
 
 
 def audit(on: Stage) -> None:
-    on.chapter("7  The auditor reads")
+    on.chapter("8  The auditor reads")
     shown = table("chain of", "records", "every hash recomputed", right=["records"])
     for name in on.callers:
         report = on.run("auditor", partial(verify_chain, caller=name))
@@ -354,6 +354,10 @@ def changed(row: Mapping[str, Any]) -> str:
         return f"{row['id']} {row['status']}"
     if "scope" in row:
         return f"{row['scope']} {row['target']}"
+    if "outbox_id" in row:
+        return f"item {row['outbox_id'][-12:]}" + (
+            f" {row['outcome']}" if "outcome" in row else f", redrive {row['redrive_no']}"
+        )
     return str(row.get("cert_fingerprint_sha256") or row.get("token_hash"))[:12] + "..."
 
 
@@ -362,7 +366,7 @@ def verify_chain(session: Session, *, caller: str) -> ChainReport:
 
 
 def refusals(on: Stage) -> None:
-    on.chapter("8  Everything that was refused")
+    on.chapter("9  Everything that was refused")
     shown = table("what was tried", "SQLSTATE", "invariant", "exception", "retry")
     for one in on.refusals:
         shown.add_row(

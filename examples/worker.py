@@ -29,7 +29,13 @@ from orchestration.errors import LeaseLost
 from orchestration.records import ClaimedItem, Completion, CompletionResult
 from orchestration.repo import AttemptLogRepository, InstructionRepository, OutboxRepository
 from orchestration.transactions import run_in_transaction
-from orchestration.vocabulary import AttemptOutcome, AttemptState, CompletionState
+from orchestration.vocabulary import (
+    AttemptOutcome,
+    AttemptState,
+    CompletionState,
+    LateOutcome,
+    Outcome,
+)
 
 IDLE_SECONDS = 0.1
 STDIN = 0
@@ -90,7 +96,9 @@ class Worker:
         try:
             result = self._do(lambda session: record(session, item, answer))
         except LeaseLost as error:
-            # Another worker has the item by now, and the rail knows the payment by its key.
+            # Another worker has the item by now, and the rail knows the payment by its key. What
+            # the rail answered here is recorded beside the item.
+            self._do(lambda session: record_late(session, item, answer))
             emit("lease-lost", **shown(item), sqlstate=error.sqlstate)
         else:
             self._recorded += 1
@@ -116,6 +124,19 @@ def record(session: Session, item: ClaimedItem, answer: Completion) -> Completio
             instruction.id, ONLY_RUN, outcome=AttemptOutcome.FAILED, error_message=reason
         )
     return result
+
+
+def record_late(session: Session, item: ClaimedItem, answer: Completion) -> None:
+    """Record what the rail answered after the lease was lost, if the answer says anything."""
+    if answer.state is CompletionState.DISPATCHED:
+        outcome = LateOutcome.SENT
+    elif answer.outcome in (Outcome.REJECTED, Outcome.NOT_SENT):
+        outcome = LateOutcome(answer.outcome)
+    else:
+        return
+    OutboxRepository(session).record_late_result(
+        item, outcome=outcome, rail_reference=answer.rail_reference
+    )
 
 
 def shown(item: ClaimedItem) -> dict[str, Any]:

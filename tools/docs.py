@@ -54,7 +54,7 @@ what an upgrade's login needs.
 
 """
 DUTIES: Final[Mapping[str, str]] = {
-    "ingest": "takes requests in: attests, receives instructions, enqueues",
+    "ingest": "takes requests in: attests, receives instructions",
     "executor": "works: authorizes and executes instructions, enqueues, claims and completes items",
     "control": "governs: policies, revocations, kill switches, redrives",
     "readonly": "sees where things stand, without accounts and payloads",

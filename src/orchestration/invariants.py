@@ -948,7 +948,6 @@ AUDIT = (
             "triggers/payment_outbox_pending__rescheduled",
             "triggers/payment_outbox_pending__lease_expired",
             "functions/record_intervention",
-            "constraints/ck_payment_outbox_interventions_action",
             "triggers/audit_log__guard",
             "functions/guard_audit_log",
             "functions/audit_record_hash",

@@ -515,10 +515,10 @@ class OutboxItemRecord(Record):
     rail_type: str
     payload_hash: str
     max_attempts: int
-    context: dict[str, Any] | None
+    context: dict[str, Any] | None = None
     created_at: datetime
     db_user: str
-    replayed: bool
+    replayed: bool = False
 
 
 class ClaimedItem(Record):
@@ -535,7 +535,7 @@ class ClaimedItem(Record):
     payload_hash: str
     attempt_no: int
     max_attempts: int
-    context: dict[str, Any] | None
+    context: dict[str, Any] | None = None
     worker_id: str
     lease_token: UUID
     lease_expires_at: datetime
@@ -615,7 +615,7 @@ class OutboxStatus(Record):
     completed_at: datetime | None
     rail_reference: str | None
     error_code: str | None
-    known_outcome: KnownOutcome | None
+    known_outcome: KnownOutcome | None = None
 
 
 class LateResultRecord(Record):
@@ -631,7 +631,7 @@ class LateResultRecord(Record):
     recorded_by: str
     recorded_at: datetime
     db_user: str
-    replayed: bool
+    replayed: bool = False
 
 
 class InterventionRecord(Record):
@@ -652,7 +652,7 @@ class InterventionRecord(Record):
     acted_by: str
     acted_at: datetime
     db_user: str
-    replayed: bool
+    replayed: bool = False
 
 
 class UnresolvedItem(Record):

@@ -706,7 +706,7 @@ GATED: dict[str, tuple[str, Callable[[str], str], tuple[Switch, ...]]] = {
         lambda id: receive(id, ("q", "k"), ("p", "k")),
         (GLOBAL, INGEST, OF_P),
     ),
-    "enqueuing": ("ingest", lambda _: dispatch(("p", "k")), (GLOBAL, INGEST, OF_P)),
+    "enqueuing": ("executor", lambda _: dispatch(("p", "k")), (GLOBAL, INGEST, OF_P)),
     "enqueuing for two": (
         "executor",
         lambda _: dispatch(("q", "k"), ("p", "k")),
@@ -820,7 +820,8 @@ def test_an_attempt_of_a_stopped_participant_that_expired_is_left_as_it_is(
 
 def completion(state: str) -> str:
     lease = {"outbox_id": LEASED, "lease_token": TOKEN, "worker_id": "w", "state": state}
-    return call("complete_outbox_attempt", lease)
+    outcome = {"outcome": "REJECTED"} if state == "FAILED" else {}
+    return call("complete_outbox_attempt", lease | outcome)
 
 
 def started(id: str) -> str:
@@ -950,7 +951,8 @@ def test_a_replay_is_answered_while_a_switch_is_engaged(
         "item": lambda *keys: dispatch(*(("p", key) for key in keys)),
     }
     statement = acts[what]
-    ingest = login("ingest")
+    ingest = login("executor" if what == "item" else "ingest")
+    ingest.execute(statement("k1", "k2"))
     first = ingest.execute(statement("k1", "k2")).fetchall()
     for switch in SWITCHES:
         owner.execute(engage(*switch))
@@ -1008,7 +1010,7 @@ def test_the_last_event_of_a_scope_and_target_counts(
 @pytest.mark.invariant("INV-KIL-001")
 def test_switches_are_released_one_by_one(owner: Connect, login: Login) -> None:
     make_world(owner)
-    control, ingest = login("control"), login("ingest")
+    control, ingest = login("control"), login("executor")
     for switch in (GLOBAL, INGEST, OF_P, ("PARTICIPANT", "q")):
         control.execute(engage(*switch))
     for switch in (GLOBAL, ("PARTICIPANT", "q"), INGEST):

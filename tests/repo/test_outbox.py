@@ -37,6 +37,8 @@ pytestmark = pytest.mark.instructed
 Sessions = Callable[[str], Session]
 
 MINUTE = timedelta(minutes=1)
+UNSHOWN = {"db_user", "context", "replayed"}
+"""What a record of an item has and its status has not."""
 RUNTIME_ROLES = ("ingest", "executor", "control", "readonly", "auditor")
 
 DISPATCHED = Completion(state=CompletionState.DISPATCHED, rail_reference="E2E-1", latency_ms=12)
@@ -68,7 +70,7 @@ class Worker:
     def enqueue(self, *news: NewOutboxItem) -> list[OutboxItemRecord]:
         made = self.outbox.enqueue_many(news)
         self.session.commit()
-        return made
+        return [one.model_copy(update={"replayed": False}) for one in made]
 
     def claim(
         self, worker_id: str = "w", *, batch_size: int = 100, lease: timedelta = MINUTE
@@ -94,7 +96,7 @@ class Worker:
     def redrive(self, outbox_id: UUID) -> OutboxItemRecord:
         made = self.outbox.redrive(outbox_id)
         self.session.commit()
-        return made
+        return made.model_copy(update={"replayed": False})
 
     def ended(self, completion: Completion, **changed: Any) -> OutboxItemRecord:
         """An item that was dispatched, or failed, at its first attempt."""
@@ -1273,7 +1275,7 @@ def test_a_redrive_is_a_new_item_after_the_one_that_failed(
 @pytest.mark.parametrize(
     ("completion", "state", "outcome"),
     [
-        (DISPATCHED, "DISPATCHED", None),
+        (DISPATCHED, "DISPATCHED", "SENT"),
         (FAILED, "FAILED", "UNKNOWN"),
         (RETRYABLE, "PENDING", None),
         (None, "PENDING", None),
@@ -1395,9 +1397,9 @@ def test_every_role_sees_where_an_item_stands_and_how_deep_the_queue_is(
     ]
     status = outbox.get(made[2].outbox_id)
     assert status is not None
-    assert status.model_dump(include=set(OutboxItemRecord.model_fields) - {"db_user"}) == made[
+    assert status.model_dump(include=set(OutboxItemRecord.model_fields) - UNSHOWN) == made[
         2
-    ].model_dump(exclude={"db_user"})
+    ].model_dump(exclude=UNSHOWN)
     assert (status.state, status.attempt_count, status.claimed_by) == (ItemState.PENDING, 0, None)
 
 

@@ -699,3 +699,98 @@ def test_the_audit_log_says_who_resolved_what(desk: Desk) -> None:
     entry = AuditLogRepository(desk.control).entries()[-1]
     assert (entry.action, entry.table_name) == ("RESOLVE", "payment_outbox_late_results")
     assert entry.after[f"{item.outbox_id}/1"]["reason"] == REASON
+
+
+# What the owner changes by hand is recorded as control's acts are.
+
+
+BY_HAND = {
+    "RESCHEDULE": "UPDATE orchestration.payment_outbox_pending"
+    " SET next_attempt_at = next_attempt_at + interval '1 hour'",
+    "EXPIRE_LEASE": "UPDATE orchestration.payment_outbox_pending"
+    " SET lease_expires_at = clock_timestamp()",
+    "RESOLVE": "INSERT INTO orchestration.payment_outbox_late_results"
+    " (outbox_id, attempt_no, source, outcome, reason)"
+    " SELECT outbox_id, 1, 'RECONCILIATION', 'SENT', 'by hand'"
+    " FROM orchestration.payment_outbox_items",
+    "CANCEL": """
+    WITH leased AS (
+      UPDATE orchestration.payment_outbox_pending
+      SET attempt_count = 1, claimed_by = 'owner', lease_token = gen_random_uuid(),
+          lease_expires_at = clock_timestamp() + interval '1 minute'
+      RETURNING outbox_id, lease_token, clock_timestamp() AS now
+    ), closed AS (
+      INSERT INTO orchestration.payment_outbox_attempts (
+        outbox_id, attempt_no, phase, state, outcome, lease_token, worker_id, claimed_at,
+        completed_at, error_code
+      )
+      SELECT outbox_id, 1, phase, state, outcome, lease_token, 'owner', now,
+             CASE phase WHEN 'CLOSE' THEN now END, error_code
+      FROM leased
+      CROSS JOIN (VALUES ('OPEN', 'DISPATCHING', NULL, NULL),
+                         ('CLOSE', 'FAILED', 'NOT_SENT', 'CANCELLED'))
+        AS a (phase, state, outcome, error_code)
+    )
+    SELECT
+    """,
+}
+
+
+@pytest.mark.invariant("INV-AUD-001")
+@pytest.mark.parametrize("action", BY_HAND)
+def test_an_act_by_hand_leaves_one_entry_that_stays_explained(
+    desk: Desk, owner: Connect, action: str
+) -> None:
+    desk.enqueue()
+    claimed = None if action in ("RESCHEDULE", "CANCEL") else desk.claim()
+    owner.execute(BY_HAND[action])
+    if action == "CANCEL":
+        owner.execute("DELETE FROM orchestration.payment_outbox_pending")
+    elif action == "RESCHEDULE":
+        # The pending row goes, the entry stays explained.
+        (made,) = owner.execute("SELECT outbox_id FROM orchestration.payment_outbox_items")
+        desk.govern.reschedule(made[0], due_at=datetime.now(UTC))
+        desk.commit()
+        desk.work.complete(desk.claim(), DISPATCHED)
+        desk.commit()
+        assert acts(owner) == ["RESCHEDULE", "RESCHEDULE"]
+        return
+    elif claimed is not None and action == "EXPIRE_LEASE":
+        desk.work.complete(desk.claim(), DISPATCHED)
+        desk.commit()
+    assert acts(owner) == [action]
+
+
+@pytest.mark.invariant("INV-AUD-001")
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ("payment_outbox_late_results", "result_no"),
+        ("payment_outbox_interventions", "intervention_no"),
+    ],
+)
+def test_an_act_whose_entry_is_missing_is_found(
+    desk: Desk, owner: Connect, table: str, key: str
+) -> None:
+    outbox_id = desk.ended(UNKNOWN).outbox_id
+    trigger = f"orchestration.{table} {{}} TRIGGER audit"
+    owner.execute(f"ALTER TABLE {trigger.format('DISABLE')}")
+    result_no = desk.resolve(outbox_id, LateOutcome.NOT_SENT)
+    if table == "payment_outbox_interventions":
+        made = desk.redrive(outbox_id)
+        desk.govern.cancel(made.outbox_id, reason="test")
+        desk.commit()
+        outbox_id = made.outbox_id
+    owner.execute(f"ALTER TABLE {trigger.format('ENABLE')}")
+    found = owner.execute(
+        "SELECT break_table_name, break_key, break_reason FROM orchestration.verify_audit_log()"
+    ).fetchall()
+    assert found == [(table, f"{outbox_id}/{result_no}", "no entry records this act")]
+    # Told by hand, the act is explained: the row's own content is what the entry must hold.
+    owner.execute(
+        "INSERT INTO orchestration.audit_log (action, table_name, after)"
+        " SELECT coalesce(to_jsonb(r) ->> 'action', 'RESOLVE'), %s, jsonb_build_object("
+        f"r.outbox_id || '/' || r.{key}, to_jsonb(r) - 'xact_id')"
+        f" FROM orchestration.{table} r",
+        (table,),
+    )

@@ -73,7 +73,8 @@ BEGIN
         OR n.completed_at NOT BETWEEN v_since AND v_now
         -- A worker or a cancellation closes before the lease expires, claim and repair after it.
         OR (n.requested_state IS NOT NULL
-            OR coalesce(n.outcome, 'UNKNOWN') <> 'UNKNOWN' OR n.error_code = 'CANCELLED')
+            OR coalesce(n.outcome, 'UNKNOWN') <> 'UNKNOWN'
+            OR coalesce(n.error_code, '') = 'CANCELLED')
           <> (p.lease_expires_at > n.completed_at)
         THEN 'LEASE'
     END AS fault

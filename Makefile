@@ -9,7 +9,7 @@ VERSIONS := 15 16 17 18
 OLDEST := 15
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test matrix matrix-oldest containers check format lint types layers schema schema-check docs docs-check versions lock db db-stop benchmark clean
+.PHONY: help install demo test matrix matrix-oldest containers check soak format lint types layers schema schema-check docs docs-check versions lock db db-stop benchmark clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ matrix-oldest: $(READY) ## On the oldest: roles, invariants, migrations and sche
 
 containers: $(READY) ## Repo, roles and invariants tests in a container (root on Debian gets an engine)
 	@tools/containers.sh
+
+soak: $(READY) ## Fuzz every function of every role with 100,000 calls and a new seed
+	@FUZZ_CALLS=100000 FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} $(BIN)/python -m pytest -q tests/roles/test_fuzz.py
 
 check: format lint types layers versions docs-check schema-check test ## All that must hold before a change lands
 

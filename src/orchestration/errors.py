@@ -255,7 +255,7 @@ class UntranslatableCharacter(OrchestrationError):
 
 
 class InvalidParameterValue(OrchestrationError):
-    """A size, lease or grace is out of bounds."""
+    """A size, lease or grace is out of bounds, or an argument has the wrong shape."""
 
     sqlstates = ("22023",)
 

@@ -99,6 +99,7 @@ class PaymentOutboxPending(Base):
             ["participant_id", "instruction_id", "open"],
             ["instructions.participant_id", "instructions.id", "instructions.open"],
         ),
+        Index(None, "next_attempt_at", "outbox_id"),
         {"postgresql_with": {"fillfactor": "50"}},
     )
 

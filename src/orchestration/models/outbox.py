@@ -100,7 +100,7 @@ class PaymentOutboxPending(Base):
             ["instructions.participant_id", "instructions.id", "instructions.open"],
         ),
         Index(None, "next_attempt_at", "outbox_id"),
-        {"postgresql_with": {"fillfactor": "50"}},
+        {"postgresql_with": {"fillfactor": "40"}},
     )
 
     outbox_id: Mapped[UUID] = mapped_column(primary_key=True)

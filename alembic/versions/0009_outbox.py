@@ -1393,6 +1393,7 @@ SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET enable_sort = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 -- Locks the first free rows after a position, those due longest first. `dead` is the part of
 -- `picked` whose lease has expired or whose item has ended. `passed_over` counts the rows that the
@@ -1510,6 +1511,7 @@ CREATE FUNCTION orchestration.claim_outbox_batch(
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -1595,21 +1597,23 @@ BEGIN
     RETURN;
   END IF;
   -- The items after the budget keep their places. The first is handed out whatever its size.
-  SELECT array_agg(s.outbox_id)
-  INTO v_claimed
-  FROM (
-    SELECT c.outbox_id,
-           row_number() OVER (ORDER BY c.ord) AS number,
-           sum(i.octets) OVER (ORDER BY c.ord) AS octets
-    FROM unnest(v_claimed) WITH ORDINALITY AS c (outbox_id, ord)
-    CROSS JOIN LATERAL (
-      SELECT octet_length(i.payload::text) AS octets
-      FROM orchestration.payment_outbox_items i
-      WHERE i.outbox_id = c.outbox_id
-      OFFSET 0
-    ) i
-  ) s
-  WHERE s.number = 1 OR s.octets <= p_max_bytes;
+  IF cardinality(v_claimed) > 1 THEN
+    SELECT array_agg(s.outbox_id)
+    INTO v_claimed
+    FROM (
+      SELECT c.outbox_id,
+             row_number() OVER (ORDER BY c.ord) AS number,
+             sum(i.octets) OVER (ORDER BY c.ord) AS octets
+      FROM unnest(v_claimed) WITH ORDINALITY AS c (outbox_id, ord)
+      CROSS JOIN LATERAL (
+        SELECT octet_length(i.payload::text) AS octets
+        FROM orchestration.payment_outbox_items i
+        WHERE i.outbox_id = c.outbox_id
+        OFFSET 0
+      ) i
+    ) s
+    WHERE s.number = 1 OR s.octets <= p_max_bytes;
+  END IF;
   v_now := clock_timestamp();
   -- No index covers what this update changes: it stays on its page.
   RETURN QUERY

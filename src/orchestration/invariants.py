@@ -592,12 +592,18 @@ OUTBOX = (
     ),
     _outbox(
         "008",
-        "A claim never returns more than asked, nor an item that is leased or due later.",
+        "A claim takes what has been due longest. It never returns more than asked, nor an item"
+        " that is leased or due later, nor fewer than asked while more are due and free within"
+        " its budget.",
         tables=("payment_outbox_pending",),
         tier=Tier.FUNCTION,
         sqlstates=(),
         exception=None,
-        enforced_by=("functions/claim_outbox_batch",),
+        enforced_by=(
+            "functions/claim_outbox_batch",
+            "functions/pick_due_items",
+            "functions/set_leases_apart",
+        ),
         hint="Nothing to do: the claim leaves such items out.",
     ),
     _outbox(
@@ -905,7 +911,8 @@ AUDIT = (
 INTERFACE = (
     Invariant(
         id="INV-API-001",
-        sentence="A size, lease or grace out of bounds is refused, and a hash that is none.",
+        sentence="A size, lease, due time or grace out of bounds is refused, and a hash that is"
+        " none.",
         tables=(
             "policy_versions",
             "ingress_attestations",
@@ -926,8 +933,8 @@ INTERFACE = (
             "functions/complete_outbox_attempt",
             "functions/repair_expired_leases",
         ),
-        hint="Claim 1 to 10,000 items, send 0 to 10,000, lease 1 s to 1 day, grace from zero; a"
-        " hash is 64 lowercase hex digits.",
+        hint="Claim 1 to 10,000 items of 1 byte to 1 GiB, send 0 to 10,000, due within 400 days,"
+        " lease 1 s to 1 day, grace from zero; a hash is 64 lowercase hex digits.",
     ),
     Invariant(
         id="INV-API-002",

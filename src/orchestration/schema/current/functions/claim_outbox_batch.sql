@@ -4,6 +4,7 @@ CREATE OR REPLACE FUNCTION orchestration.claim_outbox_batch(p_worker_id text, p_
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 #variable_conflict use_column
 DECLARE
@@ -89,21 +90,23 @@ BEGIN
     RETURN;
   END IF;
   -- The items after the budget keep their places. The first is handed out whatever its size.
-  SELECT array_agg(s.outbox_id)
-  INTO v_claimed
-  FROM (
-    SELECT c.outbox_id,
-           row_number() OVER (ORDER BY c.ord) AS number,
-           sum(i.octets) OVER (ORDER BY c.ord) AS octets
-    FROM unnest(v_claimed) WITH ORDINALITY AS c (outbox_id, ord)
-    CROSS JOIN LATERAL (
-      SELECT octet_length(i.payload::text) AS octets
-      FROM orchestration.payment_outbox_items i
-      WHERE i.outbox_id = c.outbox_id
-      OFFSET 0
-    ) i
-  ) s
-  WHERE s.number = 1 OR s.octets <= p_max_bytes;
+  IF cardinality(v_claimed) > 1 THEN
+    SELECT array_agg(s.outbox_id)
+    INTO v_claimed
+    FROM (
+      SELECT c.outbox_id,
+             row_number() OVER (ORDER BY c.ord) AS number,
+             sum(i.octets) OVER (ORDER BY c.ord) AS octets
+      FROM unnest(v_claimed) WITH ORDINALITY AS c (outbox_id, ord)
+      CROSS JOIN LATERAL (
+        SELECT octet_length(i.payload::text) AS octets
+        FROM orchestration.payment_outbox_items i
+        WHERE i.outbox_id = c.outbox_id
+        OFFSET 0
+      ) i
+    ) s
+    WHERE s.number = 1 OR s.octets <= p_max_bytes;
+  END IF;
   v_now := clock_timestamp();
   -- No index covers what this update changes: it stays on its page.
   RETURN QUERY

@@ -5,6 +5,7 @@ CREATE OR REPLACE FUNCTION orchestration.pick_due_items(p_now timestamp with tim
  SET enable_seqscan TO 'off'
  SET enable_bitmapscan TO 'off'
  SET enable_sort TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 -- Locks the first free rows after a position, those due longest first. `dead` is the part of
 -- `picked` whose lease has expired or whose item has ended. `passed_over` counts the rows that the

@@ -189,13 +189,21 @@ def create_tables() -> None:
         ),
         sa.PrimaryKeyConstraint("outbox_id", name=op.f("pk_payment_outbox_pending")),
         schema="orchestration",
-        # A claim and a retry update the row in place (HOT): no index on what they change, and room.
-        postgresql_with={"fillfactor": "50"},
+        # A claim updates the row in place (HOT): no index covers what it changes, and the page has
+        # room for a second version of each row, which the lease makes larger.
+        postgresql_with={"fillfactor": "40"},
     )
     op.create_index(
         op.f("ix_payment_outbox_pending_instruction_id"),
         "payment_outbox_pending",
         ["instruction_id"],
+        schema="orchestration",
+    )
+    # The order of claiming. A claim changes neither column, so its update stays on its page.
+    op.create_index(
+        op.f("ix_payment_outbox_pending_next_attempt_at_outbox_id"),
+        "payment_outbox_pending",
+        ["next_attempt_at", "outbox_id"],
         schema="orchestration",
     )
     op.create_table(
@@ -627,6 +635,10 @@ BEGIN
       'Claim again: the item may be another worker''s by now.', 'lease_expires_at'
     );
   END IF;
+  IF NOT v_copied THEN
+    -- Claims and repairs read rows by next_attempt_at: a lease must never end before it.
+    NEW.next_attempt_at := least(NEW.next_attempt_at, NEW.lease_expires_at);
+  END IF;
   RETURN NEW;
 END
 $$
@@ -1036,6 +1048,20 @@ BEGIN
       'payment_outbox_items', v_bad.ord, v_bad.missing, v_bad.malformed
     );
   END IF;
+  SELECT r.instruction_id, r.idempotency_key, r.due_at INTO v_other
+  FROM jsonb_to_recordset(p_items) AS r (
+    instruction_id uuid, idempotency_key text, due_at timestamptz
+  )
+  WHERE r.due_at > clock_timestamp() + interval '400 days'
+  LIMIT 1;
+  IF FOUND THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'due_at must be at most 400 days ahead', 'payment_outbox_pending',
+      jsonb_build_object('instruction_id', v_other.instruction_id,
+        'idempotency_key', v_other.idempotency_key, 'due_at', v_other.due_at),
+      'Enqueue the item later, when it is due within 400 days.', 'next_attempt_at'
+    );
+  END IF;
   PERFORM orchestration.share_kill_switch_gate();
   -- The instructions first, in one order: none of them ends before this transaction does, and no
   -- completion makes an outcome unknown meanwhile. FOR SHARE, since that completion updates the row
@@ -1340,7 +1366,131 @@ BEGIN
         0
       )
   WHERE p.outbox_id = ANY (p_outbox_ids)
-    AND p.lease_expires_at <= v_now;
+    AND p.lease_expires_at <= v_now
+    -- An attempt that was opened under another lease cannot be closed here. Its row keeps the
+    -- expired lease, and verify_outbox reports it.
+    AND NOT EXISTS (
+      SELECT FROM orchestration.payment_outbox_attempts o
+      WHERE o.outbox_id = p.outbox_id
+        AND o.phase = 'OPEN'
+        AND NOT EXISTS (
+          SELECT FROM orchestration.payment_outbox_attempts c
+          WHERE c.outbox_id = o.outbox_id AND c.attempt_no = o.attempt_no AND c.phase = 'CLOSE'
+        )
+      OFFSET 0
+    );
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.pick_due_items(
+  p_now timestamptz,
+  p_limit bigint,
+  p_after_due timestamptz,
+  p_after_id uuid,
+  p_stopped_participants text[],
+  p_stopped_rails text[],
+  OUT picked uuid[],
+  OUT dead uuid[],
+  OUT last_due timestamptz,
+  OUT last_id uuid,
+  OUT passed_over bigint
+)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+-- Nothing but a scan of the index in its order serves here, whatever the statistics say.
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_sort = off
+SET plan_cache_mode = force_generic_plan
+AS $$
+-- Locks the first free rows after a position, those due longest first. `dead` is the part of
+-- `picked` whose lease has expired or whose item has ended. `passed_over` counts the rows that the
+-- scan met and did not pick.
+DECLARE
+  v_met bigint;
+BEGIN
+  v_met := pg_stat_get_xact_tuples_fetched(
+    'orchestration.ix_payment_outbox_pending_next_attempt_at_outbox_id'::regclass);
+  WITH found AS MATERIALIZED (
+    SELECT p.outbox_id, p.next_attempt_at,
+           p.lease_token IS NOT NULL OR EXISTS (
+             SELECT FROM orchestration.payment_outbox_attempts t
+             WHERE t.outbox_id = p.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
+             OFFSET 0
+           ) AS dead
+    FROM orchestration.payment_outbox_pending p
+    WHERE p.next_attempt_at <= p_now
+      AND (p.next_attempt_at, p.outbox_id) > (p_after_due, p_after_id)
+      AND (p.lease_expires_at IS NULL OR p.lease_expires_at <= p_now)
+      AND (p_stopped_participants IS NULL OR p.participant_id <> ALL (p_stopped_participants))
+      AND (p_stopped_rails IS NULL OR p.rail_type <> ALL (p_stopped_rails))
+      -- A row without a lease that has used all its attempts can be given none. The guards prevent
+      -- such a row, and verify_outbox reports it.
+      AND (
+        p.attempt_count = 0
+        OR p.lease_token IS NOT NULL
+        OR p.attempt_count < (
+          SELECT i.max_attempts
+          FROM orchestration.payment_outbox_items i
+          WHERE i.outbox_id = p.outbox_id
+        )
+        OR EXISTS (
+          SELECT FROM orchestration.payment_outbox_attempts t
+          WHERE t.outbox_id = p.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
+          OFFSET 0
+        )
+      )
+    ORDER BY p.next_attempt_at, p.outbox_id
+    LIMIT p_limit
+    FOR UPDATE SKIP LOCKED
+  )
+  SELECT array_agg(f.outbox_id),
+         array_agg(f.outbox_id) FILTER (WHERE f.dead),
+         (array_agg(f.next_attempt_at))[count(*)],
+         (array_agg(f.outbox_id))[count(*)]
+  INTO picked, dead, last_due, last_id
+  FROM found f;
+  -- The counter exists while track_counts is on, its default.
+  passed_over := pg_stat_get_xact_tuples_fetched(
+      'orchestration.ix_payment_outbox_pending_next_attempt_at_outbox_id'::regclass)
+    - v_met - coalesce(cardinality(picked), 0);
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.set_leases_apart(
+  p_now timestamptz,
+  p_last_due timestamptz,
+  p_limit bigint
+) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_sort = off
+AS $$
+-- Moves leased rows that a claim has passed over, up to the one due at p_last_due, to the time at
+-- which their leases end. Before that time no claim meets them again.
+DECLARE
+  v_leased uuid[];
+BEGIN
+  WITH found AS MATERIALIZED (
+    SELECT p.outbox_id
+    FROM orchestration.payment_outbox_pending p
+    WHERE p.next_attempt_at <= p_last_due AND p.lease_expires_at > p_now
+    ORDER BY p.next_attempt_at, p.outbox_id
+    LIMIT p_limit
+    FOR UPDATE SKIP LOCKED
+  )
+  SELECT array_agg(f.outbox_id) INTO v_leased FROM found f;
+  UPDATE orchestration.payment_outbox_pending p
+  SET next_attempt_at = p.lease_expires_at
+  WHERE p.outbox_id = ANY (v_leased) AND p.lease_expires_at > p_now;
 END
 $$
 """
@@ -1350,7 +1500,8 @@ $$
 CREATE FUNCTION orchestration.claim_outbox_batch(
   p_worker_id text,
   p_batch_size bigint,
-  p_lease interval
+  p_lease interval,
+  p_max_bytes bigint DEFAULT 16777216
 ) RETURNS TABLE (
   outbox_id uuid,
   instruction_id uuid,
@@ -1372,6 +1523,7 @@ CREATE FUNCTION orchestration.claim_outbox_batch(
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -1379,8 +1531,13 @@ DECLARE
   v_lease interval;
   v_stopped_participants text[];
   v_stopped_rails text[];
-  v_picked uuid[];
-  v_stale uuid[];
+  v_found record;
+  v_after_due timestamptz := '-infinity';
+  v_after_id uuid := '00000000-0000-0000-0000-000000000000';
+  v_free uuid[];
+  v_claimed uuid[] := '{}';
+  v_full boolean := false;
+  v_passed_over bigint := 0;
 BEGIN
   IF octet_length(p_worker_id) > 1000 THEN
     PERFORM orchestration.refuse_long_texts(
@@ -1391,46 +1548,91 @@ BEGIN
   -- calendar says where they are added; a day may have 23 hours.
   IF coalesce(p_worker_id, '') = ''
     OR (p_batch_size BETWEEN 1 AND 10000) IS NOT TRUE
-    OR (extract(epoch FROM p_lease) BETWEEN 1 AND 86400) IS NOT TRUE THEN
+    OR (extract(epoch FROM p_lease) BETWEEN 1 AND 86400) IS NOT TRUE
+    OR (p_max_bytes BETWEEN 1 AND 1073741824) IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023',
-      'a named worker claims 1 to 10,000 items for 1 second to 1 day',
+      'a named worker claims 1 to 10,000 items of 1 byte to 1 GiB for 1 second to 1 day',
       'payment_outbox_pending',
       jsonb_build_object('worker_id', p_worker_id, 'batch_size', p_batch_size,
-        'lease', p_lease::text),
+        'lease', p_lease::text, 'max_bytes', p_max_bytes),
       'Claim within these bounds.'
     );
   END IF;
   v_lease := make_interval(secs => extract(epoch FROM p_lease)::float8);
   PERFORM orchestration.share_kill_switch_gate();
   PERFORM orchestration.refuse_if_killed('DISPATCH');
-  -- A stopped participant or rail is left out, so that the others go on.
-  v_stopped_participants := orchestration.stopped_targets('PARTICIPANT');
-  v_stopped_rails := orchestration.stopped_targets('RAIL');
-  -- In key order and with no index on the lease: the update below stays on its page.
-  WITH picked AS MATERIALIZED (
-    SELECT p.outbox_id,
-           p.lease_token IS NOT NULL OR EXISTS (
-             SELECT FROM orchestration.payment_outbox_attempts t
-             WHERE t.outbox_id = p.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
-             OFFSET 0
-           ) AS stale
-    FROM orchestration.payment_outbox_pending p
-    WHERE p.next_attempt_at <= v_now
-      AND (p.lease_expires_at IS NULL OR p.lease_expires_at <= v_now)
-      AND (v_stopped_participants IS NULL OR p.participant_id <> ALL (v_stopped_participants))
-      AND (v_stopped_rails IS NULL OR p.rail_type <> ALL (v_stopped_rails))
-    ORDER BY p.outbox_id
-    LIMIT p_batch_size
-    FOR UPDATE SKIP LOCKED
-  )
-  SELECT array_agg(k.outbox_id), array_agg(k.outbox_id) FILTER (WHERE k.stale)
-  INTO v_picked, v_stale
-  FROM picked k;
-  IF v_stale IS NOT NULL THEN
-    PERFORM orchestration.close_dead_attempts(v_stale);
+  -- A stopped participant or rail is left out, so that the others go on. The look-up is planned at
+  -- every call, which costs as much as a small claim.
+  IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.scope = 'PARTICIPANT') THEN
+    v_stopped_participants := orchestration.stopped_targets('PARTICIPANT');
+  END IF;
+  IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.scope = 'RAIL') THEN
+    v_stopped_rails := orchestration.stopped_targets('RAIL');
+  END IF;
+  -- Items that a claim ends here take no place in its batch: it picks again until the batch is
+  -- full or nothing more is due and free.
+  LOOP
+    SELECT f.* INTO v_found
+    FROM orchestration.pick_due_items(
+      v_now, p_batch_size - cardinality(v_claimed), v_after_due, v_after_id,
+      v_stopped_participants, v_stopped_rails
+    ) f;
+    v_passed_over := v_passed_over + v_found.passed_over;
+    v_full := coalesce(cardinality(v_found.picked), 0) = p_batch_size - cardinality(v_claimed);
+    EXIT WHEN v_found.picked IS NULL;
+    v_free := v_found.picked;
+    IF v_found.dead IS NOT NULL THEN
+      PERFORM orchestration.close_dead_attempts(v_found.dead);
+      SELECT array_agg(f.outbox_id ORDER BY f.ord)
+      INTO v_free
+      FROM unnest(v_found.picked) WITH ORDINALITY AS f (outbox_id, ord)
+      CROSS JOIN LATERAL (
+        SELECT p.attempt_count
+        FROM orchestration.payment_outbox_pending p
+        WHERE p.outbox_id = f.outbox_id AND p.lease_token IS NULL
+        OFFSET 0
+      ) p
+      CROSS JOIN LATERAL (
+        SELECT
+        FROM orchestration.payment_outbox_items i
+        WHERE i.outbox_id = f.outbox_id AND i.max_attempts > p.attempt_count
+        OFFSET 0
+      ) i;
+    END IF;
+    v_claimed := v_claimed || v_free;
+    EXIT WHEN NOT v_full OR cardinality(v_claimed) = p_batch_size;
+    v_after_due := v_found.last_due;
+    v_after_id := v_found.last_id;
+  END LOOP;
+  -- A few leased rows in front cost less to pass over than to move.
+  IF v_passed_over > 1000 THEN
+    PERFORM orchestration.set_leases_apart(
+      v_now, CASE WHEN v_full THEN v_found.last_due ELSE v_now END, 1000);
+  END IF;
+  IF v_claimed = '{}' THEN
+    RETURN;
+  END IF;
+  -- The items after the budget keep their places. The first is handed out whatever its size.
+  IF cardinality(v_claimed) > 1 THEN
+    SELECT array_agg(s.outbox_id)
+    INTO v_claimed
+    FROM (
+      SELECT c.outbox_id,
+             row_number() OVER (ORDER BY c.ord) AS number,
+             sum(i.octets) OVER (ORDER BY c.ord) AS octets
+      FROM unnest(v_claimed) WITH ORDINALITY AS c (outbox_id, ord)
+      CROSS JOIN LATERAL (
+        SELECT octet_length(i.payload::text) AS octets
+        FROM orchestration.payment_outbox_items i
+        WHERE i.outbox_id = c.outbox_id
+        OFFSET 0
+      ) i
+    ) s
+    WHERE s.number = 1 OR s.octets <= p_max_bytes;
   END IF;
   v_now := clock_timestamp();
+  -- No index covers what this update changes: it stays on its page.
   RETURN QUERY
   WITH taken AS MATERIALIZED (
     UPDATE orchestration.payment_outbox_pending p
@@ -1438,9 +1640,8 @@ BEGIN
         claimed_by = p_worker_id,
         lease_token = gen_random_uuid(),
         lease_expires_at = v_now + v_lease
-    WHERE p.outbox_id = ANY (v_picked)
-      AND p.lease_token IS NULL
-    RETURNING p.outbox_id, p.attempt_count, p.lease_token, p.lease_expires_at
+    WHERE p.outbox_id = ANY (v_claimed) AND p.lease_token IS NULL
+    RETURNING p.outbox_id, p.next_attempt_at, p.attempt_count, p.lease_token, p.lease_expires_at
   ), opened AS (
     INSERT INTO orchestration.payment_outbox_attempts (
       outbox_id, attempt_no, phase, state, lease_token, worker_id, claimed_at
@@ -1458,7 +1659,7 @@ BEGIN
     WHERE i.outbox_id = t.outbox_id
     OFFSET 0
   ) i
-  ORDER BY t.outbox_id;
+  ORDER BY t.next_attempt_at, t.outbox_id;
 END
 $$
 """
@@ -1598,6 +1799,12 @@ BEGIN
   IF v_bad.ord IS NOT NULL THEN
     PERFORM orchestration.refuse_element(
       'payment_outbox_attempts', v_bad.ord, NULL, v_bad.malformed
+    );
+  END IF;
+  IF p_partial IS NULL THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_partial must not be null', 'payment_outbox_attempts', '{}',
+      'Pass true or false.'
     );
   END IF;
   -- In seconds, as in claim_outbox_batch.
@@ -1832,6 +2039,7 @@ SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
+  v_now timestamptz := clock_timestamp();
   v_stale uuid[];
 BEGIN
   IF (p_limit BETWEEN 0 AND 10000) IS NOT TRUE THEN
@@ -1843,8 +2051,9 @@ BEGIN
   WITH picked AS MATERIALIZED (
     SELECT p.outbox_id
     FROM orchestration.payment_outbox_pending p
-    WHERE p.lease_expires_at <= clock_timestamp()
-    ORDER BY p.outbox_id
+    -- No lease ends before next_attempt_at, so items scheduled for later are not read.
+    WHERE p.next_attempt_at <= v_now AND p.lease_expires_at <= v_now
+    ORDER BY p.next_attempt_at, p.outbox_id
     LIMIT p_limit
     FOR UPDATE SKIP LOCKED
   )
@@ -1873,7 +2082,9 @@ REVOKE EXECUTE ON FUNCTION
   orchestration.guard_outbox_attempts(),
   orchestration.enqueue_payment_outbox(jsonb),
   orchestration.close_dead_attempts(uuid[]),
-  orchestration.claim_outbox_batch(text, bigint, interval),
+  orchestration.pick_due_items(timestamptz, bigint, timestamptz, uuid, text[], text[]),
+  orchestration.set_leases_apart(timestamptz, timestamptz, bigint),
+  orchestration.claim_outbox_batch(text, bigint, interval, bigint),
   orchestration.renew_outbox_lease(uuid, uuid, text, interval),
   orchestration.complete_outbox_attempt(jsonb, boolean),
   orchestration.repair_expired_leases(bigint)
@@ -1908,7 +2119,7 @@ TO symphony_control, symphony_auditor
         """
 GRANT EXECUTE ON FUNCTION
   orchestration.enqueue_payment_outbox(jsonb),
-  orchestration.claim_outbox_batch(text, bigint, interval),
+  orchestration.claim_outbox_batch(text, bigint, interval, bigint),
   orchestration.renew_outbox_lease(uuid, uuid, text, interval),
   orchestration.complete_outbox_attempt(jsonb, boolean)
 TO symphony_executor
@@ -1941,7 +2152,12 @@ $$
     op.execute("DROP FUNCTION orchestration.repair_expired_leases(bigint)")
     op.execute("DROP FUNCTION orchestration.complete_outbox_attempt(jsonb, boolean)")
     op.execute("DROP FUNCTION orchestration.renew_outbox_lease(uuid, uuid, text, interval)")
-    op.execute("DROP FUNCTION orchestration.claim_outbox_batch(text, bigint, interval)")
+    op.execute("DROP FUNCTION orchestration.claim_outbox_batch(text, bigint, interval, bigint)")
+    op.execute("DROP FUNCTION orchestration.set_leases_apart(timestamptz, timestamptz, bigint)")
+    op.execute(
+        "DROP FUNCTION orchestration.pick_due_items("
+        "timestamptz, bigint, timestamptz, uuid, text[], text[])"
+    )
     op.execute("DROP FUNCTION orchestration.close_dead_attempts(uuid[])")
     op.execute("DROP FUNCTION orchestration.enqueue_payment_outbox(jsonb)")
     op.execute("DROP VIEW orchestration.payment_outbox_depth")

@@ -596,12 +596,18 @@ OUTBOX = (
     ),
     _outbox(
         "008",
-        "A claim never returns more than asked, nor an item that is leased or due later.",
+        "A claim takes what has been due longest. It never returns more than asked, nor an item"
+        " that is leased or due later, nor fewer than asked while more are due and free within"
+        " its budget.",
         tables=("payment_outbox_pending",),
         tier=Tier.FUNCTION,
         sqlstates=(),
         exception=None,
-        enforced_by=("functions/claim_outbox_batch",),
+        enforced_by=(
+            "functions/claim_outbox_batch",
+            "functions/pick_due_items",
+            "functions/set_leases_apart",
+        ),
         hint="Nothing to do: the claim leaves such items out.",
     ),
     _outbox(
@@ -971,8 +977,8 @@ AUDIT = (
 INTERFACE = (
     Invariant(
         id="INV-API-001",
-        sentence="A size, text, payload, lease or grace out of bounds is refused, and so is a value"
-        " that its type does not take.",
+        sentence="A size, text, payload, lease, due time or grace out of bounds is refused, and so"
+        " is a value that its type does not take.",
         tables=(
             "policy_versions",
             "ingress_attestations",
@@ -1038,9 +1044,10 @@ INTERFACE = (
             "constraints/ck_transaction_attempts_rail_type",
             "constraints/ck_transaction_attempts_worker_id",
         ),
-        hint="Claim 1 to 10,000 items, send 0 to 10,000 in at most 16,000,000 octets, lease 1 s to"
-        " 1 day, grace from zero; a text key is 1 to 1,000 octets, a free text at most 4,000, a"
-        " payload at most 1,000,000, a hash 64 lowercase hex digits.",
+        hint="Claim 1 to 10,000 items of 1 byte to 1 GiB, send 0 to 10,000 in at most 16,000,000"
+        " octets, due within 400 days, lease 1 s to 1 day, grace from zero; a text key is 1 to"
+        " 1,000 octets, a free text at most 4,000, a payload at most 1,000,000, a hash 64 lowercase hex"
+        " digits.",
     ),
     Invariant(
         id="INV-API-002",

@@ -485,11 +485,21 @@ Context = Annotated[dict[str, Any], PlainValidator(_json_payload), AfterValidato
 """A JSON object of at most 8000 octets: W3C trace context, references of the caller."""
 
 
+LONGEST_SCHEDULE: Final = timedelta(days=400)
+
+
+def _within_schedule(value: datetime) -> datetime:
+    if value > datetime.now(UTC) + LONGEST_SCHEDULE:
+        raise ValueError(f"the time must be at most {LONGEST_SCHEDULE.days} days ahead")
+    return value
+
+
 class NewOutboxItem(Input):
     """A payment to dispatch; `payload` is the JSON object that the rail gets.
 
-    `due_at`: not before that time (at once else). `max_attempts`: 1 to 1000. `context` travels with
-    the item and is not part of its content: a replay may bring another one, the first is kept.
+    `due_at`: the item is not claimed before this time, at most 400 days ahead; without it, the
+    item is due at once. `max_attempts`: 1 to 1000. `context` travels with the item and is not part
+    of its content: a replay may bring another one, and the first is kept.
     """
 
     instruction_id: UUID
@@ -497,7 +507,7 @@ class NewOutboxItem(Input):
     idempotency_key: Key
     rail_type: Key
     payload: Payload = Field(repr=False)
-    due_at: AwareTime | None = None
+    due_at: Annotated[AwareTime, AfterValidator(_within_schedule)] | None = None
     max_attempts: Annotated[int, Field(strict=True, ge=1, le=MAX_ATTEMPTS)] = DEFAULT_MAX_ATTEMPTS
     context: Context | None = None
 

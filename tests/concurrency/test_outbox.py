@@ -465,6 +465,47 @@ def test_eight_workers_claim_two_thousand_items_each_exactly_once(
     assert counted == (2_000, 2_000, 1)
 
 
+@pytest.mark.invariant("INV-OUT-003", "INV-OUT-008")
+def test_claims_at_once_are_all_full_though_they_close_dead_items(
+    owner: Connect, login: Callable[[str], Connect]
+) -> None:
+    # Of each three in the order of claiming, one ends at its ceiling, one returns, one is new.
+    kinds = [{"max_attempts": 1}, {"max_attempts": 2}]
+    enqueue(owner, *(entry(f"dead {n}") | kinds[n % 2] for n in range(400)))
+    dead = claim(owner, "dead", 400)
+    expire(owner)
+    enqueue(owner, *(entry(f"new {n}") for n in range(200)))
+    owner.execute(
+        "UPDATE orchestration.payment_outbox_pending p"
+        " SET next_attempt_at = timestamptz '2020-01-01 00:00:00Z' + q.place * interval '1 second'"
+        " FROM (SELECT outbox_id, row_number() OVER ("
+        "   PARTITION BY i.max_attempts ORDER BY i.outbox_id) AS place"
+        "   FROM orchestration.payment_outbox_items i) q"
+        " WHERE q.outbox_id = p.outbox_id"
+    )
+
+    def work_of(name: str) -> Callable[[threading.Barrier], list[list[Lease]]]:
+        connection = login("executor")
+
+        def work(barrier: threading.Barrier) -> list[list[Lease]]:
+            barrier.wait()
+            return [claim(connection, name, 10) for _ in range(5)]
+
+        return work
+
+    results = together([work_of(f"w{n}") for n in range(8)])
+    assert codes(results) == []
+    batches = [batch for mine in accepted(results) for batch in mine]
+    # 40 batches of 10 are all 400 that are due and free.
+    assert [len(batch) for batch in batches] == [10] * 40
+    assert len({one["outbox_id"] for batch in batches for one in batch}) == 400
+    assert claim(owner, "w", 10) == []
+    ended = owner.execute(
+        "SELECT count(*) FROM orchestration.payment_outbox_attempts WHERE state = 'FAILED'"
+    ).fetchone()
+    assert (len(dead), ended) == (400, (200,))
+
+
 @pytest.mark.invariant("INV-OUT-008", "INV-OUT-006")
 @each_snapshot
 def test_above_read_committed_workers_meet_success_or_40001_and_nothing_else(

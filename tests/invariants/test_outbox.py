@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 from unittest.mock import ANY
+from uuid import UUID
 
 import pytest
 
@@ -1602,20 +1603,12 @@ def test_a_lease_never_lasts_for_ever(owner: Connect) -> None:
     ],
 )
 def test_an_item_is_due_in_a_year_that_every_calendar_has(
-    owner: Connect, login: Callable[[str], Connect], moment: str, accepted: bool, zone: str
+    owner: Connect, moment: str, accepted: bool, zone: str
 ) -> None:
-    item = {
-        "instruction_id": INSTRUCTION,
-        "participant_id": "p",
-        "idempotency_key": "k",
-        "rail_type": "SEPA",
-        "payload": {},
-        "due_at": moment,
-    }
-    ingest = login("executor")
-    ingest.execute(f"SET TimeZone = '{zone}'")
-    statement = f"SELECT FROM orchestration.enqueue_payment_outbox('[{json.dumps(item)}]')"
-    found = attempt(ingest, [statement])
+    owner.execute(f"SET TimeZone = '{zone}'")
+    row = {"sequence_id": "1", "next_attempt_at": f"timestamptz '{moment}'"}
+    statement = enters({"sequence_id": "1"}, row)["INSERT"]
+    found = attempt(owner, [statement])
     if accepted:
         assert found is None
     else:
@@ -2377,7 +2370,21 @@ TOO_MANY = "(SELECT jsonb_agg(jsonb_build_object('outbox_id', n)) FROM generate_
                 {"lease": "'1 day 0.000001 seconds'"},
                 {"lease": "'-100 years 36525 days'"},
                 {"lease": "'100 years -36523 days'"},
+                {"max_bytes": "NULL"},
+                {"max_bytes": "0"},
+                {"max_bytes": "-1"},
+                {"max_bytes": "1073741825"},
             )
+        ),
+        call("complete_outbox_attempt", completions="'[]'", partial="NULL"),
+        *(
+            call(
+                "enqueue_payment_outbox",
+                items=f"jsonb_build_array(jsonb_build_object('instruction_id', '{INSTRUCTION}',"
+                " 'participant_id', 'p', 'idempotency_key', 'k', 'rail_type', 'SEPA',"
+                f" 'payload', jsonb '{{}}', 'due_at', {due_at}))",
+            )
+            for due_at in ("clock_timestamp() + interval '400 days 1 minute'", "'infinity'")
         ),
         *(
             call(
@@ -2423,7 +2430,7 @@ def lasting(function: str, interval: str) -> str:
     return {
         "claim": call(
             "claim_outbox_batch",
-            **{"worker_id": "'w'", "batch_size": "1", "lease": f"'{interval}'"},
+            **{"worker_id": "'w'", "batch_size": "10", "lease": f"'{interval}'"},
         ),
         "renew": call(
             "renew_outbox_lease",
@@ -2487,6 +2494,49 @@ def test_a_time_lasts_the_seconds_it_was_judged_by(
     )
 
 
+@pytest.mark.invariant("INV-API-001", "INV-OUT-002")
+@pytest.mark.parametrize(
+    ("missing", "sqlstate"),
+    [("outbox_id", "P0002"), ("lease_token", "P7002"), ("worker_id", "P7002"), ("lease", "22023")],
+)
+def test_a_renewal_without_an_argument_is_refused(
+    owner: Connect, missing: str, sqlstate: str
+) -> None:
+    make_world(owner)
+    given = {
+        "outbox_id": f"'{LEASED}'",
+        "lease_token": f"'{TOKEN}'",
+        "worker_id": "'w'",
+        "lease": "'1 minute'",
+    }
+    assert refusal(owner, call("renew_outbox_lease", **(given | {missing: "NULL"}))).sqlstate == (
+        sqlstate
+    )
+
+
+@pytest.mark.invariant("INV-API-002")
+def test_a_redrive_of_no_item_is_refused(owner: Connect) -> None:
+    found = refusal(owner, call("redrive_outbox_item", outbox_id="NULL"))
+    assert_invariant(found, "INV-API-002", "P0002", ITEMS)
+
+
+@pytest.mark.invariant("INV-API-001")
+def test_an_item_is_due_within_400_days(owner: Connect) -> None:
+    item = {
+        "instruction_id": INSTRUCTION,
+        "participant_id": "p",
+        "idempotency_key": "k",
+        "rail_type": "SEPA",
+        "payload": {},
+    }
+    owner.execute(
+        "SELECT FROM orchestration.enqueue_payment_outbox(jsonb_build_array(%s::jsonb"
+        " || jsonb_build_object('due_at', clock_timestamp() + interval '399 days 23 hours')))",
+        (json.dumps(item),),
+    )
+    assert len(picture(owner)) > 0
+
+
 @pytest.mark.invariant("INV-API-002")
 @pytest.mark.parametrize(
     "statement",
@@ -2537,20 +2587,179 @@ def test_an_item_without_a_needed_value_is_refused_by_its_column(
     assert (found.sqlstate, found.column) == ("23502", missing)
 
 
-@pytest.mark.invariant("INV-OUT-008")
+def claimed(connection: Connect, batch_size: int, max_bytes: int = 16 * 2**20) -> list[str]:
+    """The ids that a claim hands out, in its order."""
+    rows = connection.execute(
+        "SELECT outbox_id::text FROM orchestration.claim_outbox_batch(p_worker_id => 'w2',"
+        " p_batch_size => %s, p_lease => interval '1 hour', p_max_bytes => %s)",
+        (batch_size, max_bytes),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+@pytest.mark.invariant("INV-OUT-003", "INV-OUT-008")
 def test_a_claim_takes_what_is_due_and_no_more_than_asked(owner: Connect) -> None:
     make_world(owner)
     owner.execute(enqueue(next_ := id_of(98), 11))
     owner.execute(
         f"UPDATE orchestration.{PENDING} SET next_attempt_at = now() + interval '1 minute'"
-        f" WHERE outbox_id IN ('{next_}', '{SPENT}')"
+        f" WHERE outbox_id = '{next_}'"
     )
-    asked = call("claim_outbox_batch", worker_id="'w2'", batch_size="2", lease="'1 minute'")
-    first = owner.execute(asked).fetchall()
-    second = owner.execute(asked).fetchall()
-    third = owner.execute(asked).fetchall()
-    assert [str(row[0]) for row in first] == [FREE, EXPIRED]
-    # LAST_EXPIRED was picked, and ended at its ceiling instead of being handed out.
-    assert [str(row[0]) for row in second] == [RETRIED]
-    assert third == []
+    # LAST_EXPIRED ends at its ceiling and takes no place in a batch. SPENT cannot be claimed.
+    assert claimed(owner, 2) == [EXPIRED, FREE]
+    assert claimed(owner, 2) == [RETRIED]
+    assert claimed(owner, 2) == []
     assert findings(owner) == [SPENT_IS_FOUND]
+    assert (
+        scalar(
+            owner,
+            f"SELECT outcome FROM orchestration.payment_outbox_status WHERE {is_(LAST_EXPIRED)}",
+        )
+        == "UNKNOWN"
+    )
+
+
+def fill(
+    owner: Connect, count: int, *, first: int = 1, max_attempts: int = 20, payload: str = "{}"
+) -> list[str]:
+    """Items of participant p that are due one microsecond after the other."""
+    return [
+        row[0]
+        for row in owner.execute(
+            "SELECT outbox_id::text FROM orchestration.enqueue_payment_outbox((SELECT jsonb_agg("
+            "jsonb_build_object('instruction_id', %s::uuid, 'participant_id', 'p',"
+            " 'idempotency_key', 'fill ' || n, 'rail_type', 'SEPA', 'payload', %s::jsonb,"
+            " 'max_attempts', %s::integer,"
+            " 'due_at', timestamptz '2020-01-01 00:00:00Z' + n * interval '1 microsecond')"
+            " ORDER BY n) FROM generate_series(%s::integer, %s::integer) n))",
+            (INSTRUCTION, payload, max_attempts, first, first + count - 1),
+        ).fetchall()
+    ]
+
+
+@pytest.mark.invariant("INV-OUT-008")
+def test_a_claim_takes_what_has_been_due_longest_first(owner: Connect) -> None:
+    later, sooner = fill(owner, 2, first=3), fill(owner, 2)
+    assert claimed(owner, 3) == [*sooner, later[0]]
+    assert claimed(owner, 3) == [later[1]]
+
+
+@pytest.mark.invariant("INV-OUT-003", "INV-OUT-008")
+@pytest.mark.parametrize("dead_first", [True, False])
+def test_a_claim_fills_its_batch_though_it_ends_items(owner: Connect, dead_first: bool) -> None:
+    """The reported case: 5 due, 7 dead and batches of 3 gave 1, 0, 2, 3."""
+    dead = fill(owner, 7, first=1 if dead_first else 6, max_attempts=1)
+    assert claimed(owner, 7) == dead
+    owner.execute(
+        f"UPDATE orchestration.{PENDING} SET lease_expires_at = next_attempt_at"
+        " + interval '1 microsecond'"
+    )
+    due = fill(owner, 5, first=8 if dead_first else 1)
+    assert [claimed(owner, 3), claimed(owner, 3), claimed(owner, 3)] == [due[:3], due[3:], []]
+    ended = owner.execute(
+        f"SELECT outbox_id::text FROM orchestration.{ATTEMPTS} WHERE state = 'FAILED'"
+        " AND outcome = 'UNKNOWN' AND error_code = 'RETRY_CEILING_EXCEEDED' ORDER BY 1"
+    ).fetchall()
+    assert [row[0] for row in ended] == sorted(dead)
+    assert findings(owner) == []
+
+
+@pytest.mark.invariant("INV-OUT-008", "INV-OUT-009")
+def test_what_no_claim_can_close_is_stepped_around(owner: Connect) -> None:
+    """An expired lease whose attempt was opened under another token, as only an owner can make."""
+    make_world(owner)
+    owner.execute(f"ALTER TABLE orchestration.{PENDING} DISABLE TRIGGER guard_update")
+    owner.execute(
+        f"UPDATE orchestration.{PENDING} SET lease_token = '{OTHER_TOKEN}' WHERE {is_(EXPIRED)}"
+    )
+    owner.execute(f"ALTER TABLE orchestration.{PENDING} ENABLE ALWAYS TRIGGER guard_update")
+    assert claimed(owner, 2) == [FREE, RETRIED]
+    repaired = owner.execute(call("repair_expired_leases", limit="10")).fetchall()
+    assert repaired == []
+    assert scalar(
+        owner, f"SELECT lease_token FROM orchestration.{PENDING} WHERE {is_(EXPIRED)}"
+    ) == UUID(OTHER_TOKEN)
+
+
+@pytest.mark.invariant("INV-OUT-008")
+@pytest.mark.parametrize(
+    ("max_bytes", "count"), [(1, 1), (10_015, 1), (10_016, 1), (20_031, 1), (20_032, 2)]
+)
+def test_a_claim_ends_before_its_payloads_exceed_the_budget(
+    owner: Connect, max_bytes: int, count: int
+) -> None:
+    # The text of the payload is {"memo": "x..."}, 10,012 bytes and more; stored it is far smaller.
+    made = fill(owner, 3, payload=json.dumps({"memo": "x" * 10_004}))
+    length = scalar(owner, f"SELECT octet_length(payload::text) FROM orchestration.{ITEMS} LIMIT 1")
+    assert length == 10_016
+    before = picture(owner)
+    assert claimed(owner, 3, max_bytes) == made[:count]
+    rest = [str(row[0]) for row in picture(owner) if row in before]
+    assert set(made[count:]) <= set(rest)
+    assert claimed(owner, 3) == made[count:]
+
+
+INDEX = "ix_payment_outbox_pending_next_attempt_at_outbox_id"
+
+
+def met(connection: Connect, act: Callable[[], object]) -> int:
+    """How many pending rows `act` reads through the index of due items; it is rolled back."""
+    counter = f"SELECT pg_stat_get_xact_tuples_fetched('orchestration.{INDEX}'::regclass)"
+    with connection.transaction(force_rollback=True):
+        before = scalar(connection, counter)
+        act()
+        return int(scalar(connection, counter) - before)
+
+
+@pytest.mark.invariant("INV-OUT-008")
+def test_a_claim_reads_no_item_that_is_scheduled_for_later(owner: Connect) -> None:
+    due = fill(owner, 5)
+    fill(owner, 2000, first=6)
+    owner.execute(
+        f"UPDATE orchestration.{PENDING} SET next_attempt_at = clock_timestamp()"
+        " + interval '1 day' WHERE outbox_id <> ALL (%s::uuid[])",
+        (due,),
+    )
+    assert met(owner, lambda: claimed(owner, 3)) == 3
+    assert met(owner, lambda: claimed(owner, 100)) == 5
+    owner.execute(f"UPDATE orchestration.{PENDING} SET lease_expires_at = NULL")
+    repair = call("repair_expired_leases", limit="100")
+    assert met(owner, lambda: owner.execute(repair)) <= 5
+
+
+@pytest.mark.invariant("INV-OUT-002", "INV-OUT-008")
+def test_long_leases_are_passed_over_once_and_then_set_apart(owner: Connect) -> None:
+    leased = fill(owner, 3000)
+    assert claimed(owner, 3000) == leased
+    fill(owner, 10, first=3001)
+    assert met(owner, lambda: claimed(owner, 1)) >= 3001
+    for _ in range(3):
+        assert len(claimed(owner, 1)) == 1
+    assert met(owner, lambda: claimed(owner, 1)) <= 1010
+    # They are found again when their leases end, or are made to end earlier.
+    assert scalar(
+        owner,
+        f"SELECT bool_and(next_attempt_at <= lease_expires_at) FROM orchestration.{PENDING}",
+    )
+    owner.execute(
+        f"UPDATE orchestration.{PENDING} SET lease_expires_at = clock_timestamp()"
+        f" - interval '1 minute' WHERE outbox_id = '{leased[0]}'"
+    )
+    assert claimed(owner, 1) != [leased[0]]
+    assert leased[0] in claimed(owner, 10)
+    assert findings(owner) == []
+
+
+@pytest.mark.invariant("INV-OUT-008")
+def test_a_claim_updates_every_row_on_its_page(owner: Connect) -> None:
+    fill(owner, 1000)
+    counters = (
+        f"SELECT pg_stat_get_xact_tuples_updated('orchestration.{PENDING}'::regclass),"
+        f" pg_stat_get_xact_tuples_hot_updated('orchestration.{PENDING}'::regclass)"
+    )
+    with owner.transaction():
+        updated, hot = owner.execute(counters).fetchall()[0]
+        for _ in range(4):
+            assert len(claimed(owner, 250)) == 250
+        updated_now, hot_now = owner.execute(counters).fetchall()[0]
+    assert (updated_now - updated, hot_now - hot) == (1000, 1000)

@@ -340,6 +340,7 @@ def test_max_attempts_within_bounds_is_kept(outbox: OutboxRepository, value: int
         datetime(2026, 1, 1),
         datetime.max,
         datetime.max.replace(tzinfo=timezone(-timedelta(hours=1))),
+        datetime.max.replace(year=9998, tzinfo=UTC),
         datetime.min.replace(tzinfo=timezone(timedelta(hours=1))),
         "2026-01-01T00:00:00",
         "infinity",
@@ -361,7 +362,6 @@ def test_a_due_at_that_is_naive_or_out_of_range_is_refused(value: object) -> Non
         datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=16))),
         datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=1, microseconds=1))),
         datetime.min.replace(tzinfo=UTC),
-        datetime.max.replace(year=9998, tzinfo=UTC),
         datetime(1, 1, 1, 12, tzinfo=timezone(timedelta(hours=1))),
     ],
     ids=str,
@@ -371,6 +371,12 @@ def test_a_due_at_is_kept_to_the_microsecond(outbox: OutboxRepository, value: da
     status = outbox.get(made.outbox_id)
     assert status is not None
     assert status.next_attempt_at == value
+
+
+def test_a_due_at_is_at_most_400_days_ahead(outbox: OutboxRepository) -> None:
+    now = datetime.now(UTC)
+    assert refusal(due_at=now + timedelta(days=400, minutes=1))[0] == "due_at"
+    outbox.enqueue(new(due_at=now + timedelta(days=399, hours=23)))
 
 
 def test_a_field_that_does_not_exist_is_refused() -> None:

@@ -341,7 +341,7 @@ def test_a_key_with_other_content_is_a_conflict(
     "changed",
     [
         {"payload": {"b": [2, {"d": 4, "c": 3}], "a": 1}},
-        {"due_at": datetime(2030, 1, 1, tzinfo=UTC)},
+        {"due_at": datetime.now(UTC) + timedelta(days=1)},
         {"max_attempts": 1},
     ],
     ids=["the keys in another order", "another due_at", "another max_attempts"],
@@ -689,11 +689,79 @@ def test_a_claim_out_of_bounds_is_refused(
     assert len(worker.claim()) == 1
 
 
+@pytest.mark.invariant("INV-API-001")
+@pytest.mark.parametrize("max_bytes", [0, -1, 2**30 + 1])
+def test_a_claim_s_budget_is_a_byte_to_a_gibibyte(worker: Worker, max_bytes: int) -> None:
+    with pytest.raises(errors.InvalidParameterValue) as raised:
+        worker.outbox.claim("w", batch_size=1, lease=MINUTE, max_bytes=max_bytes)
+    assert_refused(
+        raised.value,
+        sqlstate="22023",
+        invariant="INV-API-001",
+        table="payment_outbox_pending",
+        column=None,
+    )
+
+
+@pytest.mark.invariant("INV-OUT-008")
+def test_a_claim_hands_out_payloads_up_to_its_budget(worker: Worker) -> None:
+    made = worker.enqueue(*(new(str(n), payload={"memo": "x" * 600_000}) for n in range(30)))
+    # 16 MiB by default, whatever the batch: 27 payloads of 600 kB and a little.
+    claimed = worker.claim(batch_size=30)
+    assert [one.outbox_id for one in claimed] == [one.outbox_id for one in made[:27]]
+    status = worker.outbox.get(made[27].outbox_id)
+    assert status is not None
+    assert (status.state, status.attempt_count) == (ItemState.PENDING, 0)
+    assert len(worker.outbox.claim("w", batch_size=30, lease=MINUTE, max_bytes=1)) == 1
+    assert len(worker.outbox.claim("w", batch_size=30, lease=MINUTE, max_bytes=2**30)) == 2
+
+
 @pytest.mark.parametrize("lease", [timedelta(seconds=1), timedelta(days=1)])
 def test_a_lease_lasts_from_a_second_to_a_day(worker: Worker, lease: timedelta) -> None:
     worker.enqueue(new())
     (claimed,) = worker.claim(lease=lease, batch_size=10_000)
     assert claimed.lease_expires_at - claimed.claimed_at == lease
+
+
+@pytest.mark.invariant("INV-OUT-002")
+def test_what_a_worker_holds_is_what_its_lost_claims_returned(
+    worker: Worker, owner: Connect
+) -> None:
+    worker.enqueue(*(new(str(n)) for n in range(6)))
+    first = worker.claim("w", batch_size=2, lease=timedelta(days=1))
+    worker.claim("other", batch_size=1)
+    second = worker.claim("w", batch_size=2)
+    assert worker.outbox.held("w") == [*first, *second]
+    assert worker.outbox.held("nobody") == []
+    # With these tokens the worker goes on.
+    held, renewed, expired, retried = worker.outbox.held("w")
+    worker.complete(held, DISPATCHED)
+    renewed = worker.outbox.renew(renewed, lease=timedelta(hours=1))
+    worker.complete(retried, RETRYABLE)
+    owner.execute(
+        "UPDATE orchestration.payment_outbox_pending"
+        " SET lease_expires_at = clock_timestamp() - interval '1 second' WHERE outbox_id = %s",
+        (expired.outbox_id,),
+    )
+    assert worker.outbox.held("w") == [renewed]
+
+
+@pytest.mark.invariant("INV-OUT-008")
+def test_what_a_worker_holds_is_found_where_leases_were_set_apart(
+    worker: Worker, owner: Connect
+) -> None:
+    worker.enqueue(new("held"), new("later", due_at=datetime.now(UTC) + timedelta(days=300)))
+    (held,) = worker.claim("w", lease=timedelta(days=1))
+    owner.execute(
+        "UPDATE orchestration.payment_outbox_pending SET next_attempt_at = lease_expires_at"
+        " WHERE lease_token IS NOT NULL"
+    )
+    assert worker.outbox.held("w") == [held]
+    renewed = worker.outbox.renew(held, lease=MINUTE)
+    worker.session.commit()
+    assert worker.outbox.held("w") == [renewed]
+    expire_leases(owner)
+    assert worker.claim_one("w2").outbox_id == held.outbox_id
 
 
 # Completing.

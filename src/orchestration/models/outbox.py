@@ -110,7 +110,8 @@ class PaymentOutboxPending(Base):
             ["participant_id", "instruction_id", "open"],
             ["instructions.participant_id", "instructions.id", "instructions.open"],
         ),
-        {"postgresql_with": {"fillfactor": "50"}},
+        Index(None, "next_attempt_at", "outbox_id"),
+        {"postgresql_with": {"fillfactor": "40"}},
     )
 
     outbox_id: Mapped[UUID] = mapped_column(primary_key=True)

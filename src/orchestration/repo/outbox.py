@@ -52,8 +52,30 @@ CLAIM: Final = text(
     FROM orchestration.claim_outbox_batch(
       p_worker_id => :worker_id,
       p_batch_size => :batch_size,
-      p_lease => CAST(:lease AS interval)
+      p_lease => CAST(:lease AS interval),
+      p_max_bytes => :max_bytes
     )
+    """
+)
+# A lease lasts at most a day and never ends before next_attempt_at: what is scheduled for later is
+# not read.
+HELD: Final = text(
+    """
+    SELECT i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
+           i.redrive_no, i.rail_type, i.payload, i.payload_hash,
+           p.attempt_count AS attempt_no, i.max_attempts, i.context,
+           p.claimed_by AS worker_id, p.lease_token, p.lease_expires_at, o.claimed_at
+    FROM orchestration.payment_outbox_pending p
+    JOIN orchestration.payment_outbox_items i ON i.outbox_id = p.outbox_id
+    JOIN orchestration.payment_outbox_attempts o
+      ON o.outbox_id = p.outbox_id
+      AND o.attempt_no = p.attempt_count
+      AND o.phase = 'OPEN'
+      AND o.lease_token = p.lease_token
+    WHERE p.next_attempt_at <= statement_timestamp() + interval '1 day'
+      AND p.claimed_by = :worker_id
+      AND p.lease_expires_at > statement_timestamp()
+    ORDER BY o.claimed_at, i.outbox_id
     """
 )
 RENEW: Final = text(
@@ -154,6 +176,8 @@ ATTEMPTS: Final = PaymentOutboxAttempt.__table__
 
 LATE_OUTCOME: Final[TypeAdapter[LateOutcome]] = TypeAdapter(LateOutcome)
 TIME: Final[TypeAdapter[datetime]] = TypeAdapter(AwareTime)
+DEFAULT_MAX_BYTES: Final = 16 * 2**20
+"""The payload bytes of one claim, unless the caller gives another budget."""
 
 
 class OutboxRepository(Repository):
@@ -185,12 +209,28 @@ class OutboxRepository(Repository):
         rows = self._rows(ENQUEUE, {"items": items})
         return [OutboxItemRecord.from_row(row) for row in rows]
 
-    def claim(self, worker_id: str, *, batch_size: int, lease: timedelta) -> list[ClaimedItem]:
+    def claim(
+        self,
+        worker_id: str,
+        *,
+        batch_size: int,
+        lease: timedelta,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> list[ClaimedItem]:
         """Lease up to `batch_size` due items (1 to 10,000) for `lease` (1 s to 1 day).
 
-        Commit before calling a rail: the openings must be there when the side effect is. An item
-        whose lease has expired is closed as ZOMBIE_REQUEUE first and handed out anew. Items of a
-        stopped participant or rail are left out.
+        The items that have been due longest come first. The batch is full if enough items are due
+        and free, except that it ends before its payloads exceed `max_bytes` of JSON text (1 byte
+        to 1 GiB, default 16 MiB). A first item that is larger comes alone. Items that were left
+        out stay due. Items of a stopped participant or rail are left out.
+
+        Commit before calling a rail, so that the openings are stored before the side effect. If
+        the reply to the claim or to its COMMIT is lost, `held` returns the same items.
+
+        If a lease has expired, the claim closes its attempt as ZOMBIE_REQUEUE and hands the item
+        out again. If that attempt was the item's last, the claim ends the item instead: FAILED,
+        outcome UNKNOWN, error_code RETRY_CEILING_EXCEEDED. It does not return such an item;
+        `unresolved` lists it until its outcome is resolved.
 
         Raises KillSwitchEngaged (P7501, INV-KIL-001) under GLOBAL or DISPATCH,
         InvalidParameterValue (22023, INV-API-001).
@@ -201,8 +241,18 @@ class OutboxRepository(Repository):
                 "worker_id": argument("worker_id", WORD, worker_id),
                 "batch_size": argument("batch_size", COUNT, batch_size),
                 "lease": microseconds(argument("lease", DURATION, lease)),
+                "max_bytes": argument("max_bytes", COUNT, max_bytes),
             },
         )
+        return [ClaimedItem.from_row(row) for row in rows]
+
+    def held(self, worker_id: str) -> list[ClaimedItem]:
+        """Return the items under unexpired leases of `worker_id`, with tokens and payloads.
+
+        A worker whose claim was committed but whose reply was lost goes on with these items. The
+        oldest claim comes first. Workers that share a `worker_id` share what this returns.
+        """
+        rows = self._rows(HELD, {"worker_id": argument("worker_id", WORD, worker_id)})
         return [ClaimedItem.from_row(row) for row in rows]
 
     def renew(self, item: ClaimedItem, *, lease: timedelta) -> ClaimedItem:
@@ -247,6 +297,9 @@ class OutboxRepository(Repository):
 
     def repair_expired(self, *, limit: int) -> list[RepairedAttempt]:
         """Close up to `limit` (0 to 10,000) attempts whose lease has expired, as a claim would.
+
+        Returns each attempt that it closed, FAILED ones included. Attempts that claims have closed
+        are in `attempts`; items that ended with the outcome UNKNOWN are in `unresolved`.
 
         Raises InvalidParameterValue (22023, INV-API-001).
         """

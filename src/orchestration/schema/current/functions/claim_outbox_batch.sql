@@ -1,9 +1,10 @@
-CREATE OR REPLACE FUNCTION orchestration.claim_outbox_batch(p_worker_id text, p_batch_size bigint, p_lease interval)
+CREATE OR REPLACE FUNCTION orchestration.claim_outbox_batch(p_worker_id text, p_batch_size bigint, p_lease interval, p_max_bytes bigint DEFAULT 16777216)
  RETURNS TABLE(outbox_id uuid, instruction_id uuid, participant_id text, sequence_id bigint, idempotency_key text, redrive_no integer, rail_type text, payload jsonb, payload_hash text, attempt_no integer, max_attempts integer, context jsonb, worker_id text, lease_token uuid, lease_expires_at timestamp with time zone, claimed_at timestamp with time zone)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 #variable_conflict use_column
 DECLARE
@@ -11,8 +12,13 @@ DECLARE
   v_lease interval;
   v_stopped_participants text[];
   v_stopped_rails text[];
-  v_picked uuid[];
-  v_stale uuid[];
+  v_found record;
+  v_after_due timestamptz := '-infinity';
+  v_after_id uuid := '00000000-0000-0000-0000-000000000000';
+  v_free uuid[];
+  v_claimed uuid[] := '{}';
+  v_full boolean := false;
+  v_passed_over bigint := 0;
 BEGIN
   IF octet_length(p_worker_id) > 1000 THEN
     PERFORM orchestration.refuse_long_texts(
@@ -23,46 +29,91 @@ BEGIN
   -- calendar says where they are added; a day may have 23 hours.
   IF coalesce(p_worker_id, '') = ''
     OR (p_batch_size BETWEEN 1 AND 10000) IS NOT TRUE
-    OR (extract(epoch FROM p_lease) BETWEEN 1 AND 86400) IS NOT TRUE THEN
+    OR (extract(epoch FROM p_lease) BETWEEN 1 AND 86400) IS NOT TRUE
+    OR (p_max_bytes BETWEEN 1 AND 1073741824) IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023',
-      'a named worker claims 1 to 10,000 items for 1 second to 1 day',
+      'a named worker claims 1 to 10,000 items of 1 byte to 1 GiB for 1 second to 1 day',
       'payment_outbox_pending',
       jsonb_build_object('worker_id', p_worker_id, 'batch_size', p_batch_size,
-        'lease', p_lease::text),
+        'lease', p_lease::text, 'max_bytes', p_max_bytes),
       'Claim within these bounds.'
     );
   END IF;
   v_lease := make_interval(secs => extract(epoch FROM p_lease)::float8);
   PERFORM orchestration.share_kill_switch_gate();
   PERFORM orchestration.refuse_if_killed('DISPATCH');
-  -- A stopped participant or rail is left out, so that the others go on.
-  v_stopped_participants := orchestration.stopped_targets('PARTICIPANT');
-  v_stopped_rails := orchestration.stopped_targets('RAIL');
-  -- In key order and with no index on the lease: the update below stays on its page.
-  WITH picked AS MATERIALIZED (
-    SELECT p.outbox_id,
-           p.lease_token IS NOT NULL OR EXISTS (
-             SELECT FROM orchestration.payment_outbox_attempts t
-             WHERE t.outbox_id = p.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
-             OFFSET 0
-           ) AS stale
-    FROM orchestration.payment_outbox_pending p
-    WHERE p.next_attempt_at <= v_now
-      AND (p.lease_expires_at IS NULL OR p.lease_expires_at <= v_now)
-      AND (v_stopped_participants IS NULL OR p.participant_id <> ALL (v_stopped_participants))
-      AND (v_stopped_rails IS NULL OR p.rail_type <> ALL (v_stopped_rails))
-    ORDER BY p.outbox_id
-    LIMIT p_batch_size
-    FOR UPDATE SKIP LOCKED
-  )
-  SELECT array_agg(k.outbox_id), array_agg(k.outbox_id) FILTER (WHERE k.stale)
-  INTO v_picked, v_stale
-  FROM picked k;
-  IF v_stale IS NOT NULL THEN
-    PERFORM orchestration.close_dead_attempts(v_stale);
+  -- A stopped participant or rail is left out, so that the others go on. The look-up is planned at
+  -- every call, which costs as much as a small claim.
+  IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.scope = 'PARTICIPANT') THEN
+    v_stopped_participants := orchestration.stopped_targets('PARTICIPANT');
+  END IF;
+  IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.scope = 'RAIL') THEN
+    v_stopped_rails := orchestration.stopped_targets('RAIL');
+  END IF;
+  -- Items that a claim ends here take no place in its batch: it picks again until the batch is
+  -- full or nothing more is due and free.
+  LOOP
+    SELECT f.* INTO v_found
+    FROM orchestration.pick_due_items(
+      v_now, p_batch_size - cardinality(v_claimed), v_after_due, v_after_id,
+      v_stopped_participants, v_stopped_rails
+    ) f;
+    v_passed_over := v_passed_over + v_found.passed_over;
+    v_full := coalesce(cardinality(v_found.picked), 0) = p_batch_size - cardinality(v_claimed);
+    EXIT WHEN v_found.picked IS NULL;
+    v_free := v_found.picked;
+    IF v_found.dead IS NOT NULL THEN
+      PERFORM orchestration.close_dead_attempts(v_found.dead);
+      SELECT array_agg(f.outbox_id ORDER BY f.ord)
+      INTO v_free
+      FROM unnest(v_found.picked) WITH ORDINALITY AS f (outbox_id, ord)
+      CROSS JOIN LATERAL (
+        SELECT p.attempt_count
+        FROM orchestration.payment_outbox_pending p
+        WHERE p.outbox_id = f.outbox_id AND p.lease_token IS NULL
+        OFFSET 0
+      ) p
+      CROSS JOIN LATERAL (
+        SELECT
+        FROM orchestration.payment_outbox_items i
+        WHERE i.outbox_id = f.outbox_id AND i.max_attempts > p.attempt_count
+        OFFSET 0
+      ) i;
+    END IF;
+    v_claimed := v_claimed || v_free;
+    EXIT WHEN NOT v_full OR cardinality(v_claimed) = p_batch_size;
+    v_after_due := v_found.last_due;
+    v_after_id := v_found.last_id;
+  END LOOP;
+  -- A few leased rows in front cost less to pass over than to move.
+  IF v_passed_over > 1000 THEN
+    PERFORM orchestration.set_leases_apart(
+      v_now, CASE WHEN v_full THEN v_found.last_due ELSE v_now END, 1000);
+  END IF;
+  IF v_claimed = '{}' THEN
+    RETURN;
+  END IF;
+  -- The items after the budget keep their places. The first is handed out whatever its size.
+  IF cardinality(v_claimed) > 1 THEN
+    SELECT array_agg(s.outbox_id)
+    INTO v_claimed
+    FROM (
+      SELECT c.outbox_id,
+             row_number() OVER (ORDER BY c.ord) AS number,
+             sum(i.octets) OVER (ORDER BY c.ord) AS octets
+      FROM unnest(v_claimed) WITH ORDINALITY AS c (outbox_id, ord)
+      CROSS JOIN LATERAL (
+        SELECT octet_length(i.payload::text) AS octets
+        FROM orchestration.payment_outbox_items i
+        WHERE i.outbox_id = c.outbox_id
+        OFFSET 0
+      ) i
+    ) s
+    WHERE s.number = 1 OR s.octets <= p_max_bytes;
   END IF;
   v_now := clock_timestamp();
+  -- No index covers what this update changes: it stays on its page.
   RETURN QUERY
   WITH taken AS MATERIALIZED (
     UPDATE orchestration.payment_outbox_pending p
@@ -70,9 +121,8 @@ BEGIN
         claimed_by = p_worker_id,
         lease_token = gen_random_uuid(),
         lease_expires_at = v_now + v_lease
-    WHERE p.outbox_id = ANY (v_picked)
-      AND p.lease_token IS NULL
-    RETURNING p.outbox_id, p.attempt_count, p.lease_token, p.lease_expires_at
+    WHERE p.outbox_id = ANY (v_claimed) AND p.lease_token IS NULL
+    RETURNING p.outbox_id, p.next_attempt_at, p.attempt_count, p.lease_token, p.lease_expires_at
   ), opened AS (
     INSERT INTO orchestration.payment_outbox_attempts (
       outbox_id, attempt_no, phase, state, lease_token, worker_id, claimed_at
@@ -90,7 +140,7 @@ BEGIN
     WHERE i.outbox_id = t.outbox_id
     OFFSET 0
   ) i
-  ORDER BY t.outbox_id;
+  ORDER BY t.next_attempt_at, t.outbox_id;
 END
 $function$;
 -- owner: symphony_owner

@@ -88,7 +88,19 @@ BEGIN
         0
       )
   WHERE p.outbox_id = ANY (p_outbox_ids)
-    AND p.lease_expires_at <= v_now;
+    AND p.lease_expires_at <= v_now
+    -- An attempt that was opened under another lease cannot be closed here. Its row keeps the
+    -- expired lease, and verify_outbox reports it.
+    AND NOT EXISTS (
+      SELECT FROM orchestration.payment_outbox_attempts o
+      WHERE o.outbox_id = p.outbox_id
+        AND o.phase = 'OPEN'
+        AND NOT EXISTS (
+          SELECT FROM orchestration.payment_outbox_attempts c
+          WHERE c.outbox_id = o.outbox_id AND c.attempt_no = o.attempt_no AND c.phase = 'CLOSE'
+        )
+      OFFSET 0
+    );
 END
 $function$;
 -- owner: symphony_owner

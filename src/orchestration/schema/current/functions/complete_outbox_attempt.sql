@@ -64,6 +64,12 @@ BEGIN
       'payment_outbox_attempts', v_bad.ord, NULL, v_bad.malformed
     );
   END IF;
+  IF p_partial IS NULL THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_partial must not be null', 'payment_outbox_attempts', '{}',
+      'Pass true or false.'
+    );
+  END IF;
   -- In seconds, as in claim_outbox_batch.
   SELECT r.outbox_id, r.retry_in INTO v_bad
   FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid, retry_in interval)

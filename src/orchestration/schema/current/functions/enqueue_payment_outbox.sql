@@ -69,6 +69,20 @@ BEGIN
       'payment_outbox_items', v_bad.ord, v_bad.missing, v_bad.malformed
     );
   END IF;
+  SELECT r.instruction_id, r.idempotency_key, r.due_at INTO v_other
+  FROM jsonb_to_recordset(p_items) AS r (
+    instruction_id uuid, idempotency_key text, due_at timestamptz
+  )
+  WHERE r.due_at > clock_timestamp() + interval '400 days'
+  LIMIT 1;
+  IF FOUND THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'due_at must be at most 400 days ahead', 'payment_outbox_pending',
+      jsonb_build_object('instruction_id', v_other.instruction_id,
+        'idempotency_key', v_other.idempotency_key, 'due_at', v_other.due_at),
+      'Enqueue the item later, when it is due within 400 days.', 'next_attempt_at'
+    );
+  END IF;
   PERFORM orchestration.share_kill_switch_gate();
   -- The instructions first, in one order: none of them ends before this transaction does, and no
   -- completion makes an outcome unknown meanwhile. FOR SHARE, since that completion updates the row

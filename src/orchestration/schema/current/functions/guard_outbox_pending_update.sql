@@ -59,6 +59,10 @@ BEGIN
       'Claim again: the item may be another worker''s by now.', 'lease_expires_at'
     );
   END IF;
+  IF NOT v_copied THEN
+    -- Claims and repairs read rows by next_attempt_at: a lease must never end before it.
+    NEW.next_attempt_at := least(NEW.next_attempt_at, NEW.lease_expires_at);
+  END IF;
   RETURN NEW;
 END
 $function$;

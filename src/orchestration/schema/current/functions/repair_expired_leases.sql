@@ -6,6 +6,7 @@ CREATE OR REPLACE FUNCTION orchestration.repair_expired_leases(p_limit bigint DE
 AS $function$
 #variable_conflict use_column
 DECLARE
+  v_now timestamptz := clock_timestamp();
   v_stale uuid[];
 BEGIN
   IF (p_limit BETWEEN 0 AND 10000) IS NOT TRUE THEN
@@ -17,8 +18,9 @@ BEGIN
   WITH picked AS MATERIALIZED (
     SELECT p.outbox_id
     FROM orchestration.payment_outbox_pending p
-    WHERE p.lease_expires_at <= clock_timestamp()
-    ORDER BY p.outbox_id
+    -- No lease ends before next_attempt_at, so items scheduled for later are not read.
+    WHERE p.next_attempt_at <= v_now AND p.lease_expires_at <= v_now
+    ORDER BY p.next_attempt_at, p.outbox_id
     LIMIT p_limit
     FOR UPDATE SKIP LOCKED
   )

@@ -11,4 +11,4 @@ lease_expires_at timestamp with time zone
 open boolean NOT NULL GENERATED ALWAYS AS (true) STORED
 -- kind: r, persistence: p
 -- owner: symphony_owner
--- options: fillfactor=50
+-- options: fillfactor=40

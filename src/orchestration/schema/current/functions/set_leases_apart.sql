@@ -1,0 +1,28 @@
+CREATE OR REPLACE FUNCTION orchestration.set_leases_apart(p_now timestamp with time zone, p_last_due timestamp with time zone, p_limit bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_sort TO 'off'
+AS $function$
+-- Moves leased rows that a claim has passed over, up to the one due at p_last_due, to the time at
+-- which their leases end. Before that time no claim meets them again.
+DECLARE
+  v_leased uuid[];
+BEGIN
+  WITH found AS MATERIALIZED (
+    SELECT p.outbox_id
+    FROM orchestration.payment_outbox_pending p
+    WHERE p.next_attempt_at <= p_last_due AND p.lease_expires_at > p_now
+    ORDER BY p.next_attempt_at, p.outbox_id
+    LIMIT p_limit
+    FOR UPDATE SKIP LOCKED
+  )
+  SELECT array_agg(f.outbox_id) INTO v_leased FROM found f;
+  UPDATE orchestration.payment_outbox_pending p
+  SET next_attempt_at = p.lease_expires_at
+  WHERE p.outbox_id = ANY (v_leased) AND p.lease_expires_at > p_now;
+END
+$function$;
+-- owner: symphony_owner

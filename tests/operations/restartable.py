@@ -37,13 +37,13 @@ class Restartable:
     cluster: _supervisor.Cluster
     password: str
     settings: dict[str, str]
-    environment: Mapping[str, str]
     port: int = 0
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
-    def start(self) -> None:
+    def start(self, environment: Mapping[str, str] | None = None) -> None:
+        """Start it, with these variables added to its environment."""
         with pytest.MonkeyPatch.context() as patched:
-            for name, value in self.environment.items():
+            for name, value in (environment or {}).items():
                 patched.setenv(name, value)
             self.process, self.port = self.cluster.start(self.settings, port=self.port)
 
@@ -65,10 +65,8 @@ class Restartable:
 
 
 @contextmanager
-def restartable(
-    settings: dict[str, str], environment: Mapping[str, str] | None = None
-) -> Iterator[Restartable]:
-    """Started, of the binaries that `scratch.own_server` runs; nothing of it is left afterwards."""
+def restartable(settings: dict[str, str]) -> Iterator[Restartable]:
+    """A server to start, of the binaries that `scratch.own_server` runs. Nothing is left of it."""
     named = os.environ.get("POSTGRES_BIN")
     binaries = embedded._given_binaries(Path(named)) if named else embedded._package_binaries()
     major = embedded._major_version(binaries)
@@ -82,13 +80,12 @@ def restartable(
         password = secrets.token_hex(16)
         locale = _supervisor.BUILTIN_LOCALE if major >= 17 else _supervisor.LIBRARY_LOCALE
         cluster.initialise(password, "--no-sync", locale=locale)
-        made = Restartable(directory, cluster, password, settings, environment or {})
-        made.start()
+        made = Restartable(directory, cluster, password, settings)
         try:
             yield made
         finally:
-            assert made.process is not None
-            _supervisor.stop(made.process)
+            if made.process is not None:
+                _supervisor.stop(made.process)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
         os.close(lock)

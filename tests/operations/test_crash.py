@@ -1,4 +1,4 @@
-"""A crash of the server: what a reader of revocations was told stays true, and it misses nothing."""
+"""A crash of the server: a reader of revocations misses none afterwards."""
 
 from collections.abc import Iterator
 
@@ -23,6 +23,7 @@ ROLLED_BACK = 20
 @pytest.fixture
 def crashing() -> Iterator[Restartable]:
     with restartable(SETTINGS) as server:
+        server.start()
         yield server
 
 

@@ -1,4 +1,4 @@
-"""A crash of the server: a reader of revocations misses none afterwards."""
+"""A reader of revocations misses none after a crash of the server, and none on a standby."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,8 @@ from tools import scratch
 from orchestration.database import create_engine
 from orchestration.records import RevocationsSince
 from orchestration.repo import RevocationRepository
-from tests.operations.restartable import Restartable, restartable
+from tests.operations.restartable import Restartable, restartable, standby
+from tests.operations.support import await_true
 from tests.support import Connect, connect, digest, scalar
 
 pytestmark = pytest.mark.own_cluster
@@ -82,3 +83,42 @@ def test_a_watermark_misses_no_revocation_after_a_crash(crashing: Restartable, t
         assert hashes(found) == {digest("after")}
         assert hashes(since(url, found.watermark)) == set()
         assert hashes(since(url, None)) == hashes(page) | {digest("after")}
+
+
+def catch_up(primary: Connect, there: Connect) -> None:
+    position = scalar(primary, "SELECT pg_current_wal_flush_lsn()")
+    await_true(there, "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", (position,))
+
+
+def test_a_standby_misses_no_lower_transaction_that_commits_later(crashing: Restartable) -> None:
+    url = scratch.create_database(crashing.server, scratch.PREFIX + "standby")
+    scratch.upgrade(url)
+    with (
+        standby(crashing) as following,
+        connect(url) as slow,
+        connect(url) as fast,
+    ):
+        following.start()
+        there = following.url.set(database=url.database)
+        with connect(there) as replica:
+            slow.execute("BEGIN")
+            slow.execute("SELECT pg_current_xact_id()")
+            revoke(fast, "fast")
+            catch_up(fast, replica)
+            page = since(there, None)
+            assert hashes(page) == {digest("fast")}
+
+            revoke(slow, "slow")
+            slow.execute("COMMIT")
+            catch_up(slow, replica)
+            assert hashes(since(there, page.watermark)) >= {digest("slow")}
+
+            # A standby that lags is asked with a watermark of its primary.
+            replica.execute("SELECT pg_wal_replay_pause()")
+            revoke(fast, "later")
+            ahead = since(url, page.watermark)
+            behind = since(there, ahead.watermark)
+            replica.execute("SELECT pg_wal_replay_resume()")
+            catch_up(fast, replica)
+            assert digest("later") in hashes(ahead)
+            assert digest("later") in hashes(since(there, behind.watermark))

@@ -1741,6 +1741,13 @@ TAMPERED = {
         ],
         (5, 2, "k2", "record_hash is not the hash of the record"),
     ),
+    "an attested_at that goes back, hashed anew": (
+        [
+            f"UPDATE orchestration.{ROWS} SET attested_at = '2020-01-01Z' WHERE {of('k5')}",
+            f"UPDATE orchestration.{ROWS} SET {REHASH} WHERE {of('k5')}",
+        ],
+        (5, 5, "k5", "attested_at is before the record before it"),
+    ),
     "another db_user": (
         [f"UPDATE orchestration.{ROWS} SET db_user = 'somebody' WHERE {of('k2')}"],
         (5, 2, "k2", "record_hash is not the hash of the record"),
@@ -1755,7 +1762,7 @@ TAMPERED = {
 }
 
 
-@pytest.mark.invariant("INV-ATT-001", "INV-ATT-005", "INV-ATT-006")
+@pytest.mark.invariant("INV-ATT-001", "INV-ATT-005", "INV-ATT-006", "INV-REV-007")
 @pytest.mark.parametrize("role", ["auditor", "control"])
 @pytest.mark.parametrize("what", TAMPERED)
 def test_verification_finds_the_first_break_and_says_where(

@@ -1,6 +1,6 @@
 """Revoked client certificates and tokens, and their gate.
 
-Serves: INV-REV-001 to INV-REV-006, INV-AUD-001, and the gate of INV-ATT-009.
+Serves: INV-REV-001 to INV-REV-007, INV-AUD-001, INV-API-001, and the gate of INV-ATT-009.
 """
 
 import sqlalchemy as sa
@@ -27,6 +27,7 @@ def upgrade() -> None:
     op.create_table(
         "revoked_client_certs",
         sa.Column("cert_fingerprint_sha256", sa.Text(), nullable=False),
+        sa.Column("revocation_no", sa.Integer(), nullable=False),
         sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("recorded_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
@@ -57,12 +58,18 @@ def upgrade() -> None:
             " AND extract(year FROM expires_at AT TIME ZONE 'UTC') <= 9998",
             name=op.f("ck_revoked_client_certs_years"),
         ),
-        sa.PrimaryKeyConstraint("cert_fingerprint_sha256", name=op.f("pk_revoked_client_certs")),
+        sa.CheckConstraint(
+            "revocation_no >= 1", name=op.f("ck_revoked_client_certs_revocation_no")
+        ),
+        sa.PrimaryKeyConstraint(
+            "cert_fingerprint_sha256", "revocation_no", name=op.f("pk_revoked_client_certs")
+        ),
         schema="orchestration",
     )
     op.create_table(
         "revoked_tokens",
         sa.Column("token_hash", sa.Text(), nullable=False),
+        sa.Column("revocation_no", sa.Integer(), nullable=False),
         sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("recorded_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
@@ -92,7 +99,8 @@ def upgrade() -> None:
             " AND extract(year FROM expires_at AT TIME ZONE 'UTC') <= 9998",
             name=op.f("ck_revoked_tokens_years"),
         ),
-        sa.PrimaryKeyConstraint("token_hash", name=op.f("pk_revoked_tokens")),
+        sa.CheckConstraint("revocation_no >= 1", name=op.f("ck_revoked_tokens_revocation_no")),
+        sa.PrimaryKeyConstraint("token_hash", "revocation_no", name=op.f("pk_revoked_tokens")),
         schema="orchestration",
     )
     op.create_index(
@@ -133,6 +141,30 @@ def upgrade() -> None:
         schema="orchestration",
         postgresql_using="brin",
     )
+    # A stored revocation was not in the future when it was recorded. The views therefore do not
+    # compare revoked_at with a clock that may have been set back since (INV-REV-007).
+    op.execute(
+        """
+CREATE VIEW orchestration.revoked_client_certs_in_force
+WITH (security_invoker = true)
+AS
+SELECT cert_fingerprint_sha256, revocation_no, revoked_at, expires_at, reason_code
+FROM orchestration.revoked_client_certs
+WHERE expires_at IS NULL
+   OR clock_timestamp() < expires_at
+"""
+    )
+    op.execute(
+        """
+CREATE VIEW orchestration.revoked_tokens_in_force
+WITH (security_invoker = true)
+AS
+SELECT token_hash, revocation_no, revoked_at, expires_at, reason_code
+FROM orchestration.revoked_tokens
+WHERE expires_at IS NULL
+   OR clock_timestamp() < expires_at
+"""
+    )
     op.execute(
         """
 CREATE FUNCTION orchestration.share_revocation_gate() RETURNS void
@@ -166,6 +198,7 @@ DECLARE
   v_replica boolean := current_setting('session_replication_role') = 'replica';
   v_hash text := to_jsonb(NEW) ->> TG_ARGV[0];
   v_now timestamptz := clock_timestamp();
+  v_last integer;
   v_known boolean;
 BEGIN
   IF NOT v_replica THEN
@@ -182,18 +215,38 @@ BEGIN
       'Give the 64 lowercase hex digits of the SHA-256, never the credential itself.', TG_ARGV[0]
     );
   END IF;
+  -- The gate is held, so nobody else gives out the next number.
   EXECUTE format(
-    'SELECT EXISTS (SELECT FROM orchestration.%I WHERE %I = $1)', TG_TABLE_NAME, TG_ARGV[0]
-  ) INTO v_known USING v_hash;
+    'SELECT coalesce(max(revocation_no), 0), coalesce(bool_or(revocation_no = $2), false)'
+    ' FROM orchestration.%I WHERE %I = $1',
+    TG_TABLE_NAME, TG_ARGV[0]
+  ) INTO v_last, v_known USING v_hash, NEW.revocation_no;
   IF v_known THEN
     -- The primary key refuses it, or ON CONFLICT passes it over.
     RETURN NEW;
+  END IF;
+  IF NOT v_replica THEN
+    NEW.revocation_no := coalesce(NEW.revocation_no, v_last + 1);
+    IF current_setting('synchronous_commit') = 'off' THEN
+      -- A watermark of revocations_since covers the transactions of the revocations that its reader
+      -- saw: their commits must be flushed before they are visible.
+      PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+  END IF;
+  IF NEW.revocation_no <> v_last + 1
+    AND NOT (v_replica AND orchestration.copies_a_subscription()) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-REV-006', 'P7201', 'revocation_no does not follow the credential''s last record',
+      TG_TABLE_NAME,
+      jsonb_build_object('revocation_no', NEW.revocation_no, 'expected', v_last + 1),
+      'Leave revocation_no out: the database sets it.', 'revocation_no'
+    );
   END IF;
   IF NOT isfinite(NEW.revoked_at)
     OR NEW.revoked_at > v_now AND NOT (v_replica AND orchestration.copies_a_subscription()) THEN
     PERFORM orchestration.raise_invariant(
       'INV-REV-005', 'P7201', 'revoked_at is in the future', TG_TABLE_NAME,
-      jsonb_build_object(TG_ARGV[0], v_hash, 'revoked_at', NEW.revoked_at),
+      jsonb_build_object('revocation_no', NEW.revocation_no, 'revoked_at', NEW.revoked_at),
       'Leave revoked_at out, or give the past time from which the credential counts as revoked.',
       'revoked_at'
     );
@@ -219,14 +272,14 @@ FOR EACH ROW EXECUTE FUNCTION orchestration.guard_revocation('cert_fingerprint_s
         """
 CREATE TRIGGER audit AFTER INSERT ON orchestration.revoked_client_certs
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_act('cert_fingerprint_sha256', 'REVOKE')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_act('cert_fingerprint_sha256', 'REVOKE', 'revocation_no')
 """
     )
     op.execute(
         """
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.revoked_client_certs
 FOR EACH ROW EXECUTE FUNCTION
-  orchestration.refuse_change('INV-REV-001', 'P0001', 'cert_fingerprint_sha256')
+  orchestration.refuse_change('INV-REV-001', 'P0001', 'revocation_no', 'revoked_at')
 """
     )
     op.execute(
@@ -251,13 +304,14 @@ FOR EACH ROW EXECUTE FUNCTION orchestration.guard_revocation('token_hash')
         """
 CREATE TRIGGER audit AFTER INSERT ON orchestration.revoked_tokens
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_act('token_hash', 'REVOKE')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_act('token_hash', 'REVOKE', 'revocation_no')
 """
     )
     op.execute(
         """
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.revoked_tokens
-FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-REV-001', 'P0001', 'token_hash')
+FOR EACH ROW EXECUTE FUNCTION
+  orchestration.refuse_change('INV-REV-001', 'P0001', 'revocation_no', 'revoked_at')
 """
     )
     op.execute(
@@ -307,14 +361,34 @@ BEGIN
     'revoked_client_certs', ARRAY['cert_fingerprint_sha256', 'reason_code', 'revoked_by'],
     ARRAY[p_cert_fingerprint_sha256, p_reason_code, p_revoked_by]
   );
-  INSERT INTO orchestration.revoked_client_certs
-    (cert_fingerprint_sha256, revoked_at, expires_at, reason_code, revoked_by)
-  VALUES (p_cert_fingerprint_sha256, p_revoked_at, p_expires_at, p_reason_code, p_revoked_by)
-  ON CONFLICT DO NOTHING;
+  LOCK TABLE orchestration.revocation_gate IN EXCLUSIVE MODE;
+  -- An older snapshot would be judged by what was: the row, updated by every change, answers 40001.
+  PERFORM 1 FROM orchestration.revocation_gate WHERE singleton FOR UPDATE;
+  IF NOT FOUND THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-002', 'P0002', 'revocation_gate has lost its row', 'revocation_gate', '{}',
+      'Insert it again, as owner: INSERT INTO orchestration.revocation_gate DEFAULT VALUES'
+    );
+  END IF;
+  -- A record answers if it lasts as long as the new one and is in force. A record that is over
+  -- answers only if it covers the whole of the new one: an import or an act that is repeated.
   RETURN QUERY
   SELECT r.*
   FROM orchestration.revoked_client_certs r
-  WHERE r.cert_fingerprint_sha256 = p_cert_fingerprint_sha256;
+  WHERE r.cert_fingerprint_sha256 = p_cert_fingerprint_sha256
+    AND (r.expires_at IS NULL OR r.expires_at >= p_expires_at)
+    AND (r.expires_at IS NULL OR clock_timestamp() < r.expires_at
+      OR p_revoked_at IS NULL OR r.revoked_at <= p_revoked_at)
+  ORDER BY r.expires_at DESC NULLS FIRST, r.revocation_no
+  LIMIT 1;
+  IF FOUND THEN
+    RETURN;
+  END IF;
+  RETURN QUERY
+  INSERT INTO orchestration.revoked_client_certs
+    (cert_fingerprint_sha256, revoked_at, expires_at, reason_code, revoked_by)
+  VALUES (p_cert_fingerprint_sha256, p_revoked_at, p_expires_at, p_reason_code, p_revoked_by)
+  RETURNING *;
 END
 $$
 """
@@ -337,12 +411,34 @@ BEGIN
     'revoked_tokens', ARRAY['token_hash', 'reason_code', 'revoked_by'],
     ARRAY[p_token_hash, p_reason_code, p_revoked_by]
   );
+  LOCK TABLE orchestration.revocation_gate IN EXCLUSIVE MODE;
+  -- An older snapshot would be judged by what was: the row, updated by every change, answers 40001.
+  PERFORM 1 FROM orchestration.revocation_gate WHERE singleton FOR UPDATE;
+  IF NOT FOUND THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-002', 'P0002', 'revocation_gate has lost its row', 'revocation_gate', '{}',
+      'Insert it again, as owner: INSERT INTO orchestration.revocation_gate DEFAULT VALUES'
+    );
+  END IF;
+  -- A record answers if it lasts as long as the new one and is in force. A record that is over
+  -- answers only if it covers the whole of the new one: an import or an act that is repeated.
+  RETURN QUERY
+  SELECT r.*
+  FROM orchestration.revoked_tokens r
+  WHERE r.token_hash = p_token_hash
+    AND (r.expires_at IS NULL OR r.expires_at >= p_expires_at)
+    AND (r.expires_at IS NULL OR clock_timestamp() < r.expires_at
+      OR p_revoked_at IS NULL OR r.revoked_at <= p_revoked_at)
+  ORDER BY r.expires_at DESC NULLS FIRST, r.revocation_no
+  LIMIT 1;
+  IF FOUND THEN
+    RETURN;
+  END IF;
+  RETURN QUERY
   INSERT INTO orchestration.revoked_tokens
     (token_hash, revoked_at, expires_at, reason_code, revoked_by)
   VALUES (p_token_hash, p_revoked_at, p_expires_at, p_reason_code, p_revoked_by)
-  ON CONFLICT DO NOTHING;
-  RETURN QUERY
-  SELECT r.* FROM orchestration.revoked_tokens r WHERE r.token_hash = p_token_hash;
+  RETURNING *;
 END
 $$
 """
@@ -356,8 +452,6 @@ CREATE FUNCTION orchestration.require_credential_not_revoked(
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
-DECLARE
-  v_now timestamptz;
 BEGIN
   IF octet_length(p_client_cert_fingerprint_sha256) <> 64
     OR p_client_cert_fingerprint_sha256 !~ '^[0-9a-f]*$'
@@ -369,31 +463,128 @@ BEGIN
     );
   END IF;
   PERFORM orchestration.share_revocation_gate();
-  v_now := clock_timestamp();
   IF EXISTS (
-    SELECT FROM orchestration.revoked_client_certs r
+    SELECT FROM orchestration.revoked_client_certs_in_force r
     WHERE r.cert_fingerprint_sha256 = p_client_cert_fingerprint_sha256
-      AND r.revoked_at <= v_now
-      AND (r.expires_at IS NULL OR v_now < r.expires_at)
   ) THEN
     PERFORM orchestration.raise_invariant(
       'INV-ATT-009', 'P7202', 'the client certificate is revoked', 'revoked_client_certs',
-      jsonb_build_object('cert_fingerprint_sha256', p_client_cert_fingerprint_sha256),
+      jsonb_build_object('credential', 'CLIENT_CERT'),
       'Have the client present another certificate.', 'cert_fingerprint_sha256'
     );
   END IF;
   IF EXISTS (
-    SELECT FROM orchestration.revoked_tokens r
-    WHERE r.token_hash = p_token_hash
-      AND r.revoked_at <= v_now
-      AND (r.expires_at IS NULL OR v_now < r.expires_at)
+    SELECT FROM orchestration.revoked_tokens_in_force r WHERE r.token_hash = p_token_hash
   ) THEN
     PERFORM orchestration.raise_invariant(
       'INV-ATT-009', 'P7202', 'the token is revoked', 'revoked_tokens',
-      jsonb_build_object('token_hash', p_token_hash),
+      jsonb_build_object('credential', 'TOKEN'),
       'Have the caller obtain another token.', 'token_hash'
     );
   END IF;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.revocations_since(p_watermark pg_snapshot DEFAULT NULL)
+RETURNS TABLE (
+  watermark pg_snapshot,
+  credential text,
+  hash text,
+  revocation_no integer,
+  revoked_at timestamptz,
+  recorded_at timestamptz,
+  expires_at timestamptz,
+  reason_code text,
+  revoked_by text,
+  db_user text,
+  xact_id bigint
+)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+-- The revocations that p_watermark does not cover, and in each row the next watermark; one row
+-- without a revocation if there is none.
+--
+-- After a crash the server gives out again the transaction ids of which nothing was flushed. So a
+-- watermark is this statement's snapshot, cut off after the last transaction known to be durable:
+-- one whose revocation is returned here, or that p_watermark covers already. A commit is flushed
+-- before it is visible (guard_revocation sees to that), and recovery gives out greater ids only.
+-- What the cut leaves out is returned next time.
+DECLARE
+  v_now_xmax xid8 := pg_snapshot_xmax(pg_current_snapshot());
+BEGIN
+  -- A standby may lag behind the server that gave the watermark.
+  IF pg_snapshot_xmax(p_watermark) > v_now_xmax AND NOT pg_is_in_recovery() THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_watermark is ahead of the snapshot that reads it',
+      'revoked_tokens', jsonb_build_object('p_watermark', p_watermark, 'xmax', v_now_xmax),
+      'Begin again without a watermark: this one comes from another cluster, from before a'
+      ' restore, or is newer than this transaction.'
+    );
+  END IF;
+  RETURN QUERY
+  WITH told AS MATERIALIZED (
+    SELECT 'CLIENT_CERT' AS credential, c.cert_fingerprint_sha256 AS hash, c.revocation_no,
+           c.revoked_at, c.recorded_at, c.expires_at, c.reason_code, c.revoked_by, c.db_user,
+           c.xact_id, c.xmin::text::bigint AS stored_by
+    FROM orchestration.revoked_client_certs c
+    WHERE c.xact_id >= coalesce(pg_snapshot_xmin(p_watermark)::text::bigint, 0)
+      AND pg_visible_in_snapshot(c.xact_id::text::xid8, p_watermark) IS NOT TRUE
+    UNION ALL
+    SELECT 'TOKEN', t.token_hash, t.revocation_no,
+           t.revoked_at, t.recorded_at, t.expires_at, t.reason_code, t.revoked_by, t.db_user,
+           t.xact_id, t.xmin::text::bigint
+    FROM orchestration.revoked_tokens t
+    WHERE t.xact_id >= coalesce(pg_snapshot_xmin(p_watermark)::text::bigint, 0)
+      AND pg_visible_in_snapshot(t.xact_id::text::xid8, p_watermark) IS NOT TRUE
+  ), snapshot AS MATERIALIZED (
+    SELECT pg_current_snapshot() AS taken,
+           pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin,
+           pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS xmax
+  ), durable AS (
+    -- xact_id is void after a restore, so the id that stored the row counts: xmin, 32 bits of it,
+    -- greater than xact_id in a savepoint.
+    SELECT greatest(
+             3,
+             pg_snapshot_xmax(p_watermark)::text::bigint,
+             max(stored.id) FILTER (WHERE stored.id < (SELECT s.xmax FROM snapshot s)) + 1
+           ) AS xmax
+    FROM told t
+    CROSS JOIN LATERAL (
+      SELECT t.xact_id + ((t.stored_by - t.xact_id) & 4294967295) AS id
+    ) stored
+  ), cut AS (
+    -- A transaction that has written sees its own rows without being in its snapshot's list, and a
+    -- standby's snapshot has no list: there the cut is before everything that runs.
+    SELECT s.taken, s.xmin,
+           least(
+             d.xmax,
+             CASE
+               WHEN pg_is_in_recovery() OR pg_current_xact_id_if_assigned() IS NOT NULL THEN s.xmin
+               ELSE s.xmax
+             END
+           ) AS xmax
+    FROM snapshot s
+    CROSS JOIN durable d
+  ), next AS MATERIALIZED (
+    SELECT format(
+             '%s:%s:%s', least(c.xmin, c.xmax), c.xmax,
+             (
+               SELECT string_agg(x.id::text, ',' ORDER BY x.id)
+               FROM pg_snapshot_xip(c.taken) AS x (id)
+               WHERE x.id::text::bigint < c.xmax
+             )
+           )::pg_snapshot AS watermark
+    FROM cut c
+  )
+  SELECT n.watermark, t.credential, t.hash, t.revocation_no, t.revoked_at, t.recorded_at,
+         t.expires_at, t.reason_code, t.revoked_by, t.db_user, t.xact_id
+  FROM next n
+  LEFT JOIN told t ON true
+  ORDER BY t.recorded_at, t.hash, t.revocation_no;
 END
 $$
 """
@@ -405,13 +596,24 @@ REVOKE EXECUTE ON FUNCTION
   orchestration.guard_revocation(),
   orchestration.revoke_client_cert(text, text, text, timestamptz, timestamptz),
   orchestration.revoke_token(text, text, text, timestamptz, timestamptz),
-  orchestration.require_credential_not_revoked(text, text)
+  orchestration.require_credential_not_revoked(text, text),
+  orchestration.revocations_since(pg_snapshot)
 FROM PUBLIC
 """
     )
     op.execute(
         """
-GRANT SELECT ON orchestration.revoked_client_certs, orchestration.revoked_tokens
+GRANT SELECT ON
+  orchestration.revoked_client_certs,
+  orchestration.revoked_tokens,
+  orchestration.revoked_client_certs_in_force,
+  orchestration.revoked_tokens_in_force
+TO symphony_ingest, symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
+    op.execute(
+        """
+GRANT EXECUTE ON FUNCTION orchestration.revocations_since(pg_snapshot)
 TO symphony_ingest, symphony_control, symphony_readonly, symphony_auditor
 """
     )
@@ -451,6 +653,7 @@ $$
 """
         )
     op.execute("SET LOCAL ROLE symphony_owner")
+    op.execute("DROP FUNCTION orchestration.revocations_since(pg_snapshot)")
     op.execute("DROP FUNCTION orchestration.require_credential_not_revoked(text, text)")
     op.execute(
         "DROP FUNCTION orchestration.revoke_token(text, text, text, timestamptz, timestamptz)"
@@ -458,6 +661,8 @@ $$
     op.execute(
         "DROP FUNCTION orchestration.revoke_client_cert(text, text, text, timestamptz, timestamptz)"
     )
+    op.execute("DROP VIEW orchestration.revoked_tokens_in_force")
+    op.execute("DROP VIEW orchestration.revoked_client_certs_in_force")
     op.drop_table("revoked_tokens", schema="orchestration")
     op.drop_table("revoked_client_certs", schema="orchestration")
     op.execute("DROP FUNCTION orchestration.guard_revocation()")

@@ -114,6 +114,10 @@ def upgrade() -> None:
             "idempotency_key",
             name=op.f("uq_ingress_attestations_caller_identity_idempotency_key"),
         ),
+        # What an instruction refers to: an attestation together with its policy.
+        sa.UniqueConstraint(
+            "id", "policy_version_id", name=op.f("uq_ingress_attestations_id_policy_version_id")
+        ),
         schema="orchestration",
     )
     op.create_index(
@@ -234,6 +238,7 @@ DECLARE
   v_head_seq bigint;
   v_last_seq bigint;
   v_last_hash text;
+  v_last_at timestamptz;
   v_hash text;
 BEGIN
   IF NEW.id IS NOT NULL THEN
@@ -295,7 +300,7 @@ BEGIN
     WHERE h.caller_identity = NEW.caller_identity
     FOR UPDATE;
   END IF;
-  SELECT a.chain_seq, a.record_hash INTO v_last_seq, v_last_hash
+  SELECT a.chain_seq, a.record_hash, a.attested_at INTO v_last_seq, v_last_hash, v_last_at
   FROM orchestration.ingress_attestations a
   WHERE a.caller_identity = NEW.caller_identity
   ORDER BY a.chain_seq DESC
@@ -314,11 +319,13 @@ BEGIN
   IF NOT v_replica THEN
     NEW.chain_seq := coalesce(NEW.chain_seq, v_last_seq + 1);
     NEW.prev_hash := coalesce(NEW.prev_hash, v_last_hash);
-    NEW.attested_at := coalesce(NEW.attested_at, clock_timestamp());
+    -- The clock may have been set back since the caller's newest attestation.
+    NEW.attested_at := coalesce(NEW.attested_at, greatest(clock_timestamp(), v_last_at));
     NEW.db_user := SESSION_USER;
     NEW.xact_id := pg_current_xact_id()::text::bigint;
   END IF;
-  IF NOT isfinite(NEW.attested_at) OR NEW.attested_at > clock_timestamp() AND NOT v_copied THEN
+  IF NOT isfinite(NEW.attested_at)
+    OR NEW.attested_at > greatest(clock_timestamp(), v_last_at) AND NOT v_copied THEN
     PERFORM orchestration.raise_invariant(
       'INV-ATT-011', 'P7301', 'attested_at is in the future', 'ingress_attestations',
       v_detail || jsonb_build_object('attested_at', NEW.attested_at),
@@ -339,6 +346,15 @@ BEGIN
       'ingress_attestations',
       v_detail || jsonb_build_object('chain_seq', NEW.chain_seq, 'expected', v_last_seq + 1),
       'Leave chain_seq and prev_hash out: the database sets them.', 'chain_seq'
+    );
+  END IF;
+  IF NEW.attested_at < v_last_at AND NOT v_copied THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-REV-007', 'P7301', 'attested_at is before the caller''s newest attestation',
+      'ingress_attestations',
+      v_detail || jsonb_build_object('attested_at', NEW.attested_at, 'newest', v_last_at),
+      'Import a caller''s attestations in the order of attested_at, or leave attested_at out.',
+      'attested_at'
     );
   END IF;
   v_hash := orchestration.attestation_record_hash(NEW);
@@ -558,7 +574,6 @@ SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
 DECLARE
-  v_now timestamptz;
   v_bad record;
 BEGIN
   IF jsonb_typeof(p_attestations) IS DISTINCT FROM 'array'
@@ -647,9 +662,7 @@ BEGIN
   ON CONFLICT (caller_identity) DO UPDATE SET chain_seq = h.chain_seq;
 
   -- Judged are the new ones only: a replay is answered with what was accepted once.
-  v_now := clock_timestamp();
   SELECT n.caller_identity, n.idempotency_key, n.policy_version_id,
-         n.client_cert_fingerprint_sha256, n.token_hash,
          n.accepted, n.cert_revoked, n.token_revoked
   INTO v_bad
   FROM (
@@ -657,20 +670,25 @@ BEGIN
            EXISTS (
              SELECT FROM orchestration.accepted_policy_versions v
              WHERE v.id = r.policy_version_id
+               -- A GRACE that had expired at the caller's newest attestation stays expired, even
+               -- if the clock has been set back since.
+               AND (v.grace_expires_at IS NULL OR coalesce(v.grace_expires_at > (
+                 SELECT a.attested_at
+                 FROM orchestration.ingress_attestations a
+                 WHERE a.caller_identity = r.caller_identity
+                 ORDER BY a.chain_seq DESC
+                 LIMIT 1
+               ), true))
              OFFSET 0
            ) AS accepted,
            EXISTS (
-             SELECT FROM orchestration.revoked_client_certs c
+             SELECT FROM orchestration.revoked_client_certs_in_force c
              WHERE c.cert_fingerprint_sha256 = r.client_cert_fingerprint_sha256
-               AND c.revoked_at <= v_now
-               AND (c.expires_at IS NULL OR v_now < c.expires_at)
              OFFSET 0
            ) AS cert_revoked,
            EXISTS (
-             SELECT FROM orchestration.revoked_tokens t
+             SELECT FROM orchestration.revoked_tokens_in_force t
              WHERE t.token_hash = r.token_hash
-               AND t.revoked_at <= v_now
-               AND (t.expires_at IS NULL OR v_now < t.expires_at)
              OFFSET 0
            ) AS token_revoked
     FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
@@ -703,14 +721,14 @@ BEGIN
     IF v_bad.cert_revoked THEN
       PERFORM orchestration.raise_invariant(
         'INV-ATT-009', 'P7202', 'the client certificate is revoked', 'revoked_client_certs',
-        jsonb_build_object('cert_fingerprint_sha256', v_bad.client_cert_fingerprint_sha256,
+        jsonb_build_object('credential', 'CLIENT_CERT',
           'caller_identity', v_bad.caller_identity, 'idempotency_key', v_bad.idempotency_key),
         'Have the client present another certificate.', 'cert_fingerprint_sha256'
       );
     END IF;
     PERFORM orchestration.raise_invariant(
       'INV-ATT-009', 'P7202', 'the token is revoked', 'revoked_tokens',
-      jsonb_build_object('token_hash', v_bad.token_hash,
+      jsonb_build_object('credential', 'TOKEN',
         'caller_identity', v_bad.caller_identity, 'idempotency_key', v_bad.idempotency_key),
       'Have the caller obtain another token.', 'token_hash'
     );
@@ -852,7 +870,8 @@ AS $$
   WITH chain AS (
     SELECT a AS record,
            row_number() OVER w AS expected_seq,
-           lag(a.record_hash, 1, '') OVER w AS expected_prev
+           lag(a.record_hash, 1, '') OVER w AS expected_prev,
+           lag(a.attested_at) OVER w AS attested_before
     FROM orchestration.ingress_attestations a
     WHERE a.caller_identity = p_caller_identity
     WINDOW w AS (ORDER BY a.chain_seq)
@@ -867,6 +886,8 @@ AS $$
                THEN 'prev_hash is not the record_hash before it'
              WHEN (c.record).record_hash <> orchestration.attestation_record_hash(c.record)
                THEN 'record_hash is not the hash of the record'
+             WHEN (c.record).attested_at < c.attested_before
+               THEN 'attested_at is before the record before it'
            END AS reason
     FROM chain c
   ), breaks AS (

@@ -1,6 +1,6 @@
 """Instructions, their states and the history of them.
 
-Serves: INV-INS-001 to INV-INS-004, INV-INS-007 to INV-INS-010, INV-APP-001, INV-API-001,
+Serves: INV-INS-001 to INV-INS-004, INV-INS-007 to INV-INS-011, INV-APP-001, INV-API-001,
 INV-API-002, and the existence half of INV-ATT-008. INV-INS-005 and INV-INS-006 tie instructions to
 the outbox and stand in its revision.
 """
@@ -134,9 +134,12 @@ def create_tables() -> None:
             name=op.f("ck_instructions_times"),
         ),
         sa.ForeignKeyConstraint(
-            ["attestation_id"],
-            ["orchestration.ingress_attestations.id"],
-            name=op.f("fk_instructions_attestation_id"),
+            ["attestation_id", "policy_version_id"],
+            [
+                "orchestration.ingress_attestations.id",
+                "orchestration.ingress_attestations.policy_version_id",
+            ],
+            name=op.f("fk_instructions_attestation_id_policy_version_id"),
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_instructions")),
         sa.UniqueConstraint(
@@ -730,7 +733,6 @@ DECLARE
   v_instruction orchestration.instructions;
   v_cert text;
   v_token text;
-  v_now timestamptz;
 BEGIN
   PERFORM orchestration.share_kill_switch_gate();
   PERFORM orchestration.share_policy_gate();
@@ -761,29 +763,23 @@ BEGIN
     INTO v_cert, v_token
     FROM orchestration.ingress_attestations a
     WHERE a.id = v_instruction.attestation_id;
-    v_now := clock_timestamp();
     IF EXISTS (
-      SELECT FROM orchestration.revoked_client_certs c
+      SELECT FROM orchestration.revoked_client_certs_in_force c
       WHERE c.cert_fingerprint_sha256 = v_cert
-        AND c.revoked_at <= v_now
-        AND (c.expires_at IS NULL OR v_now < c.expires_at)
     ) THEN
       PERFORM orchestration.raise_invariant(
         'INV-INS-010', 'P7202', 'the client certificate it was attested with is revoked',
         'revoked_client_certs',
-        jsonb_build_object('cert_fingerprint_sha256', v_cert, 'instruction_id', p_id),
+        jsonb_build_object('credential', 'CLIENT_CERT', 'instruction_id', p_id),
         'Fail it, and have the client attest it anew.', 'cert_fingerprint_sha256'
       );
     END IF;
     IF EXISTS (
-      SELECT FROM orchestration.revoked_tokens t
-      WHERE t.token_hash = v_token
-        AND t.revoked_at <= v_now
-        AND (t.expires_at IS NULL OR v_now < t.expires_at)
+      SELECT FROM orchestration.revoked_tokens_in_force t WHERE t.token_hash = v_token
     ) THEN
       PERFORM orchestration.raise_invariant(
         'INV-INS-010', 'P7202', 'the token it was attested with is revoked', 'revoked_tokens',
-        jsonb_build_object('token_hash', v_token, 'instruction_id', p_id),
+        jsonb_build_object('credential', 'TOKEN', 'instruction_id', p_id),
         'Fail it, and have the caller attest it anew.', 'token_hash'
       );
     END IF;
@@ -919,6 +915,13 @@ AS $$
   FROM orchestration.instructions i
   WHERE NOT EXISTS (
     SELECT FROM orchestration.ingress_attestations a WHERE a.id = i.attestation_id)
+  UNION ALL
+  SELECT 'POLICY: it is not the one of the instruction''s attestation', i.id, i.participant_id,
+         jsonb_build_object('attestation_id', i.attestation_id,
+           'policy_version_id', i.policy_version_id, 'attested_under', a.policy_version_id)
+  FROM orchestration.instructions i
+  JOIN orchestration.ingress_attestations a ON a.id = i.attestation_id
+  WHERE a.policy_version_id <> i.policy_version_id
   UNION ALL
   SELECT 'ORPHAN: an instruction of no policy version', i.id, i.participant_id,
          jsonb_build_object('policy_version_id', i.policy_version_id)

@@ -316,17 +316,40 @@ REVOCATION = (
     ),
     _revocation(
         "006",
-        "Revoking twice keeps the first record.",
+        "The revocations of a credential are numbered from 1; revoking again returns the one in"
+        " force that lasts as long, otherwise another joins.",
         tier=Tier.CONSTRAINT,
-        sqlstates=("23505",),
+        sqlstates=("23505", "P7201", "23514"),
         exception=errors.UniqueViolation,
         enforced_by=(
             "constraints/pk_revoked_client_certs",
             "constraints/pk_revoked_tokens",
+            "constraints/ck_revoked_client_certs_revocation_no",
+            "constraints/ck_revoked_tokens_revocation_no",
+            *REVOCATION_GUARD,
             "functions/revoke_client_cert",
             "functions/revoke_token",
         ),
-        hint="Revoke through the functions: they answer with the first record.",
+        hint="Revoke through the functions, or leave revocation_no out: the database sets it.",
+    ),
+    Invariant(
+        id="INV-REV-007",
+        sentence="A revocation is in force from the moment it is visible until expires_at, and a"
+        " caller's attestations never go back in time, even if the clock is set back.",
+        tables=("revoked_client_certs", "revoked_tokens", "ingress_attestations"),
+        tier=Tier.TRIGGER,
+        sqlstates=("P7301",),
+        exception=errors.InvalidAttestationState,
+        enforced_by=(
+            "triggers/ingress_attestations__guard",
+            "functions/guard_attestation",
+            "functions/append_attestations",
+            "functions/authorize_instruction",
+            "functions/require_credential_not_revoked",
+            "views/revoked_client_certs_in_force",
+            "views/revoked_tokens_in_force",
+        ),
+        hint="Leave attested_at out, or import a caller's attestations in their order.",
     ),
 )
 
@@ -468,7 +491,9 @@ ATTESTATION = (
     ),
     _attestation(
         "011",
-        "attested_at and occurred_at are in years that every calendar has and not in the future.",
+        "attested_at and occurred_at are in years that every calendar has and not in the future;"
+        " only attested_at passes the clock, where it repeats that of the caller's newest"
+        " attestation.",
         sqlstates=("P7301", "23514"),
         enforced_by=(
             *EITHER_GUARD,
@@ -798,6 +823,19 @@ INSTRUCTION = (
         enforced_by=("functions/authorize_instruction",),
         hint="Receive it anew under a policy and credentials that hold.",
     ),
+    _instruction(
+        "011",
+        "An instruction is received under the policy version of its attestation.",
+        tables=("instructions", "ingress_attestations"),
+        tier=Tier.CONSTRAINT,
+        sqlstates=("23503",),
+        exception=errors.ForeignKeyViolation,
+        enforced_by=(
+            "constraints/fk_instructions_attestation_id_policy_version_id",
+            "constraints/uq_ingress_attestations_id_policy_version_id",
+        ),
+        hint="Name the attestation's own policy version, or attest again under the new one.",
+    ),
 )
 
 KILL_SWITCH = (
@@ -1043,6 +1081,7 @@ INTERFACE = (
             "constraints/ck_transaction_attempts_rail_reference",
             "constraints/ck_transaction_attempts_rail_type",
             "constraints/ck_transaction_attempts_worker_id",
+            "functions/revocations_since",
         ),
         hint="Claim 1 to 10,000 items of 1 byte to 1 GiB, send 0 to 10,000 in at most 16,000,000"
         " octets, due within 400 days, lease 1 s to 1 day, grace from zero; a text key is 1 to"
@@ -1075,6 +1114,8 @@ INTERFACE = (
             "functions/change_gate",
             "functions/rotate_policy_version",
             "functions/retire_policy_version",
+            "functions/revoke_client_cert",
+            "functions/revoke_token",
             "functions/record_attestation_event",
             "functions/lock_instruction",
             "functions/lock_attempted_instruction",

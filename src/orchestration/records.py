@@ -239,10 +239,14 @@ class PolicyVersionRecord(Record):
 
 
 class RevocationRecord(Record):
-    """A revoked credential: a client certificate or a token, by its hash."""
+    """A revoked credential: a client certificate or a token, by its hash.
+
+    `revocation_no` numbers the revocations of one credential from 1.
+    """
 
     credential: CredentialKind
     hash: str = Field(repr=False)
+    revocation_no: int
     revoked_at: datetime
     recorded_at: datetime
     expires_at: datetime | None
@@ -254,7 +258,7 @@ class RevocationRecord(Record):
 class RevocationsSince(Record):
     """The revocations that became visible after a watermark, and the next watermark to ask with.
 
-    A revocation may be reported twice, and none is ever missed.
+    A revocation may be reported twice, and none is ever missed, also across a crash of the server.
     """
 
     revocations: tuple[RevocationRecord, ...]

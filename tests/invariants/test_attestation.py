@@ -85,7 +85,7 @@ def row(**changed: str) -> str:
         "execution_started": "false",
         "execution_completed": "false",
         "terminal_status": "NULL::text",
-        "attested_at": "'2020-01-01Z'::timestamptz",
+        "attested_at": "clock_timestamp()",
         "prev_hash": LAST_OF_ALICE,
         "record_hash": "repeat('0', 64)",
         "db_user": "SESSION_USER::text",
@@ -1055,14 +1055,14 @@ def test_a_terminal_status_that_does_not_exist_is_refused(owner: Connect) -> Non
 @pytest.mark.parametrize("moment", ["2020-01-01 12:00:00.000001Z", "0001-01-01 00:00:00Z"])
 def test_a_past_attested_at_is_kept_to_the_microsecond(owner: Connect, moment: str) -> None:
     history(owner)
-    select = row(attested_at=f"'{moment}'::timestamptz", record_hash="NULL::text")
+    select = first_of_carol(attested_at=f"'{moment}'::timestamptz", record_hash="NULL::text")
     assert attempt(owner, [of_rows(select)["INSERT"]]) is None
     assert scalar(
         owner,
         f"SELECT attested_at = %s::timestamptz FROM orchestration.{ROWS} WHERE id = %s",
         (moment, NEXT),
     )
-    assert verify(owner, "alice") == (True, 3, None, None, None)
+    assert verify(owner, "carol") == (True, 1, None, None, None)
 
 
 @pytest.mark.invariant("INV-ATT-011")
@@ -1076,7 +1076,12 @@ def test_a_time_that_not_every_calendar_has_is_refused(
     history(owner)
     owner.execute(f"SET TimeZone = '{zone}'")
     for table, statement in (
-        (ROWS, of_rows(row(attested_at=f"'{moment}'::timestamptz", record_hash="NULL::text"))),
+        (
+            ROWS,
+            of_rows(
+                first_of_carol(attested_at=f"'{moment}'::timestamptz", record_hash="NULL::text")
+            ),
+        ),
         (EVENTS, of_events(event(occurred_at=f"'{moment}'::timestamptz"))),
     ):
         found = refusal(owner, statement["INSERT"])
@@ -1292,6 +1297,21 @@ def test_a_key_with_other_content_is_refused(
 
 
 @pytest.mark.invariant("INV-ATT-007")
+@pytest.mark.parametrize("given", [{"payload_hash": None}, {}], ids=["null", "left out"])
+def test_a_replay_without_its_payload_hash_is_refused_and_shows_nothing(
+    owner: Connect, login: Callable[[str], Connect], given: dict[str, None]
+) -> None:
+    history(owner)
+    before = picture(owner)
+    (item,) = json.loads(batch("alice", "k1"))
+    del item["payload_hash"]
+    statement = "SELECT orchestration.append_attestations(%s)"
+    found = refusal(login("ingest"), statement, (json.dumps([item | given]),))
+    assert_invariant(found, "INV-ATT-007", "P7303", ROWS)
+    assert picture(owner) == before
+
+
+@pytest.mark.invariant("INV-ATT-007")
 def test_two_callers_may_use_one_key(owner: Connect, login: Callable[[str], Connect]) -> None:
     history(owner)
     ingest = login("ingest")
@@ -1355,7 +1375,13 @@ def test_a_revoked_credential_attests_nothing_more(
     found = refusal(ingest, statement, (batch("alice", "k4", **{field: revoked}),))
     assert_invariant(found, "INV-ATT-009", "P7202", table)
     assert found.column == column
-    assert found.keys == {column: revoked, "caller_identity": "alice", "idempotency_key": "k4"}
+    # Never the hash.
+    credential = "CLIENT_CERT" if table == "revoked_client_certs" else "TOKEN"
+    assert found.keys == {
+        "credential": credential,
+        "caller_identity": "alice",
+        "idempotency_key": "k4",
+    }
     # Acceptance is judged once: the replay is answered.
     assert attest(ingest, "alice", "k3", **{field: revoked}) == earlier
     assert_whole(owner, "alice", 3)
@@ -1703,6 +1729,13 @@ TAMPERED = {
         ],
         (5, 2, "k2", "record_hash is not the hash of the record"),
     ),
+    "an attested_at that goes back, hashed anew": (
+        [
+            f"UPDATE orchestration.{ROWS} SET attested_at = '2020-01-01Z' WHERE {of('k5')}",
+            f"UPDATE orchestration.{ROWS} SET {REHASH} WHERE {of('k5')}",
+        ],
+        (5, 5, "k5", "attested_at is before the record before it"),
+    ),
     "another db_user": (
         [f"UPDATE orchestration.{ROWS} SET db_user = 'somebody' WHERE {of('k2')}"],
         (5, 2, "k2", "record_hash is not the hash of the record"),
@@ -1717,7 +1750,7 @@ TAMPERED = {
 }
 
 
-@pytest.mark.invariant("INV-ATT-001", "INV-ATT-005", "INV-ATT-006")
+@pytest.mark.invariant("INV-ATT-001", "INV-ATT-005", "INV-ATT-006", "INV-REV-007")
 @pytest.mark.parametrize("role", ["auditor", "control"])
 @pytest.mark.parametrize("what", TAMPERED)
 def test_verification_finds_the_first_break_and_says_where(

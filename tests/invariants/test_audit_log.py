@@ -161,10 +161,12 @@ ACTS: Final[dict[str, Act]] = {
         (rotate("v1"), rotate("v2")),
     ),
     "the revocation of a certificate": Act(
-        revoke("c", "revoke_client_cert"), "REVOKE", "revoked_client_certs", (), (digest("c"),)
+        revoke("c", "revoke_client_cert"),
+        *("REVOKE", "revoked_client_certs", (), (f"{digest('c')}/1",)),
     ),
     "the revocation of a token": Act(
-        revoke("t", "revoke_token"), "REVOKE", "revoked_tokens", (), (digest("t"),)
+        revoke("t", "revoke_token"),
+        *("REVOKE", "revoked_tokens", (), (f"{digest('t')}/1",)),
     ),
     "engaging": Act(engage(), "ENGAGE", "kill_switches", (), ("1",)),
     "releasing": Act(
@@ -181,8 +183,8 @@ def row_of(connection: Connect, table: str, key: str) -> Any:
     """A row as the log tells of it."""
     column = {
         "policy_versions": "id",
-        "revoked_client_certs": "cert_fingerprint_sha256",
-        "revoked_tokens": "token_hash",
+        "revoked_client_certs": "cert_fingerprint_sha256 || '/' || revocation_no",
+        "revoked_tokens": "token_hash || '/' || revocation_no",
         "kill_switches": "event_no::text",
         "payment_outbox_items": "outbox_id::text",
     }[table]

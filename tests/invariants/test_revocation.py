@@ -5,8 +5,11 @@ One table of attacks serves four proofs: the owner is refused, a login with a st
 alike, replica mode silences nothing, and without the object that keeps a rule its attack succeeds.
 """
 
+import json
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from unittest.mock import ANY
 
@@ -20,6 +23,7 @@ from tests.support import (
     Attack,
     Connect,
     Refusal,
+    activate_policy,
     assert_invariant,
     attempt,
     copy,
@@ -45,7 +49,7 @@ each_table = pytest.mark.parametrize("table", TABLES)
 
 def columns(table: str) -> tuple[str, ...]:
     return (
-        KEYS[table],
+        *(KEYS[table], "revocation_no"),
         *("revoked_at", "recorded_at", "expires_at", "reason_code", "revoked_by"),
         *("db_user", "xact_id"),
     )
@@ -54,6 +58,7 @@ def columns(table: str) -> tuple[str, ...]:
 def row(
     *,
     hash: str = NEW,
+    revocation_no: int = 1,
     revoked_at: str = "'2020-01-01Z'",
     expires_at: str = "NULL",
     reason_code: str = "unspecified",
@@ -61,7 +66,7 @@ def row(
     """A SELECT of one whole row: nothing of it is left to a trigger."""
     key = hash if "(" in hash else f"'{hash}'"
     return (
-        f"SELECT {key}, CAST({revoked_at} AS timestamptz),"
+        f"SELECT {key}, {revocation_no}, CAST({revoked_at} AS timestamptz),"
         f" CAST('2020-01-01Z' AS timestamptz), CAST({expires_at} AS timestamptz),"
         f" '{reason_code}', 'forger', 'forger', CAST(1 AS bigint)"
     )
@@ -70,6 +75,7 @@ def row(
 def copied(table: str, **changed: str | None) -> str:
     whole: dict[str, str | None] = {
         KEYS[table]: NEW,
+        "revocation_no": "1",
         "revoked_at": "2020-01-01Z",
         "recorded_at": "2020-01-01Z",
         "expires_at": None,
@@ -89,7 +95,7 @@ def updates(table: str, change: str) -> dict[str, str]:
         "UPDATE": update,
         "INSERT ON CONFLICT DO UPDATE": (
             f"INSERT INTO orchestration.{table} ({', '.join(columns(table))}) {row(hash=OLD)}"
-            f" ON CONFLICT ({key}) DO UPDATE SET {change}"
+            f" ON CONFLICT ({key}, revocation_no) DO UPDATE SET {change}"
         ),
         "MERGE UPDATE": (
             f"MERGE INTO orchestration.{table} USING (SELECT) AS s ON {key} = '{OLD}'"
@@ -123,7 +129,7 @@ def attacks_on(table: str) -> Iterator[Attack]:
         "P0001",
         table,
         (),
-        {key: OLD},
+        {"revocation_no": 1, "revoked_at": ANY},
         (f"triggers/{table}__append_only",),
     )
     for column, value in {
@@ -134,6 +140,7 @@ def attacks_on(table: str) -> Iterator[Attack]:
         "recorded_at": "'2020-01-01Z'",
         "db_user": "'forged'",
         "xact_id": "1",
+        "revocation_no": "2",
         key: f"'{NEW}'",
     }.items():
         yield from replace(append_only, name=f"a changed {column} of {table}").in_forms(
@@ -221,7 +228,7 @@ def attacks_on(table: str) -> Iterator[Attack]:
         "P7201",
         table,
         (),
-        {key: NEW, "revoked_at": ANY},
+        {"revocation_no": 1, "revoked_at": ANY},
         (guard,),
         column="revoked_at",
     )
@@ -232,7 +239,7 @@ def attacks_on(table: str) -> Iterator[Attack]:
         yield from replace(
             future,
             name=f"a revoked_at of {moment} in {table}",
-            detail={key: NEW, "revoked_at": moment},
+            detail={"revocation_no": 1, "revoked_at": moment},
             without=(guard, f"constraints/ck_{table}_years"),
         ).in_forms({"COPY": copied(table, revoked_at=moment)})
 
@@ -255,6 +262,26 @@ def attacks_on(table: str) -> Iterator[Attack]:
             )
         }
     )
+    gap = Attack(
+        "",
+        "INV-REV-006",
+        "P7201",
+        table,
+        (),
+        {"revocation_no": 3, "expected": 2},
+        (guard,),
+        column="revocation_no",
+    )
+    yield from replace(gap, name=f"a gap in the revocations of one credential in {table}").in_forms(
+        inserts(table, every, row(hash=OLD, revocation_no=3))
+        | {"COPY": copied(table, **{key: OLD}, revocation_no="3")}
+    )
+    yield from replace(
+        gap,
+        name=f"a first revocation without number 1 in {table}",
+        detail={"revocation_no": 0, "expected": 1},
+        without=(guard, f"constraints/ck_{table}_revocation_no"),
+    ).in_forms({"INSERT": inserts(table, every, row(revocation_no=0))["INSERT"]})
 
 
 GATE_STAYS = Attack(
@@ -267,7 +294,57 @@ GATE_STAYS = Attack(
     ("triggers/revocation_gate__no_delete",),
 )
 
+RECORDED, EARLIER = (str(uuid.UUID(int=number)) for number in (1, 2))
+"""An attestation of a caller, and one that would join the caller's chain before it."""
+
+
+def attestation(id: str, chain_seq: int, attested_at: str) -> dict[str, str | None]:
+    """One whole row of a chain: nothing of it is left to a trigger."""
+    return {
+        "id": id,
+        "caller_identity": "caller",
+        "chain_seq": str(chain_seq),
+        "idempotency_key": id,
+        "payload_hash": digest(id),
+        "policy_version_id": "v1",
+        "attested_at": attested_at,
+        "prev_hash": "" if chain_seq == 1 else digest("the record before"),
+        "record_hash": digest(id, "record"),
+        "db_user": "forger",
+        "xact_id": "1",
+    }
+
+
+BACK_IN_TIME = Attack(
+    "an attestation before the caller's newest one",
+    "INV-REV-007",
+    "P7301",
+    "ingress_attestations",
+    (),
+    {
+        "caller_identity": "caller",
+        "idempotency_key": EARLIER,
+        "attested_at": ANY,
+        "newest": ANY,
+    },
+    ("triggers/ingress_attestations__guard",),
+    column="attested_at",
+)
+
+
+def attestations_back_in_time() -> Iterator[Attack]:
+    whole = attestation(EARLIER, 2, "2019-12-31T23:59:59.999999Z") | {"prev_hash": None}
+    types = {"id": "uuid", "chain_seq": "bigint", "attested_at": "timestamptz", "xact_id": "bigint"}
+    last = f"(SELECT record_hash FROM orchestration.ingress_attestations WHERE id = '{RECORDED}')"
+    select = "SELECT " + ", ".join(
+        last if value is None else f"CAST('{value}' AS {types.get(column, 'text')})"
+        for column, value in whole.items()
+    )
+    yield from BACK_IN_TIME.in_forms(inserts("ingress_attestations", tuple(whole), select))
+
+
 ATTACKS = (
+    *attestations_back_in_time(),
     *attacks_on("revoked_client_certs"),
     *attacks_on("revoked_tokens"),
     *GATE_STAYS.in_forms(deletes("revocation_gate", "singleton")),
@@ -295,7 +372,14 @@ every_attack = pytest.mark.parametrize(
 
 
 def history(connection: Connect) -> None:
-    """One credential of each kind is revoked already."""
+    """One credential of each kind is revoked already, and one caller has attested."""
+    activate_policy(connection)
+    connection.execute(
+        "INSERT INTO orchestration.ingress_attestations"
+        " (id, caller_identity, idempotency_key, payload_hash, policy_version_id, attested_at)"
+        " VALUES (%s, 'caller', %s, %s, 'v1', '2020-01-01Z')",
+        (RECORDED, RECORDED, digest(RECORDED)),
+    )
     for table in TABLES:
         connection.execute(
             f"INSERT INTO orchestration.{table} ({KEYS[table]}, reason_code)"
@@ -307,7 +391,7 @@ def history(connection: Connect) -> None:
 def picture(connection: Connect) -> list[Any]:
     return [
         connection.execute(f"SELECT * FROM orchestration.{table} ORDER BY 1").fetchall()
-        for table in (*TABLES, "revocation_gate")
+        for table in (*TABLES, "revocation_gate", "ingress_attestations")
     ]
 
 
@@ -315,7 +399,8 @@ STRAY = (
     "executor",
     (
         "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON orchestration.revoked_client_certs,"
-        " orchestration.revoked_tokens, orchestration.revocation_gate TO symphony_executor",
+        " orchestration.revoked_tokens, orchestration.revocation_gate,"
+        " orchestration.ingress_attestations TO symphony_executor",
     ),
 )
 
@@ -335,7 +420,7 @@ def test_replica_mode_silences_no_refusal(stage_of: StageOf, attack: Attack) -> 
 
 @pytest.mark.parametrize("entry", invariants.REVOCATION, ids=lambda entry: entry.id)
 def test_every_object_that_keeps_a_rule_is_attacked(entry: invariants.Invariant) -> None:
-    named = {path for path in entry.enforced_by if not path.startswith("functions/")}
+    named = {path for path in entry.enforced_by if not path.startswith(("functions/", "views/"))}
     attacked = {
         path for attack in ATTACKS if attack.invariant == entry.id for path in attack.without
     }
@@ -409,7 +494,7 @@ def test_on_conflict_do_nothing_keeps_the_first_revocation(
 ) -> None:
     history(owner)
     before = picture(owner)[TABLES.index(table)]
-    at = f"({KEYS[table]})" if target else ""
+    at = f"({KEYS[table]}, revocation_no)" if target else ""
     insert = inserts(table, columns(table), row(hash=OLD))["INSERT"]
     assert attempt(owner, [f"{insert} ON CONFLICT {at} DO NOTHING"]) is None
     assert picture(owner)[TABLES.index(table)] == before
@@ -485,7 +570,7 @@ FORGED = {
     "INSERT": lambda table: inserts(table, columns(table), row())["INSERT"],
     "INSERT ON CONFLICT DO UPDATE": lambda table: (
         inserts(table, columns(table), row())["INSERT"]
-        + f" ON CONFLICT ({KEYS[table]}) DO UPDATE SET db_user = 'forger'"
+        + f" ON CONFLICT ({KEYS[table]}, revocation_no) DO UPDATE SET db_user = 'forger'"
     ),
     "MERGE": lambda table: inserts(table, columns(table), row())["MERGE INSERT"],
     "COPY": copied,
@@ -584,7 +669,7 @@ def test_a_revocation_to_come_is_refused(
     found = refusal(control, revoke(table, revoked_at=moment))
     assert_invariant(found, "INV-REV-005", "P7201", table)
     assert found.column == "revoked_at"
-    assert found.keys == {KEYS[table]: NEW, "revoked_at": ANY}
+    assert found.keys == {"revocation_no": 1, "revoked_at": ANY}
     assert scalar(control, f"SELECT count(*) FROM orchestration.{table}") == 0
 
 
@@ -635,22 +720,111 @@ def test_a_function_takes_no_malformed_hash(
 
 @pytest.mark.invariant("INV-REV-006")
 @each_table
-def test_revoking_twice_keeps_and_returns_the_first_record(
+def test_a_revocation_without_an_end_answers_every_later_one(
     login: Callable[[str], Connect], table: str
 ) -> None:
     control = login("control")
-    first = control.execute(
-        revoke(table, reason_code="'keyCompromise'", expires_at="'2100-01-01Z'")
-    ).fetchall()
+    first = control.execute(revoke(table, reason_code="'keyCompromise'")).fetchall()
     for again in (
         revoke(table),
-        revoke(table, reason_code="'keyCompromise'", expires_at="'2100-01-01Z'"),
+        revoke(table, reason_code="'keyCompromise'"),
+        revoke(table, reason_code="'certificateHold'", expires_at=LATER),
         revoke(table, revoked_by="'somebody else'"),
         revoke(table, revoked_at="'2020-01-01Z'"),
+        revoke(table, revoked_at="'2020-01-01Z'", expires_at="'2020-01-02Z'"),
     ):
         assert control.execute(again).fetchall() == first
     assert control.execute(f"SELECT * FROM orchestration.{table}").fetchall() == first
     assert len(first) == 1
+
+
+def numbers(connection: Connect, table: str) -> list[int]:
+    return [
+        number
+        for (number,) in connection.execute(
+            f"SELECT revocation_no FROM orchestration.{table} WHERE {KEYS[table]} = %s ORDER BY 1",
+            (NEW,),
+        )
+    ]
+
+
+def require_new(table: str) -> str:
+    return require(cert=NEW) if table == "revoked_client_certs" else require(token=NEW)
+
+
+@pytest.mark.invariant("INV-REV-006", "INV-ATT-009")
+@each_table
+def test_a_credential_is_revoked_again_after_its_hold_has_expired(
+    login: Callable[[str], Connect], table: str
+) -> None:
+    control, ingest = login("control"), login("ingest")
+    hold = revoke(
+        table,
+        reason_code="'certificateHold'",
+        revoked_at="'2020-01-01Z'",
+        expires_at="'2020-01-02Z'",
+    )
+    (held,) = control.execute(hold).fetchall()
+    assert attempt(ingest, [require_new(table)]) is None
+
+    (revoked,) = control.execute(revoke(table, reason_code="'keyCompromise'")).fetchall()
+    assert (held[1], revoked[1], revoked[5]) == (1, 2, "keyCompromise")
+    assert_invariant(refusal(ingest, require_new(table)), "INV-ATT-009", "P7202", table)
+    # Both are answered with what is recorded.
+    assert control.execute(revoke(table, reason_code="'keyCompromise'")).fetchall() == [revoked]
+    assert control.execute(hold).fetchall() == [revoked]
+    assert numbers(control, table) == [1, 2]
+
+
+@pytest.mark.invariant("INV-REV-006")
+@each_table
+def test_a_hold_in_force_answers_a_shorter_one_and_is_joined_by_a_longer_one(
+    login: Callable[[str], Connect], table: str
+) -> None:
+    control = login("control")
+    (hold,) = control.execute(revoke(table, expires_at="'2100-01-01Z'")).fetchall()
+    for again in (
+        revoke(table, expires_at="'2100-01-01Z'"),
+        revoke(table, expires_at="'2099-12-31Z'"),
+        revoke(table, expires_at="'2100-01-01Z'", revoked_at="'2020-01-01Z'"),
+    ):
+        assert control.execute(again).fetchall() == [hold]
+    (longer,) = control.execute(revoke(table, expires_at="'2100-01-02Z'")).fetchall()
+    (permanent,) = control.execute(revoke(table)).fetchall()
+    assert [hold[1], longer[1], permanent[1]] == numbers(control, table) == [1, 2, 3]
+    assert control.execute(revoke(table, expires_at="'2100-01-01Z'")).fetchall() == [permanent]
+
+
+@pytest.mark.invariant("INV-REV-006")
+@each_table
+def test_an_import_that_is_repeated_is_answered_and_one_of_another_period_joins(
+    login: Callable[[str], Connect], table: str
+) -> None:
+    control = login("control")
+    period = {"revoked_at": "'2020-02-01Z'", "expires_at": "'2020-03-01Z'"}
+    (first,) = control.execute(revoke(table, **period)).fetchall()
+    assert control.execute(revoke(table, **period)).fetchall() == [first]
+    # The act that set the end, repeated after the end: it would be over before it began.
+    assert control.execute(revoke(table, expires_at="'2020-03-01Z'")).fetchall() == [first]
+    earlier = {"revoked_at": "'2020-01-01Z'", "expires_at": "'2020-01-02Z'"}
+    (joined,) = control.execute(revoke(table, **earlier)).fetchall()
+    assert (first[1], joined[1]) == (1, 2)
+
+
+@pytest.mark.invariant("INV-REV-006")
+@each_table
+def test_an_owner_may_leave_the_number_out(owner: Connect, table: str) -> None:
+    for _ in range(2):
+        owner.execute(
+            f"INSERT INTO orchestration.{table} ({KEYS[table]}, reason_code)"
+            " VALUES (%s, 'unspecified'), (%s, 'unspecified')",
+            (NEW, NEW),
+        )
+    assert numbers(owner, table) == [1, 2, 3, 4]
+    # Two acts of two rows each, and an entry tells them apart.
+    assert scalar(owner, "SELECT ok FROM orchestration.verify_audit_log()")
+    keys = "SELECT jsonb_object_keys(after) FROM orchestration.audit_log WHERE action = 'REVOKE'"
+    assert {key for (key,) in owner.execute(keys)} == {f"{NEW}/{number}" for number in range(1, 5)}
 
 
 @pytest.mark.invariant("INV-REV-006")
@@ -709,7 +883,9 @@ def test_a_refused_credential_names_the_table_that_revokes_it(
     history(owner)
     found = refusal(login(role), require(cert, token))
     assert_invariant(found, "INV-ATT-009", "P7202", table)
-    assert (found.column, found.keys) == (KEYS[table], {KEYS[table]: OLD})
+    # Not the hash: the executor may not read it.
+    credential = "CLIENT_CERT" if table == "revoked_client_certs" else "TOKEN"
+    assert (found.column, found.keys) == (KEYS[table], {"credential": credential})
 
 
 @pytest.mark.invariant("INV-ATT-009")
@@ -744,8 +920,7 @@ def test_a_revocation_counts_until_it_expires(
     login: Callable[[str], Connect], table: str, expires_at: str, refused: bool
 ) -> None:
     login("control").execute(revoke(table, revoked_at="'2020-01-01Z'", expires_at=expires_at))
-    statement = require(cert=NEW) if table == "revoked_client_certs" else require(token=NEW)
-    found = attempt(login("ingest"), [statement])
+    found = attempt(login("ingest"), [require_new(table)])
     assert (found is not None) is refused
     if found is not None:
         assert_invariant(found, "INV-ATT-009", "P7202", table)
@@ -861,3 +1036,80 @@ def test_a_refused_revocation_leaves_the_gate_as_it_was(owner: Connect) -> None:
         owner.execute(revoke("revoked_tokens", "short"))
     assert Refusal.of(raised.value).sqlstate == "P7201"
     assert scalar(owner, "SELECT changes FROM orchestration.revocation_gate") == 0
+
+
+# A clock that was set back.
+
+
+def store_ahead(owner: Connect, table: str, statement: str, parameters: tuple[Any, ...]) -> None:
+    """Store what its guard would refuse as in the future: as if the clock had been set back."""
+    with owner.transaction():
+        owner.execute(f"ALTER TABLE orchestration.{table} DISABLE TRIGGER guard")
+        owner.execute(statement, parameters)
+        owner.execute(f"ALTER TABLE orchestration.{table} ENABLE ALWAYS TRIGGER guard")
+
+
+@pytest.mark.invariant("INV-REV-007", "INV-ATT-009")
+@each_table
+def test_a_stored_revocation_is_in_force_whatever_the_clock_says(
+    owner: Connect, login: Callable[[str], Connect], table: str
+) -> None:
+    store_ahead(owner, table, inserts(table, columns(table), row(revoked_at=LATER))["INSERT"], ())
+    assert_invariant(refusal(login("ingest"), require_new(table)), "INV-ATT-009", "P7202", table)
+    control = login("control")
+    assert (
+        control.execute(revoke(table)).fetchall()
+        == control.execute(f"SELECT * FROM orchestration.{table}").fetchall()
+    )
+
+
+def attest(caller: str, key: str, policy: str) -> str:
+    item = {
+        "caller_identity": caller,
+        "idempotency_key": key,
+        "payload_hash": digest(key),
+        "policy_version_id": policy,
+    }
+    return (
+        "SELECT attested_at FROM orchestration.append_attestations("
+        f"jsonb_build_array('{json.dumps(item)}'::jsonb))"
+    )
+
+
+@pytest.mark.invariant("INV-REV-007", "INV-ATT-011")
+def test_an_attestation_follows_its_caller_and_an_expired_grace_stays_expired(
+    owner: Connect, login: Callable[[str], Connect]
+) -> None:
+    ingest = login("ingest")
+    activate_policy(owner, "v1")
+    activate_policy(owner, "v2", "1 hour")
+    grace = scalar(
+        owner, "SELECT grace_expires_at FROM orchestration.policy_versions WHERE id = 'v1'"
+    )
+    whole = attestation(RECORDED, 1, str(grace))
+    store_ahead(
+        owner,
+        "ingress_attestations",
+        f"INSERT INTO orchestration.ingress_attestations ({', '.join(whole)})"
+        f" VALUES ({', '.join(['%s'] * len(whole))})",
+        tuple(whole.values()),
+    )
+    # This caller has seen the grace expire; another has not.
+    found = refusal(ingest, attest("caller", "k1", "v1"))
+    assert_invariant(found, "INV-ATT-008", "P7105", "policy_versions")
+    assert scalar(ingest, attest("another", "k1", "v1")) < grace
+
+    for number in range(2):
+        assert scalar(ingest, attest("caller", f"k{number}", "v2")) == grace
+    insert = (
+        "INSERT INTO orchestration.ingress_attestations"
+        " (caller_identity, idempotency_key, payload_hash, policy_version_id, attested_at)"
+        " VALUES ('caller', %s, %s, 'v2', %s)"
+    )
+    later = grace + timedelta(microseconds=1)
+    found = refusal(owner, insert, ("later", digest("later"), later))
+    assert_invariant(found, "INV-ATT-011", "P7301", "ingress_attestations")
+    owner.execute(insert, ("equal", digest("equal"), grace))
+    now = scalar(owner, "SELECT clock_timestamp()")
+    found = refusal(owner, insert, ("now", digest("now"), now))
+    assert_invariant(found, "INV-REV-007", "P7301", "ingress_attestations")

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +18,9 @@ from tools import scratch
 from orchestration import schema
 from tests.migrations import evidence
 from tests.migrations.evidence import Writers
-from tests.support import Connect, activate_policy, connect, digest
+from tests.support import Connect, activate_policy, connect, digest, scalar
+
+PATIENCE_SECONDS = 60.0
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text("utf-8")
 
@@ -272,6 +275,15 @@ def assert_goes_on(url: URL, logins: Mapping[str, URL]) -> None:
     grown = {table for table, rows in after.items() if len(rows) > len(before[table])}
     assert grown >= evidence.WRITERS.keys() - {"revoked_client_certs"}
     assert findings(url) == []
+
+
+def await_true(connection: Connect, query: str, parameters: tuple[Any, ...] = ()) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        if scalar(connection, query, parameters):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"it never came true: {query} {parameters}")
 
 
 def sqlstate(connection: Connect, statement: str) -> str | None:

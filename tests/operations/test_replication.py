@@ -1,7 +1,6 @@
 """Logical replication: a subscriber holds every row, guard, grant and chain, in whatever order its
 tables are copied, and goes on by itself when it takes over."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from tests.operations.conftest import Source
 from tests.operations.support import (
     assert_goes_on,
     assert_kept,
+    await_true,
     block,
     blocks,
     contents,
@@ -27,11 +27,10 @@ from tests.operations.support import (
     tables,
     with_writers,
 )
-from tests.support import Connect, connect, scalar
+from tests.support import connect, scalar
 
 pytestmark = pytest.mark.own_cluster
 
-PATIENCE_SECONDS = 60.0
 UNEVENLY_ORDERED = {
     "audit_log": "uq_audit_log_prev_hash",
     "execution_attempts": "pk_execution_attempts",
@@ -41,15 +40,6 @@ UNEVENLY_ORDERED = {
     "transaction_attempts": "pk_transaction_attempts",
 }
 """Indexes in whose order rows did not follow each other: by hashes, or CLOSE before OPEN."""
-
-
-def await_true(connection: Connect, query: str, parameters: tuple[Any, ...] = ()) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        if scalar(connection, query, parameters):
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"it never came true: {query} {parameters}")
 
 
 @dataclass(frozen=True)

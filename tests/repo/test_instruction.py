@@ -424,10 +424,11 @@ def test_an_unknown_attestation_undoes_the_batch(ingest: Service, new: New, owne
     ):
         ingest.instructions.receive_many([new("k1"), new("k2", attestation_id=NOWHERE)])
     error = raised.value
+    assert error.invariant == "INV-INS-011"
     assert (error.sqlstate, error.table, error.constraint, error.retry) == (
         "23503",
         "instructions",
-        "fk_instructions_attestation_id",
+        "fk_instructions_attestation_id_policy_version_id",
         Retry.NEVER,
     )
     assert ingest.receive(new("k1")).state is RECEIVED
@@ -714,7 +715,10 @@ def test_a_revoked_credential_does_not_authorize(
         invariant="INV-INS-010",
         table=table,
         column=column,
-        detail={column: digest(credential), "instruction_id": str(received.id)},
+        detail={
+            "credential": "CLIENT_CERT" if credential == "cert" else "TOKEN",
+            "instruction_id": str(received.id),
+        },
     )
     assert executor.fail(received).state is FAILED
 

@@ -88,6 +88,7 @@ def test_a_revocation_is_returned_as_it_was_stored(
     assert made == RevocationRecord(
         credential=CredentialKind.CLIENT_CERT if kind == "cert" else CredentialKind.TOKEN,
         hash=HASH,
+        revocation_no=1,
         revoked_at=made.revoked_at,
         recorded_at=made.revoked_at,
         expires_at=None,
@@ -157,7 +158,7 @@ def test_a_revocation_to_come_is_refused(control: RevocationRepository, kind: st
         "revoked_at",
     )
     assert error.detail is not None
-    assert error.detail[COLUMNS[kind]] == HASH
+    assert error.detail.keys() == {"revocation_no", "revoked_at"}
     assert error.hint
     assert error.retry is Retry.NEVER
     assert isinstance(error.__cause__, psycopg.Error)
@@ -284,6 +285,23 @@ def test_is_revoked_is_the_same_time_in_every_zone(
     assert not is_revoked(control, kind, at=at - timedelta(microseconds=1))
 
 
+@pytest.mark.invariant("INV-REV-006", "INV-REV-007")
+@each_kind
+def test_a_credential_is_revoked_while_any_of_its_records_is_in_force(
+    control: RevocationRepository, kind: str
+) -> None:
+    until = PAST + timedelta(days=30)
+    hold = revoke(control, kind, reason_code="certificateHold", revoked_at=PAST, expires_at=until)
+    assert not is_revoked(control, kind)
+    compromised = revoke(control, kind)
+    assert [hold.revocation_no, compromised.revocation_no] == [1, 2]
+    assert is_revoked(control, kind)
+    assert is_revoked(control, kind, at=PAST)
+    assert not is_revoked(control, kind, at=until)
+    assert is_revoked(control, kind, at=compromised.revoked_at)
+    assert control.since(None).revocations == (hold, compromised)
+
+
 @pytest.mark.invariant("INV-ATT-009")
 @pytest.mark.parametrize("role", GATED)
 @each_kind
@@ -301,7 +319,7 @@ def test_a_revoked_credential_is_refused_to_those_who_act(
         TABLES[kind],
         COLUMNS[kind],
     )
-    assert error.detail == {COLUMNS[kind]: HASH}
+    assert error.detail == {"credential": "CLIENT_CERT" if kind == "cert" else "TOKEN"}
     assert error.retry is Retry.NEVER
 
 
@@ -539,7 +557,80 @@ def test_a_revocation_in_a_savepoint_is_told_and_an_undone_one_is_not(session: S
         revoke(revocations, "token", digest("undone"))
         undone.rollback()
         one.commit()
-        assert hashes(revocations.since(watermark)) == {digest("kept")}
+        page = revocations.since(watermark)
+        assert hashes(page) == {digest("kept")}
+        assert hashes(revocations.since(page.watermark)) == set()
+
+
+def xmax(page: RevocationsSince) -> int:
+    return int(page.watermark.split(":")[1])
+
+
+def test_a_watermark_ends_with_the_last_transaction_that_is_known_to_be_durable(
+    control: RevocationRepository, owner: Connect
+) -> None:
+    assert xmax(control.since(None)) == 3
+    revoke(control, "token")
+    control._session.commit()
+    revoked = scalar(owner, "SELECT xact_id FROM orchestration.revoked_tokens")
+    for _ in range(3):
+        with owner.transaction(force_rollback=True):
+            owner.execute("SELECT pg_current_xact_id()")
+    page = control.since(None)
+    assert xmax(page) == revoked + 1
+    # It needs no row to stay where it is.
+    assert control.since(page.watermark).watermark == page.watermark
+
+
+@pytest.mark.superuser
+def test_a_restored_transaction_id_is_not_taken_for_one_of_this_cluster(
+    superuser: Connect, session: Sessions
+) -> None:
+    with superuser.transaction():
+        storing = scalar(superuser, "SELECT pg_current_xact_id()::text::bigint")
+        superuser.execute("SET LOCAL session_replication_role = replica")
+        superuser.execute(
+            "INSERT INTO orchestration.revoked_tokens (token_hash, revocation_no, revoked_at,"
+            " recorded_at, reason_code, db_user, xact_id)"
+            " VALUES (%s, 1, '2020-01-01Z', '2020-01-01Z', 'unspecified', 'elsewhere', %s)",
+            (HASH, storing + 2),
+        )
+    for _ in range(5):
+        with superuser.transaction(force_rollback=True):
+            superuser.execute("SELECT pg_current_xact_id()")
+    reader = RevocationRepository(session("readonly"))
+    page = reader.since(None)
+    assert hashes(page) == {HASH}
+    assert xmax(page) <= storing + 1
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_since_writes_nothing(
+    session: Sessions, control: RevocationRepository, isolation: str
+) -> None:
+    made = revoke(control, "cert")
+    control._session.commit()
+    with session("readonly") as one:
+        one.connection(execution_options={"isolation_level": isolation})
+        one.execute(text("SET TRANSACTION READ ONLY"))
+        assert RevocationRepository(one).since(None).revocations == (made,)
+        assert one.scalar(text("SELECT pg_current_xact_id_if_assigned()")) is None
+
+
+@pytest.mark.invariant("INV-API-001")
+@pytest.mark.parametrize("role", READERS)
+def test_a_watermark_ahead_of_the_snapshot_is_refused(session: Sessions, role: str) -> None:
+    ahead = 10**12
+    with pytest.raises(errors.InvalidParameterValue) as raised:
+        RevocationRepository(session(role)).since(f"{ahead}:{ahead}:")
+    error = raised.value
+    assert (error.sqlstate, error.invariant, error.retry) == (
+        "22023",
+        "INV-API-001",
+        Retry.NEVER,
+    )
+    assert error.detail is not None
+    assert error.detail["p_watermark"] == f"{ahead}:{ahead}:"
 
 
 @pytest.mark.parametrize("watermark", ["", "tomorrow", "2:1:"])

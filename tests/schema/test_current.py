@@ -73,13 +73,13 @@ BY_SUPERUSER = {
     "grants/default_privileges": (
         "ALTER DEFAULT PRIVILEGES IN SCHEMA orchestration GRANT SELECT ON TABLES TO PUBLIC"
     ),
-    "constraints/fk_instructions_attestation_id": """
+    "constraints/fk_instructions_attestation_id_policy_version_id": """
         DO $$ BEGIN
           EXECUTE (
             SELECT format('ALTER TABLE %s DISABLE TRIGGER %I', t.tgrelid::regclass, t.tgname)
             FROM pg_trigger t
             JOIN pg_constraint c ON c.oid = t.tgconstraint
-            WHERE c.conname = 'fk_instructions_attestation_id'
+            WHERE c.conname = 'fk_instructions_attestation_id_policy_version_id'
             ORDER BY t.tgname
             LIMIT 1
           );

@@ -39,6 +39,7 @@ class IngressAttestation(Base):
         UniqueConstraint("caller_identity", "chain_seq"),
         UniqueConstraint("caller_identity", "prev_hash"),
         UniqueConstraint("caller_identity", "idempotency_key"),
+        UniqueConstraint("id", "policy_version_id"),
         Index("ix_ingress_attestations_xact_id", "xact_id", postgresql_using="brin"),
     )
 

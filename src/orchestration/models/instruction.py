@@ -7,7 +7,6 @@ from uuid import UUID
 from sqlalchemy import (
     CheckConstraint,
     Computed,
-    ForeignKey,
     ForeignKeyConstraint,
     Index,
     Integer,
@@ -65,6 +64,10 @@ class Instruction(Base):
         UniqueConstraint("participant_id", "id"),
         UniqueConstraint("participant_id", "id", "open"),
         Index("ix_instructions_unresolved", "id", postgresql_where=text("unresolved > 0")),
+        ForeignKeyConstraint(
+            ["attestation_id", "policy_version_id"],
+            ["ingress_attestations.id", "ingress_attestations.policy_version_id"],
+        ),
         Index("ix_instructions_xact_id", "xact_id", postgresql_using="brin"),
     )
 
@@ -84,9 +87,7 @@ class Instruction(Base):
         LargeBinary(), server_default=text("uuid_send(gen_random_uuid())")
     )
     payload_hash: Mapped[str] = mapped_column(server_default=assigned)
-    attestation_id: Mapped[UUID] = mapped_column(
-        ForeignKey("ingress_attestations.id", name="fk_instructions_attestation_id"), index=True
-    )
+    attestation_id: Mapped[UUID] = mapped_column(index=True)
     policy_version_id: Mapped[str]
     state: Mapped[str] = mapped_column(server_default=text("'RECEIVED'"))
     open: Mapped[bool] = mapped_column(

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Index, text
+from sqlalchemy import CheckConstraint, Index, Integer, text
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.schema import SchemaItem
 
@@ -14,6 +14,7 @@ REASONS = ", ".join(f"'{reason}'" for reason in CRLReason)
 
 def _rules(table: str) -> tuple[SchemaItem, ...]:
     return (
+        CheckConstraint("revocation_no >= 1", name="revocation_no"),
         CheckConstraint("expires_at IS NULL OR expires_at >= revoked_at", name="expiry"),
         CheckConstraint(f"reason_code IN ({REASONS})", name="reason_code"),
         CheckConstraint(key("revoked_by"), name="revoked_by"),
@@ -25,8 +26,12 @@ def _rules(table: str) -> tuple[SchemaItem, ...]:
 
 
 class Revocation:
-    """What both tables say of a credential: revoked from `revoked_at` until `expires_at`."""
+    """One record of a credential's revocation: from `revoked_at` until `expires_at`. A credential
+    can have several, numbered from 1; it is revoked while any of them is in force."""
 
+    revocation_no: Mapped[int] = mapped_column(
+        Integer(), primary_key=True, autoincrement=False, server_default=assigned, sort_order=-1
+    )
     revoked_at: Mapped[datetime] = mapped_column(server_default=assigned)
     recorded_at: Mapped[datetime] = mapped_column(server_default=assigned)
     expires_at: Mapped[datetime | None]
@@ -42,7 +47,7 @@ class RevokedClientCert(Revocation, Base):
     __tablename__ = "revoked_client_certs"
     __table_args__ = _rules("revoked_client_certs")
 
-    cert_fingerprint_sha256: Mapped[str] = mapped_column(primary_key=True, sort_order=-1)
+    cert_fingerprint_sha256: Mapped[str] = mapped_column(primary_key=True, sort_order=-2)
 
 
 class RevokedToken(Revocation, Base):
@@ -51,7 +56,7 @@ class RevokedToken(Revocation, Base):
     __tablename__ = "revoked_tokens"
     __table_args__ = _rules("revoked_tokens")
 
-    token_hash: Mapped[str] = mapped_column(primary_key=True, sort_order=-1)
+    token_hash: Mapped[str] = mapped_column(primary_key=True, sort_order=-2)
 
 
 class RevocationGate(Base):

@@ -4,10 +4,8 @@ from datetime import datetime
 from typing import Final
 
 from pydantic import TypeAdapter
-from sqlalchemy import TextClause, func, literal, or_, select, text
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy import TextClause, text
 
-from orchestration.models import Revocation, RevokedClientCert, RevokedToken
 from orchestration.records import (
     AwareTime,
     RevocationRecord,
@@ -19,7 +17,7 @@ from orchestration.repo.arguments import (
     TEXT_OR_NONE,
     argument,
 )
-from orchestration.repo.base import Repository, as_text, one
+from orchestration.repo.base import Repository, one
 from orchestration.vocabulary import CRLReason
 
 REVOKE_CLIENT_CERT: Final = text(
@@ -54,32 +52,46 @@ REQUIRE: Final = text(
     )
     """
 )
-# One statement, so the rows and the next watermark are of one snapshot. A transaction that has
-# written sees its own rows but is not in its snapshot's list: it gets a watermark from before
-# everything that runs, and may be told some rows twice.
 SINCE: Final = text(
     """
-    WITH reading AS MATERIALIZED (
-      SELECT CASE
-        WHEN pg_current_xact_id_if_assigned() IS NULL THEN pg_current_snapshot()::text
-        ELSE format('%1$s:%1$s:', pg_snapshot_xmin(pg_current_snapshot()))
-      END AS watermark
-    ), revocations AS (
-      SELECT 'CLIENT_CERT' AS credential, cert_fingerprint_sha256 AS hash, revoked_at,
-             recorded_at, expires_at, reason_code, revoked_by, db_user, xact_id
-      FROM orchestration.revoked_client_certs
-      UNION ALL
-      SELECT 'TOKEN', token_hash, revoked_at,
-             recorded_at, expires_at, reason_code, revoked_by, db_user, xact_id
-      FROM orchestration.revoked_tokens
-    )
-    SELECT reading.watermark, revocations.*
-    FROM reading
-    LEFT JOIN revocations ON CAST(:watermark AS pg_snapshot) IS NULL
-      OR xact_id >= CAST(CAST(pg_snapshot_xmin(CAST(:watermark AS pg_snapshot)) AS text) AS bigint)
-        AND NOT pg_visible_in_snapshot(
-          CAST(CAST(xact_id AS text) AS xid8), CAST(:watermark AS pg_snapshot))
-    ORDER BY recorded_at, hash
+    SELECT s.*
+    FROM orchestration.revocations_since(p_watermark => CAST(:watermark AS pg_snapshot)) s
+    """
+)
+CLIENT_CERT_IN_FORCE: Final = text(
+    """
+    SELECT 1
+    FROM orchestration.revoked_client_certs_in_force
+    WHERE cert_fingerprint_sha256 = CAST(:hash AS text)
+    LIMIT 1
+    """
+)
+TOKEN_IN_FORCE: Final = text(
+    """
+    SELECT 1
+    FROM orchestration.revoked_tokens_in_force
+    WHERE token_hash = CAST(:hash AS text)
+    LIMIT 1
+    """
+)
+CLIENT_CERT_AT: Final = text(
+    """
+    SELECT 1
+    FROM orchestration.revoked_client_certs
+    WHERE cert_fingerprint_sha256 = CAST(:hash AS text)
+      AND revoked_at <= :at
+      AND (expires_at IS NULL OR :at < expires_at)
+    LIMIT 1
+    """
+)
+TOKEN_AT: Final = text(
+    """
+    SELECT 1
+    FROM orchestration.revoked_tokens
+    WHERE token_hash = CAST(:hash AS text)
+      AND revoked_at <= :at
+      AND (expires_at IS NULL OR :at < expires_at)
+    LIMIT 1
     """
 )
 
@@ -103,13 +115,16 @@ class RevocationRepository(Repository):
     ) -> RevocationRecord:
         """Revoke a client certificate, by the SHA-256 of its DER encoding in lowercase hex.
 
-        Attestations that were judged before have committed when this returns, or never do. Revoking
-        twice answers with the first record (INV-REV-006). `revoked_at`: a time in the past from
-        which it counts (an import); the database's clock else.
+        Attestations that were judged before have committed when this returns, or never do. If a
+        revocation is in force that lasts as long as this one, it is returned. Otherwise another
+        record joins, for instance after a hold has expired or when a hold is made permanent
+        (INV-REV-006). Only `expires_at` ends a revocation (INV-REV-007). `revoked_at`: a time in
+        the past since which the credential counts as revoked (an import). Without it the database's
+        clock is used.
 
         Raises pydantic.ValidationError for a malformed value, InvalidRevocation (P7201) for a
-        `revoked_at` in the future, CheckViolation (23514, INV-REV-002) where it expires before it
-        is revoked, LockNotAvailable (55P03) where a writer holds the gate for over 2 s.
+        `revoked_at` in the future, CheckViolation (23514, INV-REV-002) if it expires before it
+        is revoked, LockNotAvailable (55P03) if a writer holds the gate for over 2 s.
         """
         return self._revoke(
             REVOKE_CLIENT_CERT,
@@ -144,19 +159,22 @@ class RevocationRepository(Repository):
     def is_client_cert_revoked(
         self, cert_fingerprint_sha256: str, at: datetime | None = None
     ) -> bool:
-        """Whether the certificate is revoked at that time (now else); no promise about a revocation
-        in flight: `require_not_revoked` gives one."""
+        """Whether a revocation of the certificate is in force now, or was at the time `at`.
+
+        The answer promises nothing about a revocation in flight: `require_not_revoked` does.
+        """
         return self._is_revoked(
-            RevokedClientCert,
-            RevokedClientCert.cert_fingerprint_sha256,
+            CLIENT_CERT_IN_FORCE,
+            CLIENT_CERT_AT,
+            "cert_fingerprint_sha256",
             cert_fingerprint_sha256,
             at,
         )
 
     def is_token_revoked(self, token_hash: str, at: datetime | None = None) -> bool:
-        """Whether the token is revoked at that time (now else); otherwise as
+        """Whether a revocation of the token is in force now, or was at the time `at`; otherwise as
         `is_client_cert_revoked`."""
-        return self._is_revoked(RevokedToken, RevokedToken.token_hash, token_hash, at)
+        return self._is_revoked(TOKEN_IN_FORCE, TOKEN_AT, "token_hash", token_hash, at)
 
     def require_not_revoked(
         self,
@@ -181,7 +199,13 @@ class RevocationRepository(Repository):
     def since(self, watermark: str | None) -> RevocationsSince:
         """What was revoked since `watermark` (None: all), and the next watermark.
 
-        No late commit is missed; a revocation may be told twice.
+        No late commit is missed, also across a crash of the server; a revocation may be returned
+        twice. After a restore, and after a failover that may have lost transactions, begin again
+        with None.
+
+        Raises InvalidTextRepresentation (22P02) if `watermark` is not a snapshot's text,
+        InvalidParameterValue (22023, INV-API-001) if it is ahead of the snapshot that reads it, as
+        a watermark of another cluster can be.
         """
         rows = self._rows(SINCE, {"watermark": argument("watermark", TEXT_OR_NONE, watermark)})
         return RevocationsSince(
@@ -213,17 +237,13 @@ class RevocationRepository(Repository):
 
     def _is_revoked(
         self,
-        model: type[Revocation],
-        column: InstrumentedAttribute[str],
+        in_force: TextClause,
+        in_force_at: TextClause,
+        name: str,
         hash: str,
         at: datetime | None,
     ) -> bool:
-        moment = func.clock_timestamp() if at is None else literal(argument("at", WHEN, at))
-        rows = self._rows(
-            select(column).where(
-                column == as_text(argument(column.key, HASH, hash)),
-                model.revoked_at <= moment,
-                or_(model.expires_at.is_(None), model.expires_at > moment),
-            )
-        )
-        return bool(rows)
+        given = {"hash": argument(name, HASH, hash)}
+        if at is None:
+            return bool(self._rows(in_force, given))
+        return bool(self._rows(in_force_at, given | {"at": argument("at", WHEN, at)}))

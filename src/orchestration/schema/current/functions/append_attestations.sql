@@ -6,7 +6,6 @@ CREATE OR REPLACE FUNCTION orchestration.append_attestations(p_attestations json
  SET enable_seqscan TO 'off'
 AS $function$
 DECLARE
-  v_now timestamptz;
   v_bad record;
 BEGIN
   IF jsonb_typeof(p_attestations) IS DISTINCT FROM 'array'
@@ -95,9 +94,7 @@ BEGIN
   ON CONFLICT (caller_identity) DO UPDATE SET chain_seq = h.chain_seq;
 
   -- Judged are the new ones only: a replay is answered with what was accepted once.
-  v_now := clock_timestamp();
   SELECT n.caller_identity, n.idempotency_key, n.policy_version_id,
-         n.client_cert_fingerprint_sha256, n.token_hash,
          n.accepted, n.cert_revoked, n.token_revoked
   INTO v_bad
   FROM (
@@ -105,20 +102,25 @@ BEGIN
            EXISTS (
              SELECT FROM orchestration.accepted_policy_versions v
              WHERE v.id = r.policy_version_id
+               -- A GRACE that had expired at the caller's newest attestation stays expired, even
+               -- if the clock has been set back since.
+               AND (v.grace_expires_at IS NULL OR coalesce(v.grace_expires_at > (
+                 SELECT a.attested_at
+                 FROM orchestration.ingress_attestations a
+                 WHERE a.caller_identity = r.caller_identity
+                 ORDER BY a.chain_seq DESC
+                 LIMIT 1
+               ), true))
              OFFSET 0
            ) AS accepted,
            EXISTS (
-             SELECT FROM orchestration.revoked_client_certs c
+             SELECT FROM orchestration.revoked_client_certs_in_force c
              WHERE c.cert_fingerprint_sha256 = r.client_cert_fingerprint_sha256
-               AND c.revoked_at <= v_now
-               AND (c.expires_at IS NULL OR v_now < c.expires_at)
              OFFSET 0
            ) AS cert_revoked,
            EXISTS (
-             SELECT FROM orchestration.revoked_tokens t
+             SELECT FROM orchestration.revoked_tokens_in_force t
              WHERE t.token_hash = r.token_hash
-               AND t.revoked_at <= v_now
-               AND (t.expires_at IS NULL OR v_now < t.expires_at)
              OFFSET 0
            ) AS token_revoked
     FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
@@ -151,14 +153,14 @@ BEGIN
     IF v_bad.cert_revoked THEN
       PERFORM orchestration.raise_invariant(
         'INV-ATT-009', 'P7202', 'the client certificate is revoked', 'revoked_client_certs',
-        jsonb_build_object('cert_fingerprint_sha256', v_bad.client_cert_fingerprint_sha256,
+        jsonb_build_object('credential', 'CLIENT_CERT',
           'caller_identity', v_bad.caller_identity, 'idempotency_key', v_bad.idempotency_key),
         'Have the client present another certificate.', 'cert_fingerprint_sha256'
       );
     END IF;
     PERFORM orchestration.raise_invariant(
       'INV-ATT-009', 'P7202', 'the token is revoked', 'revoked_tokens',
-      jsonb_build_object('token_hash', v_bad.token_hash,
+      jsonb_build_object('credential', 'TOKEN',
         'caller_identity', v_bad.caller_identity, 'idempotency_key', v_bad.idempotency_key),
       'Have the caller obtain another token.', 'token_hash'
     );

@@ -8,7 +8,6 @@ DECLARE
   v_instruction orchestration.instructions;
   v_cert text;
   v_token text;
-  v_now timestamptz;
 BEGIN
   PERFORM orchestration.share_kill_switch_gate();
   PERFORM orchestration.share_policy_gate();
@@ -39,29 +38,23 @@ BEGIN
     INTO v_cert, v_token
     FROM orchestration.ingress_attestations a
     WHERE a.id = v_instruction.attestation_id;
-    v_now := clock_timestamp();
     IF EXISTS (
-      SELECT FROM orchestration.revoked_client_certs c
+      SELECT FROM orchestration.revoked_client_certs_in_force c
       WHERE c.cert_fingerprint_sha256 = v_cert
-        AND c.revoked_at <= v_now
-        AND (c.expires_at IS NULL OR v_now < c.expires_at)
     ) THEN
       PERFORM orchestration.raise_invariant(
         'INV-INS-010', 'P7202', 'the client certificate it was attested with is revoked',
         'revoked_client_certs',
-        jsonb_build_object('cert_fingerprint_sha256', v_cert, 'instruction_id', p_id),
+        jsonb_build_object('credential', 'CLIENT_CERT', 'instruction_id', p_id),
         'Fail it, and have the client attest it anew.', 'cert_fingerprint_sha256'
       );
     END IF;
     IF EXISTS (
-      SELECT FROM orchestration.revoked_tokens t
-      WHERE t.token_hash = v_token
-        AND t.revoked_at <= v_now
-        AND (t.expires_at IS NULL OR v_now < t.expires_at)
+      SELECT FROM orchestration.revoked_tokens_in_force t WHERE t.token_hash = v_token
     ) THEN
       PERFORM orchestration.raise_invariant(
         'INV-INS-010', 'P7202', 'the token it was attested with is revoked', 'revoked_tokens',
-        jsonb_build_object('token_hash', v_token, 'instruction_id', p_id),
+        jsonb_build_object('credential', 'TOKEN', 'instruction_id', p_id),
         'Fail it, and have the caller attest it anew.', 'token_hash'
       );
     END IF;

@@ -34,7 +34,10 @@ BEGIN
     )
     RETURNING v.* INTO v_intervention;
     UPDATE orchestration.payment_outbox_pending p
-    SET lease_expires_at = v_now
+    SET lease_expires_at = v_now,
+        -- A claim may have moved the row to the end of its lease; claims and repairs look no further
+        -- than now.
+        next_attempt_at = least(p.next_attempt_at, v_now)
     WHERE p.outbox_id = p_outbox_id;
   ELSE
     -- The newest attempt is the one whose lease the first call has ended, unless it was claimed again.

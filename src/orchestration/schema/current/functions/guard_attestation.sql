@@ -12,6 +12,7 @@ DECLARE
   v_head_seq bigint;
   v_last_seq bigint;
   v_last_hash text;
+  v_last_at timestamptz;
   v_hash text;
 BEGIN
   IF NEW.id IS NOT NULL THEN
@@ -73,7 +74,7 @@ BEGIN
     WHERE h.caller_identity = NEW.caller_identity
     FOR UPDATE;
   END IF;
-  SELECT a.chain_seq, a.record_hash INTO v_last_seq, v_last_hash
+  SELECT a.chain_seq, a.record_hash, a.attested_at INTO v_last_seq, v_last_hash, v_last_at
   FROM orchestration.ingress_attestations a
   WHERE a.caller_identity = NEW.caller_identity
   ORDER BY a.chain_seq DESC
@@ -92,11 +93,13 @@ BEGIN
   IF NOT v_replica THEN
     NEW.chain_seq := coalesce(NEW.chain_seq, v_last_seq + 1);
     NEW.prev_hash := coalesce(NEW.prev_hash, v_last_hash);
-    NEW.attested_at := coalesce(NEW.attested_at, clock_timestamp());
+    -- The clock may have been set back since the caller's newest attestation.
+    NEW.attested_at := coalesce(NEW.attested_at, greatest(clock_timestamp(), v_last_at));
     NEW.db_user := SESSION_USER;
     NEW.xact_id := pg_current_xact_id()::text::bigint;
   END IF;
-  IF NOT isfinite(NEW.attested_at) OR NEW.attested_at > clock_timestamp() AND NOT v_copied THEN
+  IF NOT isfinite(NEW.attested_at)
+    OR NEW.attested_at > greatest(clock_timestamp(), v_last_at) AND NOT v_copied THEN
     PERFORM orchestration.raise_invariant(
       'INV-ATT-011', 'P7301', 'attested_at is in the future', 'ingress_attestations',
       v_detail || jsonb_build_object('attested_at', NEW.attested_at),
@@ -117,6 +120,15 @@ BEGIN
       'ingress_attestations',
       v_detail || jsonb_build_object('chain_seq', NEW.chain_seq, 'expected', v_last_seq + 1),
       'Leave chain_seq and prev_hash out: the database sets them.', 'chain_seq'
+    );
+  END IF;
+  IF NEW.attested_at < v_last_at AND NOT v_copied THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-REV-007', 'P7301', 'attested_at is before the caller''s newest attestation',
+      'ingress_attestations',
+      v_detail || jsonb_build_object('attested_at', NEW.attested_at, 'newest', v_last_at),
+      'Import a caller''s attestations in the order of attested_at, or leave attested_at out.',
+      'attested_at'
     );
   END IF;
   v_hash := orchestration.attestation_record_hash(NEW);

@@ -9,6 +9,7 @@ DECLARE
   v_replica boolean := current_setting('session_replication_role') = 'replica';
   v_hash text := to_jsonb(NEW) ->> TG_ARGV[0];
   v_now timestamptz := clock_timestamp();
+  v_last integer;
   v_known boolean;
 BEGIN
   IF NOT v_replica THEN
@@ -25,18 +26,38 @@ BEGIN
       'Give the 64 lowercase hex digits of the SHA-256, never the credential itself.', TG_ARGV[0]
     );
   END IF;
+  -- The gate is held, so nobody else gives out the next number.
   EXECUTE format(
-    'SELECT EXISTS (SELECT FROM orchestration.%I WHERE %I = $1)', TG_TABLE_NAME, TG_ARGV[0]
-  ) INTO v_known USING v_hash;
+    'SELECT coalesce(max(revocation_no), 0), coalesce(bool_or(revocation_no = $2), false)'
+    ' FROM orchestration.%I WHERE %I = $1',
+    TG_TABLE_NAME, TG_ARGV[0]
+  ) INTO v_last, v_known USING v_hash, NEW.revocation_no;
   IF v_known THEN
     -- The primary key refuses it, or ON CONFLICT passes it over.
     RETURN NEW;
+  END IF;
+  IF NOT v_replica THEN
+    NEW.revocation_no := coalesce(NEW.revocation_no, v_last + 1);
+    IF current_setting('synchronous_commit') = 'off' THEN
+      -- A watermark of revocations_since covers the transactions of the revocations that its reader
+      -- saw: their commits must be flushed before they are visible.
+      PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+  END IF;
+  IF NEW.revocation_no <> v_last + 1
+    AND NOT (v_replica AND orchestration.copies_a_subscription()) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-REV-006', 'P7201', 'revocation_no does not follow the credential''s last record',
+      TG_TABLE_NAME,
+      jsonb_build_object('revocation_no', NEW.revocation_no, 'expected', v_last + 1),
+      'Leave revocation_no out: the database sets it.', 'revocation_no'
+    );
   END IF;
   IF NOT isfinite(NEW.revoked_at)
     OR NEW.revoked_at > v_now AND NOT (v_replica AND orchestration.copies_a_subscription()) THEN
     PERFORM orchestration.raise_invariant(
       'INV-REV-005', 'P7201', 'revoked_at is in the future', TG_TABLE_NAME,
-      jsonb_build_object(TG_ARGV[0], v_hash, 'revoked_at', NEW.revoked_at),
+      jsonb_build_object('revocation_no', NEW.revocation_no, 'revoked_at', NEW.revoked_at),
       'Leave revoked_at out, or give the past time from which the credential counts as revoked.',
       'revoked_at'
     );

@@ -5,13 +5,15 @@ CREATE OR REPLACE FUNCTION orchestration.record_act()
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
  SET "TimeZone" TO 'UTC'
 AS $function$
--- Arguments of the trigger: the key column, and the action where no column holds it. A statement
--- that does two kinds of act does two acts.
+-- Arguments of the trigger: the key column, the action where no column holds it, and the second
+-- key column if the key has one. A statement that does two kinds of act does two acts.
 BEGIN
   INSERT INTO orchestration.audit_log (action, table_name, after)
   SELECT coalesce(TG_ARGV[1], n.entered ->> 'action') AS action,
          TG_TABLE_NAME,
-         jsonb_object_agg(n.entered ->> TG_ARGV[0], n.entered - 'xact_id')
+         jsonb_object_agg(
+           concat_ws('/', n.entered ->> TG_ARGV[0], n.entered ->> TG_ARGV[2]), n.entered - 'xact_id'
+         )
   FROM (SELECT to_jsonb(i) AS entered FROM inserted i) n
   GROUP BY action
   ORDER BY action;

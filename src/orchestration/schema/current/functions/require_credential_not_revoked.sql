@@ -4,8 +4,6 @@ CREATE OR REPLACE FUNCTION orchestration.require_credential_not_revoked(p_client
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
 AS $function$
-DECLARE
-  v_now timestamptz;
 BEGIN
   IF octet_length(p_client_cert_fingerprint_sha256) <> 64
     OR p_client_cert_fingerprint_sha256 !~ '^[0-9a-f]*$'
@@ -17,28 +15,22 @@ BEGIN
     );
   END IF;
   PERFORM orchestration.share_revocation_gate();
-  v_now := clock_timestamp();
   IF EXISTS (
-    SELECT FROM orchestration.revoked_client_certs r
+    SELECT FROM orchestration.revoked_client_certs_in_force r
     WHERE r.cert_fingerprint_sha256 = p_client_cert_fingerprint_sha256
-      AND r.revoked_at <= v_now
-      AND (r.expires_at IS NULL OR v_now < r.expires_at)
   ) THEN
     PERFORM orchestration.raise_invariant(
       'INV-ATT-009', 'P7202', 'the client certificate is revoked', 'revoked_client_certs',
-      jsonb_build_object('cert_fingerprint_sha256', p_client_cert_fingerprint_sha256),
+      jsonb_build_object('credential', 'CLIENT_CERT'),
       'Have the client present another certificate.', 'cert_fingerprint_sha256'
     );
   END IF;
   IF EXISTS (
-    SELECT FROM orchestration.revoked_tokens r
-    WHERE r.token_hash = p_token_hash
-      AND r.revoked_at <= v_now
-      AND (r.expires_at IS NULL OR v_now < r.expires_at)
+    SELECT FROM orchestration.revoked_tokens_in_force r WHERE r.token_hash = p_token_hash
   ) THEN
     PERFORM orchestration.raise_invariant(
       'INV-ATT-009', 'P7202', 'the token is revoked', 'revoked_tokens',
-      jsonb_build_object('token_hash', p_token_hash),
+      jsonb_build_object('credential', 'TOKEN'),
       'Have the caller obtain another token.', 'token_hash'
     );
   END IF;

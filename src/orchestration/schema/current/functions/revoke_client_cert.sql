@@ -10,14 +10,34 @@ BEGIN
     'revoked_client_certs', ARRAY['cert_fingerprint_sha256', 'reason_code', 'revoked_by'],
     ARRAY[p_cert_fingerprint_sha256, p_reason_code, p_revoked_by]
   );
-  INSERT INTO orchestration.revoked_client_certs
-    (cert_fingerprint_sha256, revoked_at, expires_at, reason_code, revoked_by)
-  VALUES (p_cert_fingerprint_sha256, p_revoked_at, p_expires_at, p_reason_code, p_revoked_by)
-  ON CONFLICT DO NOTHING;
+  LOCK TABLE orchestration.revocation_gate IN EXCLUSIVE MODE;
+  -- An older snapshot would be judged by what was: the row, updated by every change, answers 40001.
+  PERFORM 1 FROM orchestration.revocation_gate WHERE singleton FOR UPDATE;
+  IF NOT FOUND THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-002', 'P0002', 'revocation_gate has lost its row', 'revocation_gate', '{}',
+      'Insert it again, as owner: INSERT INTO orchestration.revocation_gate DEFAULT VALUES'
+    );
+  END IF;
+  -- A record answers if it lasts as long as the new one and is in force. A record that is over
+  -- answers only if it covers the whole of the new one: an import or an act that is repeated.
   RETURN QUERY
   SELECT r.*
   FROM orchestration.revoked_client_certs r
-  WHERE r.cert_fingerprint_sha256 = p_cert_fingerprint_sha256;
+  WHERE r.cert_fingerprint_sha256 = p_cert_fingerprint_sha256
+    AND (r.expires_at IS NULL OR r.expires_at >= p_expires_at)
+    AND (r.expires_at IS NULL OR clock_timestamp() < r.expires_at
+      OR p_revoked_at IS NULL OR r.revoked_at <= p_revoked_at)
+  ORDER BY r.expires_at DESC NULLS FIRST, r.revocation_no
+  LIMIT 1;
+  IF FOUND THEN
+    RETURN;
+  END IF;
+  RETURN QUERY
+  INSERT INTO orchestration.revoked_client_certs
+    (cert_fingerprint_sha256, revoked_at, expires_at, reason_code, revoked_by)
+  VALUES (p_cert_fingerprint_sha256, p_revoked_at, p_expires_at, p_reason_code, p_revoked_by)
+  RETURNING *;
 END
 $function$;
 -- owner: symphony_owner

@@ -7,7 +7,8 @@ AS $function$
   WITH chain AS (
     SELECT a AS record,
            row_number() OVER w AS expected_seq,
-           lag(a.record_hash, 1, '') OVER w AS expected_prev
+           lag(a.record_hash, 1, '') OVER w AS expected_prev,
+           lag(a.attested_at) OVER w AS attested_before
     FROM orchestration.ingress_attestations a
     WHERE a.caller_identity = p_caller_identity
     WINDOW w AS (ORDER BY a.chain_seq)
@@ -22,6 +23,8 @@ AS $function$
                THEN 'prev_hash is not the record_hash before it'
              WHEN (c.record).record_hash <> orchestration.attestation_record_hash(c.record)
                THEN 'record_hash is not the hash of the record'
+             WHEN (c.record).attested_at < c.attested_before
+               THEN 'attested_at is before the record before it'
            END AS reason
     FROM chain c
   ), breaks AS (

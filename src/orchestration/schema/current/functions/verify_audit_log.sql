@@ -48,10 +48,11 @@ AS $function$
     SELECT 'policy_versions', p.id, to_jsonb(p) - 'xact_id'
     FROM orchestration.policy_versions p
     UNION ALL
-    SELECT 'revoked_client_certs', c.cert_fingerprint_sha256, to_jsonb(c) - 'xact_id'
+    SELECT 'revoked_client_certs', c.cert_fingerprint_sha256 || '/' || c.revocation_no,
+           to_jsonb(c) - 'xact_id'
     FROM orchestration.revoked_client_certs c
     UNION ALL
-    SELECT 'revoked_tokens', t.token_hash, to_jsonb(t) - 'xact_id'
+    SELECT 'revoked_tokens', t.token_hash || '/' || t.revocation_no, to_jsonb(t) - 'xact_id'
     FROM orchestration.revoked_tokens t
     UNION ALL
     SELECT 'kill_switches', k.event_no::text, to_jsonb(k) - 'xact_id'

@@ -40,6 +40,13 @@ AS $function$
   WHERE NOT EXISTS (
     SELECT FROM orchestration.ingress_attestations a WHERE a.id = i.attestation_id)
   UNION ALL
+  SELECT 'POLICY: it is not the one of the instruction''s attestation', i.id, i.participant_id,
+         jsonb_build_object('attestation_id', i.attestation_id,
+           'policy_version_id', i.policy_version_id, 'attested_under', a.policy_version_id)
+  FROM orchestration.instructions i
+  JOIN orchestration.ingress_attestations a ON a.id = i.attestation_id
+  WHERE a.policy_version_id <> i.policy_version_id
+  UNION ALL
   SELECT 'ORPHAN: an instruction of no policy version', i.id, i.participant_id,
          jsonb_build_object('policy_version_id', i.policy_version_id)
   FROM orchestration.instructions i

@@ -1,4 +1,5 @@
 cert_fingerprint_sha256 text NOT NULL
+revocation_no integer NOT NULL
 revoked_at timestamp with time zone NOT NULL
 recorded_at timestamp with time zone NOT NULL
 expires_at timestamp with time zone

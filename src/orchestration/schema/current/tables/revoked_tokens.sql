@@ -1,4 +1,5 @@
 token_hash text NOT NULL
+revocation_no integer NOT NULL
 revoked_at timestamp with time zone NOT NULL
 recorded_at timestamp with time zone NOT NULL
 expires_at timestamp with time zone

@@ -1,0 +1,89 @@
+CREATE OR REPLACE FUNCTION orchestration.revocations_since(p_watermark pg_snapshot DEFAULT NULL::pg_snapshot)
+ RETURNS TABLE(watermark pg_snapshot, credential text, hash text, revocation_no integer, revoked_at timestamp with time zone, recorded_at timestamp with time zone, expires_at timestamp with time zone, reason_code text, revoked_by text, db_user text, xact_id bigint)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+AS $function$
+-- The revocations that p_watermark does not cover, and in each row the next watermark; one row
+-- without a revocation if there is none.
+--
+-- After a crash the server gives out again the transaction ids of which nothing was flushed. So a
+-- watermark is this statement's snapshot, cut off after the last transaction known to be durable:
+-- one whose revocation is returned here, or that p_watermark covers already. A commit is flushed
+-- before it is visible (guard_revocation sees to that), and recovery gives out greater ids only.
+-- What the cut leaves out is returned next time.
+DECLARE
+  v_now_xmax xid8 := pg_snapshot_xmax(pg_current_snapshot());
+BEGIN
+  -- A standby may lag behind the server that gave the watermark.
+  IF pg_snapshot_xmax(p_watermark) > v_now_xmax AND NOT pg_is_in_recovery() THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-001', '22023', 'p_watermark is ahead of the snapshot that reads it',
+      'revoked_tokens', jsonb_build_object('p_watermark', p_watermark, 'xmax', v_now_xmax),
+      'Begin again without a watermark: this one comes from another cluster, from before a'
+      ' restore, or is newer than this transaction.'
+    );
+  END IF;
+  RETURN QUERY
+  WITH told AS MATERIALIZED (
+    SELECT 'CLIENT_CERT' AS credential, c.cert_fingerprint_sha256 AS hash, c.revocation_no,
+           c.revoked_at, c.recorded_at, c.expires_at, c.reason_code, c.revoked_by, c.db_user,
+           c.xact_id, c.xmin::text::bigint AS stored_by
+    FROM orchestration.revoked_client_certs c
+    WHERE c.xact_id >= coalesce(pg_snapshot_xmin(p_watermark)::text::bigint, 0)
+      AND pg_visible_in_snapshot(c.xact_id::text::xid8, p_watermark) IS NOT TRUE
+    UNION ALL
+    SELECT 'TOKEN', t.token_hash, t.revocation_no,
+           t.revoked_at, t.recorded_at, t.expires_at, t.reason_code, t.revoked_by, t.db_user,
+           t.xact_id, t.xmin::text::bigint
+    FROM orchestration.revoked_tokens t
+    WHERE t.xact_id >= coalesce(pg_snapshot_xmin(p_watermark)::text::bigint, 0)
+      AND pg_visible_in_snapshot(t.xact_id::text::xid8, p_watermark) IS NOT TRUE
+  ), snapshot AS MATERIALIZED (
+    SELECT pg_current_snapshot() AS taken,
+           pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin,
+           pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS xmax
+  ), durable AS (
+    -- xact_id is void after a restore, so the id that stored the row counts: xmin, 32 bits of it,
+    -- greater than xact_id in a savepoint.
+    SELECT greatest(
+             3,
+             pg_snapshot_xmax(p_watermark)::text::bigint,
+             max(stored.id) FILTER (WHERE stored.id < (SELECT s.xmax FROM snapshot s)) + 1
+           ) AS xmax
+    FROM told t
+    CROSS JOIN LATERAL (
+      SELECT t.xact_id + ((t.stored_by - t.xact_id) & 4294967295) AS id
+    ) stored
+  ), cut AS (
+    -- A transaction that has written sees its own rows without being in its snapshot's list, and a
+    -- standby's snapshot has no list: there the cut is before everything that runs.
+    SELECT s.taken, s.xmin,
+           least(
+             d.xmax,
+             CASE
+               WHEN pg_is_in_recovery() OR pg_current_xact_id_if_assigned() IS NOT NULL THEN s.xmin
+               ELSE s.xmax
+             END
+           ) AS xmax
+    FROM snapshot s
+    CROSS JOIN durable d
+  ), next AS MATERIALIZED (
+    SELECT format(
+             '%s:%s:%s', least(c.xmin, c.xmax), c.xmax,
+             (
+               SELECT string_agg(x.id::text, ',' ORDER BY x.id)
+               FROM pg_snapshot_xip(c.taken) AS x (id)
+               WHERE x.id::text::bigint < c.xmax
+             )
+           )::pg_snapshot AS watermark
+    FROM cut c
+  )
+  SELECT n.watermark, t.credential, t.hash, t.revocation_no, t.revoked_at, t.recorded_at,
+         t.expires_at, t.reason_code, t.revoked_by, t.db_user, t.xact_id
+  FROM next n
+  LEFT JOIN told t ON true
+  ORDER BY t.recorded_at, t.hash, t.revocation_no;
+END
+$function$;
+-- owner: symphony_owner

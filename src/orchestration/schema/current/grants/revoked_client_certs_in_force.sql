@@ -1,0 +1,4 @@
+symphony_auditor: SELECT
+symphony_control: SELECT
+symphony_ingest: SELECT
+symphony_readonly: SELECT

@@ -1,0 +1,9 @@
+CREATE VIEW orchestration.revoked_tokens_in_force WITH (security_invoker=true) AS
+ SELECT token_hash,
+    revocation_no,
+    revoked_at,
+    expires_at,
+    reason_code
+   FROM orchestration.revoked_tokens
+  WHERE ((expires_at IS NULL) OR (clock_timestamp() < expires_at));
+-- owner: symphony_owner

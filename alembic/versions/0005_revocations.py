@@ -134,6 +134,9 @@ CREATE FUNCTION orchestration.share_revocation_gate() RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+DECLARE
+  -- A client that stops in this transaction holds the gate, and every change waits for it.
+  v_bound text := orchestration.bound_idle_time();
 BEGIN
   LOCK TABLE orchestration.revocation_gate IN ROW SHARE MODE;
   -- An older snapshot would read past the lock: the row, updated by every change, answers 40001.

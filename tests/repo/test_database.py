@@ -32,7 +32,7 @@ from orchestration.database import (
 from orchestration.errors import OrchestrationError, Retry
 from orchestration.records import NewPolicyVersion
 from orchestration.repo import PolicyVersionRepository
-from tests.support import Connect, await_blocked, digest
+from tests.support import POOLED, Connect, await_blocked, digest
 
 ENDPOINT = tuple[str, int]
 
@@ -47,7 +47,7 @@ def engine_at() -> Iterator[Callable[..., Engine]]:
     with ExitStack() as opened:
 
         def make(url: URL, **kw: Any) -> Engine:
-            made = create_engine(url, **kw)
+            made = create_engine(url, **({"pooler": POOLED} | kw))
             opened.callback(made.dispose)
             return made
 
@@ -380,6 +380,7 @@ def test_a_backend_that_is_terminated_before_commit_is_a_lost_connection(
 
 
 @pytest.mark.superuser
+@pytest.mark.direct("a pooler hides the SQLSTATE of a backend's end")
 def test_a_backend_that_is_terminated_during_commit_leaves_an_unknown_outcome(
     database: scratch.Database,
     superuser: Connect,
@@ -543,6 +544,7 @@ def test_an_object_that_vanished_after_the_first_use_is_told_inside_a_call(
 # Conditions of the server.
 
 
+@pytest.mark.direct("startup options")
 def test_a_server_that_takes_no_writes_loses_its_connections(
     database: scratch.Database, engine_at: Callable[..., Engine]
 ) -> None:
@@ -578,10 +580,8 @@ def test_after_the_first_error_the_transaction_is_told_to_have_failed(
 def test_a_statement_that_times_out_is_cancelled(
     database: scratch.Database, engine_at: Callable[..., Engine]
 ) -> None:
-    engine = engine_at(
-        database.as_role("ingest"), connect_args={"options": "-c statement_timeout=100ms"}
-    )
-    with Session(engine) as session:
+    with Session(engine_at(database.as_role("ingest"))) as session:
+        session.execute(text("SET LOCAL statement_timeout = '100ms'"))
         with raises(errors.QueryCanceled, Retry.AFTER_RESOLUTION) as raised:
             session.execute(text("SELECT pg_sleep(60)"))
         assert raised.value.sqlstate == "57014"
@@ -590,10 +590,10 @@ def test_a_statement_that_times_out_is_cancelled(
 def test_a_lock_that_is_not_free_in_time_is_not_available(
     owner: Connect, database: scratch.Database, engine_at: Callable[..., Engine]
 ) -> None:
-    engine = engine_at(database.url, connect_args={"options": "-c lock_timeout=50ms"})
-    with owner.transaction():
+    with owner.transaction(), Session(engine_at(database.url)) as session:
         owner.execute("LOCK TABLE orchestration.policy_versions IN ACCESS EXCLUSIVE MODE")
-        with Session(engine) as session, raises(errors.LockNotAvailable, Retry.SAFE):
+        session.execute(text("SET LOCAL lock_timeout = '50ms'"))
+        with raises(errors.LockNotAvailable, Retry.SAFE):
             PolicyVersionRepository(session).active()
 
 
@@ -918,6 +918,7 @@ def current_settings(connection: Connection) -> dict[str, str]:
 
 
 @pytest.mark.superuser
+@pytest.mark.direct("an engine without pooler=True")
 def test_behind_a_pooler_the_same_settings_hold_for_each_transaction(
     database: scratch.Database, engine_at: Callable[..., Engine], superuser: Connect
 ) -> None:
@@ -969,6 +970,7 @@ def test_behind_a_pooler_a_transaction_has_the_isolation_it_was_given(
         assert driver.info.transaction_status is TransactionStatus.IDLE
 
 
+@pytest.mark.direct("an engine without pooler=True")
 def test_behind_a_pooler_the_settings_cost_no_round_trip(
     database: scratch.Database, engine_at: Callable[..., Engine], tmp_path: Path
 ) -> None:
@@ -993,6 +995,7 @@ def test_behind_a_pooler_the_settings_cost_no_round_trip(
 
 
 @pytest.mark.superuser
+@pytest.mark.direct("a pooler replaces the backend")
 def test_behind_a_pooler_a_connection_lost_while_it_idled_is_safe_to_try_again(
     database: scratch.Database, engine_at: Callable[..., Engine], superuser: Connect
 ) -> None:
@@ -1006,6 +1009,7 @@ def test_behind_a_pooler_a_connection_lost_while_it_idled_is_safe_to_try_again(
         assert session.scalar(text("SELECT pg_backend_pid()")) != pid
 
 
+@pytest.mark.direct("an engine without pooler=True")
 def test_without_a_pooler_the_drivers_prepared_statements_stay(
     database: scratch.Database, engine_at: Callable[..., Engine]
 ) -> None:
@@ -1014,6 +1018,7 @@ def test_without_a_pooler_the_drivers_prepared_statements_stay(
     assert "prepare_threshold" not in arguments
 
 
+@pytest.mark.direct("startup options")
 def test_the_callers_own_connect_args_are_kept(
     database: scratch.Database, engine_at: Callable[..., Engine]
 ) -> None:
@@ -1029,6 +1034,7 @@ def test_the_callers_own_connect_args_are_kept(
     }
 
 
+@pytest.mark.direct("an engine without pooler=True")
 @pytest.mark.parametrize("pooler", [True, False])
 def test_a_silent_network_is_bounded_unless_the_caller_says_otherwise(
     database: scratch.Database, engine_at: Callable[..., Engine], pooler: bool
@@ -1042,6 +1048,7 @@ def test_a_silent_network_is_bounded_unless_the_caller_says_otherwise(
     assert connect_arguments(engine)["keepalives_idle"] == 1
 
 
+@pytest.mark.direct("startup options")
 def test_what_the_url_says_is_kept(
     database: scratch.Database, engine_at: Callable[..., Engine]
 ) -> None:

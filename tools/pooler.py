@@ -9,6 +9,7 @@ does.
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -27,14 +28,15 @@ from orchestration._supervisor import (
     end_with_parent,
     environment,
     give_away,
-    stop,
+    make_directory,
+    remove,
 )
 from tools.scratch import ROOT, ScratchRefused
 
 VARIABLE = "ORCHESTRATION_POOLER"
 """Set to anything, it makes the engines of the tests connect through PgBouncer."""
 
-START_SECONDS = 10.0
+PATIENCE_SECONDS = 10.0
 CONFIGURATION = """
 [databases]
 * = host={host} port={port}
@@ -63,8 +65,10 @@ def pgbouncer(logins: Iterable[URL]) -> Iterator[URL]:
     if program is None:
         raise ScratchRefused("pgbouncer is not installed: install Debian's package `pgbouncer`")
     known = list(logins)
-    with tempfile.TemporaryDirectory(prefix="orchestration-pooler-") as made:
-        folder = Path(made)
+    # If we are killed, the next embedded server sweeps the folder away.
+    folder, lock = make_directory(Path(tempfile.gettempdir()))
+    try:
+        folder.chmod(0o711)
         users, configuration = folder / "users", folder / "pgbouncer.ini"
         port = choose_port(0)
         users.write_text("".join(f'"{url.username}" "{url.password}"\n' for url in known))
@@ -77,7 +81,8 @@ def pgbouncer(logins: Iterable[URL]) -> Iterator[URL]:
                 users=users,
             )
         )
-        for path in (folder, users, configuration):
+        for path in (users, configuration):
+            path.chmod(0o600)
             give_away(path)
         account = UNPRIVILEGED if os.geteuid() == 0 else None
         with (folder / "log").open("wb") as log:
@@ -91,17 +96,23 @@ def pgbouncer(logins: Iterable[URL]) -> Iterator[URL]:
                 user=account,
                 group=account,
                 extra_groups=None if account is None else [],
-                preexec_fn=end_with_parent(),
+                pass_fds=(lock,),
+                # SIGINT would wait for the clients.
+                preexec_fn=end_with_parent(signal.SIGTERM),
             )
         try:
             await_listening(process, port, folder / "log")
             yield known[0].set(host=HOST, port=port)
         finally:
-            stop(process)
+            process.terminate()
+            process.wait(PATIENCE_SECONDS)
+    finally:
+        remove(folder)
+        os.close(lock)
 
 
 def await_listening(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with socket.socket() as probe:
             if probe.connect_ex((HOST, port)) == 0:

@@ -33,9 +33,8 @@ BOUND_SECONDS = 11
 
 WORKER = """
 import sys
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
-
 from orchestration.repo import AttestationRepository
 from orchestration.records import NewAttestation
 

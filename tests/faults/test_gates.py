@@ -26,7 +26,7 @@ from orchestration.repo import (
     RevocationRepository,
 )
 from orchestration.transactions import run_in_transaction
-from tests.support import Connect, digest
+from tests.support import Connect, backend, connect, digest
 
 BOUND_SECONDS = 11
 """Ten seconds of idle time, and one more."""
@@ -45,6 +45,14 @@ with Session(engine) as session:
     AttestationRepository(session).append(new)
     print("held", flush=True)
     sys.stdin.readline()
+"""
+
+
+HOLDERS = """
+SELECT granted, pid, login, prepared_gid,
+       transaction_started_at IS NOT NULL AND prepared_gid IS NOT NULL
+FROM orchestration.gate_holders()
+WHERE gate = 'kill_switch_gate'
 """
 
 
@@ -128,3 +136,28 @@ def test_every_change_gets_in_behind_a_stopped_process_within_the_bound(
         "  WHERE caller_identity = 'stopped')"
     )
     assert counted.fetchone() == (3, 1, 1, 0)
+
+
+def test_a_prepared_transaction_that_holds_a_gate_is_named() -> None:
+    with (
+        scratch.own_server({"max_prepared_transactions": "2"}) as at,
+        scratch.database(at) as database,
+        connect(database.url) as owner,
+        connect(database.as_role("auditor")) as auditor,
+        connect(database.as_role("control")) as control,
+    ):
+        owner.execute("BEGIN")
+        owner.execute("SELECT orchestration.share_kill_switch_gate()")
+        owner.execute("PREPARE TRANSACTION 'forgotten'")
+        with ThreadPoolExecutor(1) as threads:
+            engaging = threads.submit(
+                control.execute, "SELECT FROM orchestration.engage_kill_switch('GLOBAL', 'test')"
+            )
+            while len(found := auditor.execute(HOLDERS).fetchall()) < 2:
+                pass
+            assert found == [
+                (True, None, owner.info.user, "forgotten", True),
+                (False, backend(control), control.info.user, None, False),
+            ]
+            owner.execute("ROLLBACK PREPARED 'forgotten'")
+            engaging.result(BOUND_SECONDS)

@@ -13,13 +13,14 @@ import pytest
 from alembic.util import CommandError
 from sqlalchemy import URL, Engine, make_url, pool
 from sqlalchemy.orm import Session, sessionmaker
-from tools import scratch
+from tools import pooler, scratch
 
 from orchestration import database as engines
 from orchestration.embedded import EmbeddedServerError
 from tests.support import (
     INSTRUCTIONS_EACH,
     PARTICIPANTS,
+    POOLED,
     Connect,
     authorize_instructions,
     connect,
@@ -84,6 +85,9 @@ def pytest_configure(config: pytest.Config) -> None:
                 ],
             )
         logins = resources.enter_context(scratch.logins(at))
+        pooled = None
+        if POOLED:
+            pooled = resources.enter_context(pooler.pgbouncer([at.url, *logins.values()]))
     except (scratch.ScratchRefused, EmbeddedServerError, CommandError) as error:
         resources.close()
         raise pytest.UsageError(str(error)) from error
@@ -97,6 +101,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "superuser": at.superuser,
         "template": template,
         "instructed": instructed,
+        "pooler": None if pooled is None else pooled.render_as_string(hide_password=False),
         "logins": {
             role: login.render_as_string(hide_password=False) for role, login in logins.items()
         },
@@ -117,10 +122,14 @@ def pytest_report_header(config: pytest.Config) -> str:
     server = config.stash.get(_server, None)
     if server is None:
         return "server: none"
-    return f"server: PostgreSQL {server['version']} ({server['kind']})"
+    through = ", through PgBouncer" if server["pooler"] else ""
+    return f"server: PostgreSQL {server['version']} ({server['kind']}{through})"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    other = "direct" if POOLED else "pooled"
+    config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker(other)])
+    items[:] = [item for item in items if not item.get_closest_marker(other)]
     server = config.stash.get(_server, None)
     if server is None or server["superuser"]:
         return
@@ -146,21 +155,30 @@ def database(
     template = known["instructed" if request.node.get_closest_marker("instructed") else "template"]
     name = scratch.PREFIX + secrets.token_hex(8)
     url = scratch.create_database(server, name, template=template)
+    reached = make_url(known["pooler"] or known["url"])
+
+    def through(login: URL) -> URL:
+        return login.set(host=reached.host, port=reached.port)
+
     try:
         yield scratch.Database(
-            url, {role: make_url(login) for role, login in known["logins"].items()}
+            through(url),
+            {role: through(make_url(login)) for role, login in known["logins"].items()},
         )
     finally:
         scratch.drop_database(server, name)
 
 
 @pytest.fixture
-def connections() -> Iterator[Callable[[URL], Connect]]:
-    """Opens driver connections, each outside transactions until it begins one; closes them all."""
+def connections(server: scratch.Server) -> Iterator[Callable[[URL], Connect]]:
+    """Opens driver connections, each outside transactions until it begins one; closes them all.
+
+    They reach the server itself: what a session sets is to last."""
     with ExitStack() as opened:
 
         def open_one(url: URL) -> Connect:
-            return opened.enter_context(connect(url))
+            at = url.set(host=server.url.host, port=server.url.port) if POOLED else url
+            return opened.enter_context(connect(at))
 
         yield open_one
 
@@ -198,7 +216,9 @@ def engine(database: scratch.Database) -> Iterator[Callable[[str], Engine]]:
 
     def engine_of(role: str) -> Engine:
         if role not in made:
-            made[role] = engines.create_engine(database.as_role(role), poolclass=pool.NullPool)
+            made[role] = engines.create_engine(
+                database.as_role(role), pooler=POOLED, poolclass=pool.NullPool
+            )
         return made[role]
 
     yield engine_of

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 import re
 import time
 import uuid
@@ -17,8 +18,12 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 from sqlalchemy import URL
+from tools import pooler
 
 Connect = psycopg.Connection[TupleRow]
+
+POOLED = bool(os.environ.get(pooler.VARIABLE))
+"""Whether the engines of this run reach the server through a pooler in transaction mode."""
 
 ISOLATION_LEVELS = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 

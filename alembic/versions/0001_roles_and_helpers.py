@@ -374,6 +374,152 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-AUD-001', '
     )
     op.execute("ALTER TABLE orchestration.schema_revision ENABLE ALWAYS TRIGGER no_delete")
     op.execute("ALTER TABLE orchestration.schema_revision ENABLE ALWAYS TRIGGER no_truncate")
+    # A SQL-standard body without a SET clause is inlined into its callers, which are on hot paths.
+    op.execute(
+        """
+CREATE FUNCTION orchestration.bound_idle_time() RETURNS text
+LANGUAGE sql VOLATILE
+RETURN CASE
+  WHEN current_setting('idle_in_transaction_session_timeout') = '10s' THEN NULL
+  WHEN current_setting('idle_in_transaction_session_timeout') = '0'
+    OR current_setting('idle_in_transaction_session_timeout')::interval > interval '10 seconds'
+    THEN set_config('idle_in_transaction_session_timeout', '10s', true)
+END
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.gate_holders()
+RETURNS TABLE (
+  gate text,
+  mode text,
+  granted boolean,
+  pid integer,
+  login text,
+  application_name text,
+  client_addr inet,
+  state text,
+  transaction_started_at timestamptz,
+  waiting_since timestamptz,
+  prepared_gid text
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+-- Not SECURITY DEFINER: pg_stat_activity shows client_addr, state and transaction_started_at of
+-- another login only to a caller who has pg_read_all_stats, which symphony_owner does not have.
+BEGIN
+  RETURN QUERY
+  WITH holder AS (
+    -- A transaction can hold a gate in several modes: show the wait, otherwise the strongest mode.
+    SELECT DISTINCT ON (c.relname, l.virtualtransaction)
+           c.relname::text AS gate,
+           l.mode,
+           -- A row lock is awaited as a lock on the other transaction, or on the row.
+           l.granted AND w.pid IS NULL AS granted,
+           l.pid,
+           coalesce(l.waitstart, w.waitstart) AS waiting_since,
+           l.virtualtransaction
+    FROM pg_locks l
+    JOIN pg_class c ON c.oid = l.relation
+    LEFT JOIN pg_locks w
+      ON NOT w.granted
+     AND w.pid = l.pid
+     AND c.relname = 'audit_log_head'
+     AND (w.locktype = 'transactionid' OR w.locktype = 'tuple' AND w.relation = c.oid)
+    WHERE l.locktype = 'relation'
+      AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+      AND l.mode <> 'AccessShareLock'
+      AND c.relnamespace = 'orchestration'::regnamespace
+      AND c.relname IN ('kill_switch_gate', 'policy_gate', 'revocation_gate', 'audit_log_head')
+    ORDER BY c.relname, l.virtualtransaction, l.granted,
+             array_position(
+               ARRAY['AccessExclusiveLock', 'ExclusiveLock', 'RowExclusiveLock', 'RowShareLock'],
+               l.mode
+             )
+  )
+  SELECT h.gate,
+         h.mode,
+         h.granted,
+         h.pid,
+         coalesce(a.usename, p.owner)::text,
+         a.application_name,
+         a.client_addr,
+         a.state,
+         coalesce(a.xact_start, p.prepared),
+         h.waiting_since,
+         p.gid
+  FROM holder h
+  LEFT JOIN pg_stat_activity a ON a.pid = h.pid
+  -- A prepared transaction has no backend: it is found by the lock on its own transaction id.
+  LEFT JOIN (
+    pg_prepared_xacts p
+    JOIN pg_locks x
+      ON x.locktype = 'transactionid' AND x.transactionid = p.transaction AND x.granted
+  ) ON h.pid IS NULL AND x.virtualtransaction = h.virtualtransaction
+  ORDER BY h.gate, h.granted DESC, coalesce(a.xact_start, p.prepared), h.waiting_since, h.pid;
+END
+$$
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.lock_gate(p_gate text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+-- The side of the change: the lock waits for the writers that share the gate, and writers that come
+-- later wait for the change.
+DECLARE
+  v_invariant text := CASE p_gate
+    WHEN 'policy_gate' THEN 'INV-ATT-008'
+    WHEN 'revocation_gate' THEN 'INV-ATT-009'
+    ELSE 'INV-KIL-002'
+  END;
+  v_rows bigint;
+BEGIN
+  PERFORM orchestration.bound_idle_time();
+  BEGIN
+    EXECUTE format('LOCK TABLE orchestration.%I IN EXCLUSIVE MODE', p_gate);
+  EXCEPTION
+    WHEN lock_not_available THEN
+      PERFORM orchestration.raise_invariant(
+        v_invariant, '55P03', format('%s was not free within lock_timeout', p_gate), p_gate,
+        jsonb_build_object('gate', p_gate, 'holders', coalesce((
+          SELECT jsonb_agg(
+            jsonb_strip_nulls(jsonb_build_object(
+              'pid', h.pid, 'login', h.login, 'application_name', h.application_name,
+              'mode', h.mode, 'transaction_started_at', h.transaction_started_at,
+              'prepared_gid', h.prepared_gid
+            ))
+          )
+          FROM (
+            SELECT g.*
+            FROM orchestration.gate_holders() g
+            WHERE g.gate = p_gate AND g.granted
+            LIMIT 20
+          ) h
+        ), '[]')),
+        'Run it again. gate_holders() shows who holds the gate.'
+      );
+  END;
+  -- A subscription brings the gate's row in no order with the rows of other tables.
+  IF current_setting('session_replication_role') = 'replica' THEN
+    RETURN;
+  END IF;
+  -- An older snapshot gets 40001 here, before it judges what it cannot see.
+  EXECUTE format('SELECT FROM orchestration.%I WHERE singleton FOR UPDATE', p_gate);
+  GET DIAGNOSTICS v_rows = ROW_COUNT;
+  IF v_rows <> 1 THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-API-002', 'P0002', format('%s has lost its row', p_gate), p_gate, '{}',
+      format('Insert it again, as owner: INSERT INTO orchestration.%I DEFAULT VALUES', p_gate)
+    );
+  END IF;
+END
+$$
+"""
+    )
     op.execute(
         """
 CREATE FUNCTION orchestration.change_gate() RETURNS trigger
@@ -382,10 +528,8 @@ SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 -- Argument of the trigger: the gate. The lock waits for the writers that share it; the row's new
 -- version tells writers with an older snapshot.
-DECLARE
-  v_rows bigint;
 BEGIN
-  EXECUTE format('LOCK TABLE orchestration.%I IN EXCLUSIVE MODE', TG_ARGV[0]);
+  PERFORM orchestration.lock_gate(TG_ARGV[0]);
   IF current_setting('session_replication_role') = 'replica' THEN
     RETURN NULL;
   END IF;
@@ -393,13 +537,6 @@ BEGIN
     'UPDATE orchestration.%I SET changes = changes + 1, changed_at = clock_timestamp()',
     TG_ARGV[0]
   );
-  GET DIAGNOSTICS v_rows = ROW_COUNT;
-  IF v_rows <> 1 THEN
-    PERFORM orchestration.raise_invariant(
-      'INV-API-002', 'P0002', format('%s has lost its row', TG_ARGV[0]), TG_ARGV[0], '{}',
-      format('Insert it again, as owner: INSERT INTO orchestration.%I DEFAULT VALUES', TG_ARGV[0])
-    );
-  END IF;
   RETURN NULL;
 END
 $$
@@ -408,6 +545,9 @@ $$
     op.execute(
         """
 REVOKE EXECUTE ON FUNCTION
+  orchestration.bound_idle_time(),
+  orchestration.gate_holders(),
+  orchestration.lock_gate(text),
   orchestration.change_gate(),
   orchestration.raise_invariant(text, text, text, text, jsonb, text, text),
   orchestration.refuse_long_texts(text, text[], text[], integer),
@@ -420,12 +560,21 @@ REVOKE EXECUTE ON FUNCTION
 FROM PUBLIC
 """
     )
+    op.execute(
+        """
+GRANT EXECUTE ON FUNCTION orchestration.gate_holders()
+TO symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
     op.execute("RESET ROLE")
 
 
 def downgrade() -> None:
     op.execute("SET LOCAL ROLE symphony_owner")
     op.execute("DROP FUNCTION orchestration.change_gate()")
+    op.execute("DROP FUNCTION orchestration.lock_gate(text)")
+    op.execute("DROP FUNCTION orchestration.gate_holders()")
+    op.execute("DROP FUNCTION orchestration.bound_idle_time()")
     op.execute("DROP FUNCTION orchestration.copies_a_subscription()")
     op.execute("DROP FUNCTION orchestration.uuid_v7()")
     op.execute("DROP FUNCTION orchestration.refuse_unreadable(text, text, text)")

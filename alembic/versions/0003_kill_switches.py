@@ -91,6 +91,9 @@ CREATE FUNCTION orchestration.share_kill_switch_gate() RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+DECLARE
+  -- A client that stops in this transaction holds the gate, and every change waits for it.
+  v_bound text := orchestration.bound_idle_time();
 BEGIN
   LOCK TABLE orchestration.kill_switch_gate IN ROW SHARE MODE;
   -- An older snapshot would read past the lock: the row, updated by every change, answers 40001.
@@ -382,7 +385,9 @@ CREATE FUNCTION orchestration.engage_kill_switch(
 ) RETURNS SETOF orchestration.kill_switches
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
+SET lock_timeout = 0
 AS $$
+-- It waits as long as it takes: whoever holds the gate may be idle for 10 seconds at most.
 BEGIN
   PERFORM orchestration.refuse_long_texts(
     'kill_switches', ARRAY['scope', 'target', 'actor'], ARRAY[p_scope, p_target, p_engaged_by]
@@ -406,15 +411,14 @@ CREATE FUNCTION orchestration.release_kill_switch(
 ) RETURNS SETOF orchestration.kill_switches
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
+SET lock_timeout = '2s'
 AS $$
 BEGIN
   PERFORM orchestration.refuse_long_texts(
     'kill_switches', ARRAY['scope', 'target', 'actor'], ARRAY[p_scope, p_target, p_released_by]
   );
   PERFORM orchestration.refuse_long_texts('kill_switches', ARRAY['reason'], ARRAY[p_reason], 4000);
-  LOCK TABLE orchestration.kill_switch_gate IN EXCLUSIVE MODE;
-  -- An older snapshot meets 40001 here, before it judges what it cannot see.
-  PERFORM 1 FROM orchestration.kill_switch_gate WHERE singleton FOR UPDATE;
+  PERFORM orchestration.lock_gate('kill_switch_gate');
   IF NOT EXISTS (
     SELECT FROM orchestration.kill_switch_state s
     WHERE s.scope = p_scope AND s.target IS NOT DISTINCT FROM p_target AND s.engaged

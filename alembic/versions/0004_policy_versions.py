@@ -109,6 +109,9 @@ CREATE FUNCTION orchestration.share_policy_gate() RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+DECLARE
+  -- A client that stops in this transaction holds the gate, and every change waits for it.
+  v_bound text := orchestration.bound_idle_time();
 BEGIN
   LOCK TABLE orchestration.policy_gate IN ROW SHARE MODE;
   -- An older snapshot would read past the lock: the row, updated by every change, answers 40001.
@@ -479,15 +482,7 @@ BEGIN
       'Give a grace of zero or more.', 'grace_expires_at'
     );
   END IF;
-  LOCK TABLE orchestration.policy_gate IN EXCLUSIVE MODE;
-  -- An older snapshot would be judged by what was: the row, updated by every change, answers 40001.
-  PERFORM 1 FROM orchestration.policy_gate WHERE singleton FOR UPDATE;
-  IF NOT FOUND THEN
-    PERFORM orchestration.raise_invariant(
-      'INV-API-002', 'P0002', 'policy_gate has lost its row', 'policy_gate', '{}',
-      'Insert it again, as owner: INSERT INTO orchestration.policy_gate DEFAULT VALUES'
-    );
-  END IF;
+  PERFORM orchestration.lock_gate('policy_gate');
   SELECT p.id INTO v_active FROM orchestration.policy_versions p WHERE p.status = 'ACTIVE';
   IF p_expected_active IS NOT NULL AND v_active IS DISTINCT FROM p_expected_active THEN
     PERFORM orchestration.raise_invariant(
@@ -539,15 +534,7 @@ DECLARE
   v_status text;
 BEGIN
   PERFORM orchestration.refuse_long_texts('policy_versions', ARRAY['id'], ARRAY[p_id]);
-  LOCK TABLE orchestration.policy_gate IN EXCLUSIVE MODE;
-  -- An older snapshot would be judged by what was: the row, updated by every change, answers 40001.
-  PERFORM 1 FROM orchestration.policy_gate WHERE singleton FOR UPDATE;
-  IF NOT FOUND THEN
-    PERFORM orchestration.raise_invariant(
-      'INV-API-002', 'P0002', 'policy_gate has lost its row', 'policy_gate', '{}',
-      'Insert it again, as owner: INSERT INTO orchestration.policy_gate DEFAULT VALUES'
-    );
-  END IF;
+  PERFORM orchestration.lock_gate('policy_gate');
   SELECT p.status INTO v_status FROM orchestration.policy_versions p WHERE p.id = p_id;
   IF v_status IS NULL THEN
     PERFORM orchestration.raise_invariant(

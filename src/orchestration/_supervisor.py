@@ -213,7 +213,7 @@ def environment() -> dict[str, str]:
     return inherited | {"LC_ALL": "C", "TZ": "UTC"}
 
 
-def end_with_parent() -> Callable[[], None]:
+def end_with_parent(number: signal.Signals = signal.SIGINT) -> Callable[[], None]:
     """What a child runs before exec, so that even kill -9 of this process ends it; nothing where
     the platform offers no such thing. It runs after the change of user, which would undo it."""
     parent = os.getpid()
@@ -221,7 +221,7 @@ def end_with_parent() -> Callable[[], None]:
 
     def arrange() -> None:
         if prctl is not None:
-            prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGINT))
+            prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(number))
         if os.getppid() != parent:
             os._exit(1)
 

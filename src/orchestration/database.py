@@ -1,10 +1,13 @@
 """Engines with our defaults, and the listener that makes every database error a typed one."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
+from psycopg import generators
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus, TransactionStatus
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, make_url
 from sqlalchemy import create_engine as _create_engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -27,17 +30,34 @@ from orchestration.translate import (
     translate,
 )
 
-STARTUP_OPTIONS: Final = (
-    # A writer that idles in its transaction holds its gates, and every change waits for it.
-    "-c idle_in_transaction_session_timeout=60s "
-    "-c lock_timeout=10s "
-    "-c statement_timeout=60s "
-    "-c synchronous_commit=on "
+SETTINGS: Final[Mapping[str, str]] = {
+    # A transaction that holds a gate has a shorter bound, which the database sets.
+    "idle_in_transaction_session_timeout": "60s",
+    "lock_timeout": "10s",
+    "statement_timeout": "60s",
+    "synchronous_commit": "on",
     # A login's own setting would change how times and intervals are written.
-    "-c datestyle=ISO "
-    "-c intervalstyle=postgres"
-)
+    "datestyle": "ISO",
+    "intervalstyle": "postgres",
+}
+STARTUP_OPTIONS: Final = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
+# The first statement of a transaction: PostgreSQL ends these settings with the transaction, so a
+# pooler's next client on the same server connection does not get them.
+_TRANSACTION_SETTINGS: Final = "".join(
+    f"; SET LOCAL {name} = '{value}'" for name, value in SETTINGS.items()
+).encode()
+
 CONNECT_TIMEOUT_SECONDS: Final = 10
+# A reply that never comes, because the network drops every packet, ends within 25 s: a probe is
+# sent after 5 s of silence, and the connection is given up when nothing was acknowledged for 20 s.
+NETWORK_BOUNDS: Final[Mapping[str, int]] = {
+    "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
 
 _COMMITTING: Final = "orchestration.committing"
 
@@ -65,13 +85,15 @@ def create_engine(url: str | URL, *, pooler: bool = False, **kw: Any) -> Engine:
     On its first connection the engine looks at `orchestration.schema_revision` and raises
     SchemaNotReady where the schema is absent or older than this code needs.
 
-    `pooler`: for a pooler in transaction mode; no startup options, no prepared statements.
+    The defaults are `SETTINGS`, as startup options, and `NETWORK_BOUNDS`, so that a connection on
+    which the network went silent ends within 30 s. The URL or `connect_args` override them.
+
+    `pooler`: for a pooler in transaction mode. There are no startup options and no prepared
+    statements; each BEGIN carries `SETTINGS` as SET LOCAL, in the same round trip. They do not
+    apply in AUTOCOMMIT, nor to two-phase transactions.
     """
     at = normalize_url(url)
-    connect_args: dict[str, Any] = {
-        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        "client_encoding": "utf8",
-    }
+    connect_args: dict[str, Any] = {**NETWORK_BOUNDS, "client_encoding": "utf8"}
     if pooler:
         connect_args["prepare_threshold"] = None
     else:
@@ -81,6 +103,9 @@ def create_engine(url: str | URL, *, pooler: bool = False, **kw: Any) -> Engine:
     connect_args |= kw.pop("connect_args", {})
     # Parameters carry accounts, payloads and hashes: neither `echo` nor an error shows them.
     engine = _create_engine(at, connect_args=connect_args, **({"hide_parameters": True} | kw))
+    if pooler:
+        for name in ("do_execute", "do_executemany", "do_execute_no_params"):
+            event.listen(engine, name, _begin_with_settings)
     event.listen(engine, "first_connect", _check_revision)
     _listen(engine, everything=True)
     return engine
@@ -182,6 +207,25 @@ def _commit_in_flight(connection: Connection | None) -> bool:
     # In autocommit every statement carries its own COMMIT.
     driver = connection.connection.dbapi_connection
     return bool(getattr(driver, "autocommit", False))
+
+
+def _begin_with_settings(cursor: psycopg.Cursor[Any], *_statement: Any) -> None:
+    # psycopg sends BEGIN by itself before a transaction's first statement, in a round trip of its
+    # own, unless one is open already. So this adds statements, and no round trip.
+    driver = cursor.connection
+    if driver.autocommit or driver.info.transaction_status is not TransactionStatus.IDLE:
+        return
+    words = ["BEGIN"]
+    if driver.isolation_level is not None:
+        words.append(f"ISOLATION LEVEL {driver.isolation_level.name.replace('_', ' ')}")
+    if driver.read_only is not None:
+        words.append("READ ONLY" if driver.read_only else "READ WRITE")
+    if driver.deferrable is not None:
+        words.append("DEFERRABLE" if driver.deferrable else "NOT DEFERRABLE")
+    driver.pgconn.send_query(" ".join(words).encode() + _TRANSACTION_SETTINGS)
+    for result in driver.wait(generators.execute(driver.pgconn)):
+        if result.status != ExecStatus.COMMAND_OK:
+            raise error_from_result(result)
 
 
 def _check_revision(driver: DBAPIConnection, _record: ConnectionPoolEntry) -> None:

@@ -321,6 +321,12 @@ class CommitOutcomeUnknown(OrchestrationError):
     default_retry = Retry.AFTER_RESOLUTION
 
 
+class PoolerModeRequired(OrchestrationError):
+    """A pooler in transaction mode is in the way, and the engine was made without `pooler=True`."""
+
+    sqlstates = ("26000", "42P05")
+
+
 class SchemaNotReady(OrchestrationError):
     """The schema is absent or older than this code: run `alembic upgrade head`."""
 

@@ -437,7 +437,7 @@ ATTESTATION = (
         "An attestation's policy version is accepted when it is attested, and exists.",
         tables=("ingress_attestations", "policy_versions", "policy_gate"),
         tier=Tier.FUNCTION,
-        sqlstates=("P7105", "P0001"),
+        sqlstates=("P7105", "P0001", "55P03"),
         exception=errors.PolicyNotAccepted,
         enforced_by=(
             *ATTESTATION_GUARD,
@@ -446,6 +446,7 @@ ATTESTATION = (
             "functions/require_policy_accepted",
             "functions/retire_policy_version",
             "functions/share_policy_gate",
+            "functions/lock_gate",
             "functions/change_gate",
             "triggers/policy_versions__gate",
             "triggers/policy_gate__no_delete",
@@ -463,12 +464,13 @@ ATTESTATION = (
             "revocation_gate",
         ),
         tier=Tier.FUNCTION,
-        sqlstates=("P7202", "P0001"),
+        sqlstates=("P7202", "P0001", "55P03"),
         exception=errors.CredentialRevoked,
         enforced_by=(
             "functions/append_attestations",
             "functions/require_credential_not_revoked",
             "functions/share_revocation_gate",
+            "functions/lock_gate",
             "functions/change_gate",
             "triggers/revoked_client_certs__gate",
             "triggers/revoked_tokens__gate",
@@ -874,10 +876,12 @@ KILL_SWITCH = (
         sentence="When engaging has committed, no gated write that was in flight commits after it.",
         tables=("kill_switches", "kill_switch_gate"),
         tier=Tier.TRIGGER,
-        sqlstates=("P0001",),
+        sqlstates=("P0001", "55P03"),
         exception=errors.AppendOnlyViolation,
         enforced_by=(
             "triggers/kill_switches__gate",
+            "functions/bound_idle_time",
+            "functions/lock_gate",
             "functions/change_gate",
             "functions/share_kill_switch_gate",
             "triggers/kill_switch_gate__no_delete",
@@ -1085,8 +1089,8 @@ INTERFACE = (
         ),
         hint="Claim 1 to 10,000 items of 1 byte to 1 GiB, send 0 to 10,000 in at most 16,000,000"
         " octets, due within 400 days, lease 1 s to 1 day, grace from zero; a text key is 1 to"
-        " 1,000 octets, a free text at most 4,000, a payload at most 1,000,000, a hash 64 lowercase hex"
-        " digits.",
+        " 1,000 octets, a free text at most 4,000, a payload at most 1,000,000, a hash 64 lowercase"
+        " hex digits.",
     ),
     Invariant(
         id="INV-API-002",
@@ -1111,11 +1115,7 @@ INTERFACE = (
             "functions/share_revocation_gate",
             "functions/share_kill_switch_gate",
             "functions/release_kill_switch",
-            "functions/change_gate",
-            "functions/rotate_policy_version",
-            "functions/retire_policy_version",
-            "functions/revoke_client_cert",
-            "functions/revoke_token",
+            "functions/lock_gate",
             "functions/record_attestation_event",
             "functions/lock_instruction",
             "functions/lock_attempted_instruction",

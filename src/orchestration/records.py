@@ -440,6 +440,30 @@ class KillSwitchState(Record):
     db_user: str
 
 
+class GateHolder(Record):
+    """A transaction that holds a gate, or waits for it (`granted` is False).
+
+    `gate`: `kill_switch_gate`, `policy_gate`, `revocation_gate`, or `audit_log_head`, which every
+    act of governance locks. `mode`: `RowShareLock` for a gated write, `ExclusiveLock` for a change.
+    `pid` is None for a prepared transaction, which has no backend: `prepared_gid` is its name, and
+    `transaction_started_at` the time at which it was prepared. `client_addr`, `state` and
+    `transaction_started_at` of another login's backend are None unless the reader is a member of
+    `pg_read_all_stats`; `client_addr` is None on a Unix-domain socket too.
+    """
+
+    gate: str
+    mode: str
+    granted: bool
+    pid: int | None
+    login: str | None
+    application_name: str | None
+    client_addr: IPv4Address | IPv6Address | None
+    state: str | None
+    transaction_started_at: datetime | None
+    waiting_since: datetime | None
+    prepared_gid: str | None
+
+
 class AuditLogRecord(Record):
     """One act of governance: what it changed, by which login, in which role, from where.
 

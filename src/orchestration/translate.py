@@ -15,6 +15,7 @@ from orchestration.errors import (
     FailedTransaction,
     ForeignKeyViolation,
     OrchestrationError,
+    PoolerModeRequired,
     SchemaNotReady,
     UnclassifiedDatabaseError,
     UniqueViolation,
@@ -57,6 +58,8 @@ def translate(
     """
     if not isinstance(error, psycopg.Error):
         return UnclassifiedDatabaseError(str(error))
+    if _is_refused_by_pooler(error):
+        return _pooler_mode_required(error)
     sqlstate, diag = error.sqlstate, error.diag
     detail = _detail(diag.message_detail)
     if sqlstate in ROW_CODES and detail is not None and "text" in detail:
@@ -78,6 +81,27 @@ def translate(
         constraint=constraint,
         detail=detail,
         hint=diag.message_hint,
+    )
+
+
+def _is_refused_by_pooler(error: psycopg.Error) -> bool:
+    # PgBouncer refuses a client's `options`, and the driver passes no SQLSTATE of a connection that
+    # failed: the text, which PgBouncer does not translate, is all there is. The two codes come from
+    # a server connection on which another client has prepared statements, or this one has not.
+    if error.sqlstate is None:
+        return "unsupported startup parameter" in str(error)
+    return error.sqlstate in PoolerModeRequired.sqlstates and not is_ours(error)
+
+
+def _pooler_mode_required(error: psycopg.Error) -> PoolerModeRequired:
+    said = error.diag.message_primary or str(error).strip()
+    return PoolerModeRequired(
+        f"{said}: the server is reached through a pooler in transaction mode; create the engine "
+        "with pooler=True",
+        sqlstate=error.sqlstate,
+        detail=_detail(error.diag.message_detail),
+        hint="orchestration.database.create_engine(url, pooler=True); an engine of your own needs "
+        "connect_args={'prepare_threshold': None} and no startup options.",
     )
 
 

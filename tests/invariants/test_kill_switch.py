@@ -1233,11 +1233,12 @@ def test_an_owner_s_gated_write_holds_the_gate_until_commit(
     make_world(owner)
     _, _, forms = ENTRIES[what]
     control = login("control")
-    control.execute("SET lock_timeout = '50ms'")
+    control.execute("SET statement_timeout = '50ms'")
     for statement in forms.values():
         with owner.transaction(force_rollback=True):
             owner.execute(statement)
-            assert refusal(control, engage("GLOBAL")).sqlstate == "55P03"
+            assert refusal(control, engage("GLOBAL")).sqlstate == "57014"
+    control.execute("SET statement_timeout = 0")
     assert attempt(control, [engage("GLOBAL")]) is None
 
 

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 import psycopg
 import pytest
-from sqlalchemy import URL, Engine, Table, event, insert, pool, text
+from psycopg.pq import TransactionStatus
+from sqlalchemy import URL, Connection, Engine, Table, event, func, insert, pool, select, text
 from sqlalchemy import create_engine as plain_engine
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
@@ -21,6 +23,8 @@ from tools import scratch
 from orchestration import errors
 from orchestration import models as orm
 from orchestration.database import (
+    NETWORK_BOUNDS,
+    SETTINGS,
     STARTUP_OPTIONS,
     create_engine,
     install_error_translation,
@@ -29,7 +33,7 @@ from orchestration.database import (
 from orchestration.errors import OrchestrationError, Retry
 from orchestration.records import NewPolicyVersion
 from orchestration.repo import PolicyVersionRepository
-from tests.support import Connect, await_blocked, digest
+from tests.support import POOLED, Connect, await_blocked, digest
 
 ENDPOINT = tuple[str, int]
 
@@ -44,7 +48,7 @@ def engine_at() -> Iterator[Callable[..., Engine]]:
     with ExitStack() as opened:
 
         def make(url: URL, **kw: Any) -> Engine:
-            made = create_engine(url, **kw)
+            made = create_engine(url, **({"pooler": POOLED} | kw))
             opened.callback(made.dispose)
             return made
 
@@ -377,6 +381,7 @@ def test_a_backend_that_is_terminated_before_commit_is_a_lost_connection(
 
 
 @pytest.mark.superuser
+@pytest.mark.direct("a pooler hides the SQLSTATE of a backend's end")
 def test_a_backend_that_is_terminated_during_commit_leaves_an_unknown_outcome(
     database: scratch.Database,
     superuser: Connect,
@@ -540,6 +545,7 @@ def test_an_object_that_vanished_after_the_first_use_is_told_inside_a_call(
 # Conditions of the server.
 
 
+@pytest.mark.direct("startup options")
 def test_a_server_that_takes_no_writes_loses_its_connections(
     database: scratch.Database, engine_at: Callable[..., Engine]
 ) -> None:
@@ -575,10 +581,8 @@ def test_after_the_first_error_the_transaction_is_told_to_have_failed(
 def test_a_statement_that_times_out_is_cancelled(
     database: scratch.Database, engine_at: Callable[..., Engine]
 ) -> None:
-    engine = engine_at(
-        database.as_role("ingest"), connect_args={"options": "-c statement_timeout=100ms"}
-    )
-    with Session(engine) as session:
+    with Session(engine_at(database.as_role("ingest"))) as session:
+        session.execute(text("SET LOCAL statement_timeout = '100ms'"))
         with raises(errors.QueryCanceled, Retry.AFTER_RESOLUTION) as raised:
             session.execute(text("SELECT pg_sleep(60)"))
         assert raised.value.sqlstate == "57014"
@@ -587,10 +591,10 @@ def test_a_statement_that_times_out_is_cancelled(
 def test_a_lock_that_is_not_free_in_time_is_not_available(
     owner: Connect, database: scratch.Database, engine_at: Callable[..., Engine]
 ) -> None:
-    engine = engine_at(database.url, connect_args={"options": "-c lock_timeout=50ms"})
-    with owner.transaction():
+    with owner.transaction(), Session(engine_at(database.url)) as session:
         owner.execute("LOCK TABLE orchestration.policy_versions IN ACCESS EXCLUSIVE MODE")
-        with Session(engine) as session, raises(errors.LockNotAvailable, Retry.SAFE):
+        session.execute(text("SET LOCAL lock_timeout = '50ms'"))
+        with raises(errors.LockNotAvailable, Retry.SAFE):
             PolicyVersionRepository(session).active()
 
 
@@ -899,16 +903,114 @@ def test_the_startup_options_are_in_force(
 
 
 def test_behind_a_pooler_nothing_is_sent_that_it_would_not_take(
-    database: scratch.Database, engine_at: Callable[..., Engine], owner: Connect
+    database: scratch.Database, engine_at: Callable[..., Engine]
 ) -> None:
-    engine = engine_at(database.as_role("ingest"), pooler=True)
-    arguments = connect_arguments(engine)
+    arguments = connect_arguments(engine_at(database.as_role("ingest"), pooler=True))
     assert "options" not in arguments
     assert arguments["prepare_threshold"] is None
-    (servers_own,) = owner.execute("SHOW idle_in_transaction_session_timeout").fetchone() or ()
-    assert setting(engine, "idle_in_transaction_session_timeout") == servers_own
 
 
+CURRENT_SETTINGS = select(*[func.current_setting(name).label(name) for name in SETTINGS])
+ISOLATION = "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"
+
+
+def current_settings(connection: Connection) -> dict[str, str]:
+    return dict(connection.execute(CURRENT_SETTINGS).one()._mapping)
+
+
+@pytest.mark.superuser
+@pytest.mark.direct("an engine without pooler=True")
+def test_behind_a_pooler_the_same_settings_hold_for_each_transaction(
+    database: scratch.Database, engine_at: Callable[..., Engine], superuser: Connect
+) -> None:
+    url = database.as_role("control")
+    own = f'ALTER ROLE "{url.username}" IN DATABASE "{database.name}" SET '
+    for one in ("datestyle = SQL", "intervalstyle = iso_8601", "lock_timeout = '1h'"):
+        superuser.execute(own + one)
+    ours, pooled = engine_at(url), engine_at(url, pooler=True)
+    with ours.connect() as connection:
+        expected = current_settings(connection)
+    with pooled.connect() as connection:
+        for end in (connection.commit, connection.rollback):
+            with connection.begin_nested():
+                assert current_settings(connection) == expected
+            assert current_settings(connection) == expected
+            end()
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        driver.autocommit = True
+        assert driver.execute("SHOW lock_timeout").fetchone() == ("1h",)
+        driver.autocommit = False
+    with Session(pooled) as session:
+        made = PolicyVersionRepository(session).rotate(new("v1"), grace=timedelta(days=40))
+        session.commit()
+        assert PolicyVersionRepository(session).get("v1") == made
+
+
+@pytest.mark.parametrize("isolation", ISOLATION)
+def test_behind_a_pooler_a_transaction_has_the_isolation_it_was_given(
+    database: scratch.Database, engine_at: Callable[..., Engine], isolation: str
+) -> None:
+    characteristics = text(
+        "SELECT upper(current_setting('transaction_isolation')),"
+        " current_setting('transaction_read_only'), current_setting('transaction_deferrable')"
+    )
+    options = {"postgresql_readonly": True, "postgresql_deferrable": True}
+    engine = engine_at(database.as_role("control"), pooler=True)
+    with engine.connect().execution_options(isolation_level=isolation, **options) as connection:
+        assert tuple(connection.execute(characteristics).one()) == (isolation, "on", "on")
+        connection.rollback()
+        assert tuple(connection.execute(characteristics).one()) == (isolation, "on", "on")
+    engine = engine_at(database.as_role("control"), pooler=True, isolation_level=isolation)
+    with engine.connect() as connection:
+        assert tuple(connection.execute(characteristics).one()) == (isolation, "off", "off")
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        assert connection.scalar(text("SELECT now() < clock_timestamp()"))
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        assert driver.info.transaction_status is TransactionStatus.IDLE
+
+
+@pytest.mark.direct("an engine without pooler=True")
+def test_behind_a_pooler_the_settings_cost_no_round_trip(
+    database: scratch.Database, engine_at: Callable[..., Engine], tmp_path: Path
+) -> None:
+    def round_trips(pooler: bool) -> int:
+        trace = tmp_path / str(pooler)
+        engine = engine_at(database.url, pooler=pooler, connect_args={"prepare_threshold": None})
+        with engine.connect() as connection, trace.open("w") as file:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, psycopg.Connection)
+            driver.pgconn.trace(file.fileno())
+            connection.execute(text("SELECT 1"))
+            with connection.begin_nested():
+                connection.execute(text("SELECT :x"), {"x": 1})
+            connection.execute(text("SELECT :x"), [{"x": 1}, {"x": 2}])
+            connection.commit()
+            connection.exec_driver_sql("SELECT 1")
+            connection.rollback()
+            driver.pgconn.untrace()
+        return trace.read_text().count("ReadyForQuery")
+
+    assert round_trips(pooler=True) == round_trips(pooler=False) > 0
+
+
+@pytest.mark.superuser
+@pytest.mark.direct("a pooler replaces the backend")
+def test_behind_a_pooler_a_connection_lost_while_it_idled_is_safe_to_try_again(
+    database: scratch.Database, engine_at: Callable[..., Engine], superuser: Connect
+) -> None:
+    engine = engine_at(database.as_role("control"), pooler=True, pool_size=1, max_overflow=0)
+    with Session(engine) as session:
+        pid = session.scalar(text("SELECT pg_backend_pid()"))
+    superuser.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,))
+    with Session(engine) as session, raises(errors.ConnectionLost, Retry.SAFE):
+        PolicyVersionRepository(session).active()
+    with Session(engine) as session:
+        assert session.scalar(text("SELECT pg_backend_pid()")) != pid
+
+
+@pytest.mark.direct("an engine without pooler=True")
 def test_without_a_pooler_the_drivers_prepared_statements_stay(
     database: scratch.Database, engine_at: Callable[..., Engine]
 ) -> None:
@@ -917,6 +1019,7 @@ def test_without_a_pooler_the_drivers_prepared_statements_stay(
     assert "prepare_threshold" not in arguments
 
 
+@pytest.mark.direct("startup options")
 def test_the_callers_own_connect_args_are_kept(
     database: scratch.Database, engine_at: Callable[..., Engine]
 ) -> None:
@@ -932,6 +1035,21 @@ def test_the_callers_own_connect_args_are_kept(
     }
 
 
+@pytest.mark.direct("an engine without pooler=True")
+@pytest.mark.parametrize("pooler", [True, False])
+def test_a_silent_network_is_bounded_unless_the_caller_says_otherwise(
+    database: scratch.Database, engine_at: Callable[..., Engine], pooler: bool
+) -> None:
+    url = database.as_role("ingest")
+    assert connect_arguments(engine_at(url, pooler=pooler)).items() >= NETWORK_BOUNDS.items()
+    mine = {"tcp_user_timeout": "7000", "keepalives": "0"}
+    arguments = connect_arguments(engine_at(url.update_query_dict(mine), pooler=pooler))
+    assert arguments.items() >= mine.items()
+    engine = engine_at(url, pooler=pooler, connect_args={"keepalives_idle": 1})
+    assert connect_arguments(engine)["keepalives_idle"] == 1
+
+
+@pytest.mark.direct("startup options")
 def test_what_the_url_says_is_kept(
     database: scratch.Database, engine_at: Callable[..., Engine]
 ) -> None:

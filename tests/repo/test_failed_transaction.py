@@ -20,7 +20,7 @@ from orchestration import errors
 from orchestration.records import NewOutboxItem, OutboxItemRecord
 from orchestration.repo import OutboxRepository
 from orchestration.transactions import run_in_transaction
-from tests.support import Connect, new_instruction_id
+from tests.support import POOLED, Connect, new_instruction_id
 
 pytestmark = pytest.mark.instructed
 
@@ -52,7 +52,7 @@ def engine_of(database: scratch.Database) -> Iterator[Callable[[str], Engine]]:
         def make(kind: str) -> Engine:
             url = database.as_role("executor")
             if kind == "ours":
-                made = engines.create_engine(url, pool_size=1, max_overflow=0)
+                made = engines.create_engine(url, pooler=POOLED, pool_size=1, max_overflow=0)
             else:
                 made = plain_engine(url, pool_size=1, max_overflow=0)
             if kind == "a host's that translates":

@@ -8,13 +8,14 @@ from uuid import UUID
 import psycopg
 import pytest
 from pydantic import ValidationError
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, text
 from sqlalchemy.orm import Session
 
 from orchestration import errors
 from orchestration.errors import OrchestrationError, Retry
 from orchestration.records import (
     Completion,
+    GateHolder,
     KillSwitchRecord,
     KillSwitchState,
     NewAttestation,
@@ -447,3 +448,38 @@ def test_a_record_outlives_its_session_and_does_not_change(session: Sessions) ->
         made.reason = "other"
     with pytest.raises(ValidationError):
         state.engaged = False
+
+
+# Gates.
+
+
+def test_the_holders_of_a_gate_are_records(session: Sessions) -> None:
+    with session("ingest") as writer, session("readonly") as reader:
+        AttestationRepository(writer).append(attestation("held"))
+        holders = KillSwitchRepository(reader).gate_holders()
+        assert {holder.gate: (holder.mode, holder.granted) for holder in holders} == dict.fromkeys(
+            ("kill_switch_gate", "policy_gate", "revocation_gate"), ("RowShareLock", True)
+        )
+        (one, *_) = holders
+        assert type(one) is GateHolder
+        assert one.pid == writer.scalar(text("SELECT pg_backend_pid()"))
+        assert one.login == writer.scalar(text("SELECT session_user"))
+        assert one.transaction_started_at is None
+        with pytest.raises(ValidationError):
+            one.pid = None
+
+
+def test_a_change_that_gives_up_raises_who_holds_the_gate(
+    session: Sessions, control: KillSwitchRepository
+) -> None:
+    engage(control, "RAIL", "SEPA")
+    control._session.commit()
+    with session("ingest") as writer:
+        AttestationRepository(writer).append(attestation("held"))
+        pid = writer.scalar(text("SELECT pg_backend_pid()"))
+        with pytest.raises(errors.LockNotAvailable) as raised:
+            release(control, "RAIL", "SEPA")
+    assert raised.value.retry is Retry.SAFE
+    assert raised.value.invariant == "INV-KIL-002"
+    assert raised.value.detail is not None
+    assert [holder["pid"] for holder in raised.value.detail["holders"]] == [pid]

@@ -86,6 +86,7 @@ MAY_EXECUTE: Final[Mapping[str, frozenset[str]]] = {
     "close_contradiction": frozenset({"control"}),
     "revocations_since": EVERYONE - {"executor"},
     "redrive_outbox_item": frozenset({"control"}),
+    "gate_holders": frozenset({"control", "readonly", "auditor"}),
     "verify_attestation_chain": frozenset({"control", "auditor"}),
     "verify_attempt_logs": frozenset({"control", "auditor"}),
     "verify_outbox": frozenset({"control", "auditor"}),
@@ -93,6 +94,10 @@ MAY_EXECUTE: Final[Mapping[str, frozenset[str]]] = {
 
 VERIFYING: Final = frozenset({"control", "auditor"})
 """Who may execute `verify_*`, whatever is verified."""
+
+AS_CALLER: Final = frozenset({"gate_holders"})
+"""Functions that run with their caller's rights: what they read is in no table of ours, and the
+server shows a caller with pg_read_all_stats more of it."""
 
 OWNER_VIEWS: Final = frozenset(
     {

@@ -59,6 +59,8 @@ CODES = {
     "53300": ("ConnectionLost", SAFE),
     "08007": ("CommitOutcomeUnknown", LATER),
     "40003": ("CommitOutcomeUnknown", LATER),
+    "26000": ("PoolerModeRequired", NEVER),
+    "42P05": ("PoolerModeRequired", NEVER),
 }
 """The class and the retry of every code of the core."""
 

@@ -150,6 +150,27 @@ def test_a_constraint_that_says_more_than_its_code_has_a_class_of_its_own(constr
 LOSSES = ["08000", "08001", "08003", "08006", "57P01", "57P02", "57P03", "57P05", "25P03", "53300"]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.OperationalError(
+            'connection failed: FATAL:  unsupported startup parameter: "options"'
+        ),
+        server_says("26000", message='prepared statement "_pg3_0" does not exist'),
+        server_says("42P05", message='prepared statement "_pg3_0" already exists'),
+    ],
+)
+def test_what_a_pooler_refuses_names_the_engines_option_and_is_not_tried_again(
+    error: psycopg.Error,
+) -> None:
+    for typed in (translate(error), translate_in_call(error, disconnected=True)):
+        assert type(typed) is errors.PoolerModeRequired
+        assert typed.retry is errors.Retry.NEVER
+        assert "pooler=True" in str(typed)
+        assert str(error.diag.message_primary or error) in str(typed)
+        assert typed.sqlstate == error.sqlstate
+
+
 @pytest.mark.parametrize("code", LOSSES)
 def test_a_loss_before_commit_is_safe_and_during_commit_unknown(code: str) -> None:
     before = translate(server_says(code))

@@ -5,7 +5,7 @@ from typing import Final
 from pydantic import TypeAdapter
 from sqlalchemy import TextClause, text
 
-from orchestration.records import KillSwitchRecord, KillSwitchState
+from orchestration.records import GateHolder, KillSwitchRecord, KillSwitchState
 from orchestration.repo.arguments import KEY, KEY_OR_NONE, REASON, argument
 from orchestration.repo.base import Repository, one
 from orchestration.vocabulary import KillSwitchScope
@@ -34,6 +34,8 @@ RELEASE: Final = text(
 )
 STATE: Final = text("SELECT * FROM orchestration.kill_switch_state ORDER BY scope, target")
 
+HOLDERS: Final = text("SELECT * FROM orchestration.gate_holders()")
+
 SCOPE: Final[TypeAdapter[KillSwitchScope]] = TypeAdapter(KillSwitchScope)
 
 
@@ -55,8 +57,9 @@ class KillSwitchRepository(Repository):
     ) -> KillSwitchRecord:
         """Engage a switch: once committed, nothing gated that was in flight commits (INV-KIL-002).
 
-        It waits for gated writers in flight, then for another act of governance, and nothing gated
-        gets past it meanwhile; without a lock_timeout of its own, since it is wanted now.
+        It waits for the gated transactions in flight, whatever the session's lock_timeout is. New
+        gated writes wait behind it. The server ends a gated transaction that has been idle for
+        10 s. A `statement_timeout` shorter than that can still end the call.
 
         Raises CheckViolation (23514) for a target that the scope has not, or has.
         """
@@ -72,13 +75,21 @@ class KillSwitchRepository(Repository):
     ) -> KillSwitchRecord:
         """Release an engaged switch.
 
-        Raises NotFound (P0002, INV-API-002) where it is not engaged.
+        Raises NotFound (P0002, INV-API-002) where it is not engaged, LockNotAvailable (55P03) if
+        the gate was not free within 2 s: `detail["holders"]` names who holds it.
         """
         return self._change(RELEASE, scope, target, reason, "released_by", released_by)
 
     def state(self) -> list[KillSwitchState]:
         """The last event of every scope and target, engaged or released."""
         return [KillSwitchState.from_row(row) for row in self._rows(STATE)]
+
+    def gate_holders(self) -> list[GateHolder]:
+        """The transactions that hold or await a gate, holders first per gate.
+
+        Needs `symphony_control`, `symphony_readonly` or `symphony_auditor`.
+        """
+        return [GateHolder.from_row(row) for row in self._rows(HOLDERS)]
 
     def _change(
         self,

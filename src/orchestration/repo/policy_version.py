@@ -74,7 +74,8 @@ class PolicyVersionRepository(Repository):
 
         Raises InvalidParameterValue (22023, INV-API-001) for a negative grace, ActivePolicyConflict
         (P7104, INV-POL-005) where `expected_active` is not the ACTIVE one, UniqueViolation (23505)
-        where the id exists, LockNotAvailable (55P03) where a writer holds the gate for over 2 s.
+        where the id exists, LockNotAvailable (55P03) if the gate was not free within 2 s:
+        `detail["holders"]` names who holds it.
         """
         instance("new", NewPolicyVersion, new)
         row = self._row(

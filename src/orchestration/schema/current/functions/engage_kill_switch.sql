@@ -3,7 +3,9 @@ CREATE OR REPLACE FUNCTION orchestration.engage_kill_switch(p_scope text, p_reas
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+ SET lock_timeout TO '0'
 AS $function$
+-- It waits as long as it takes: whoever holds the gate may be idle for 10 seconds at most.
 BEGIN
   PERFORM orchestration.refuse_long_texts(
     'kill_switches', ARRAY['scope', 'target', 'actor'], ARRAY[p_scope, p_target, p_engaged_by]

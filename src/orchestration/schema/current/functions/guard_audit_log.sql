@@ -12,6 +12,8 @@ DECLARE
   v_last_seq bigint;
   v_last_hash text;
   v_hash text;
+  -- A client that stops in this transaction holds the head, and every act of governance waits.
+  v_bound text := orchestration.bound_idle_time();
 BEGIN
   -- The head is locked first and the chain's end read in a later statement: whoever waited reads
   -- what the other has written, and an older snapshot cannot lock a head that has moved.

@@ -3,15 +3,14 @@ CREATE OR REPLACE FUNCTION orchestration.release_kill_switch(p_scope text, p_rea
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
+ SET lock_timeout TO '2s'
 AS $function$
 BEGIN
   PERFORM orchestration.refuse_long_texts(
     'kill_switches', ARRAY['scope', 'target', 'actor'], ARRAY[p_scope, p_target, p_released_by]
   );
   PERFORM orchestration.refuse_long_texts('kill_switches', ARRAY['reason'], ARRAY[p_reason], 4000);
-  LOCK TABLE orchestration.kill_switch_gate IN EXCLUSIVE MODE;
-  -- An older snapshot meets 40001 here, before it judges what it cannot see.
-  PERFORM 1 FROM orchestration.kill_switch_gate WHERE singleton FOR UPDATE;
+  PERFORM orchestration.lock_gate('kill_switch_gate');
   IF NOT EXISTS (
     SELECT FROM orchestration.kill_switch_state s
     WHERE s.scope = p_scope AND s.target IS NOT DISTINCT FROM p_target AND s.engaged

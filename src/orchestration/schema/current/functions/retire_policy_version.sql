@@ -9,15 +9,7 @@ DECLARE
   v_status text;
 BEGIN
   PERFORM orchestration.refuse_long_texts('policy_versions', ARRAY['id'], ARRAY[p_id]);
-  LOCK TABLE orchestration.policy_gate IN EXCLUSIVE MODE;
-  -- An older snapshot would be judged by what was: the row, updated by every change, answers 40001.
-  PERFORM 1 FROM orchestration.policy_gate WHERE singleton FOR UPDATE;
-  IF NOT FOUND THEN
-    PERFORM orchestration.raise_invariant(
-      'INV-API-002', 'P0002', 'policy_gate has lost its row', 'policy_gate', '{}',
-      'Insert it again, as owner: INSERT INTO orchestration.policy_gate DEFAULT VALUES'
-    );
-  END IF;
+  PERFORM orchestration.lock_gate('policy_gate');
   SELECT p.status INTO v_status FROM orchestration.policy_versions p WHERE p.id = p_id;
   IF v_status IS NULL THEN
     PERFORM orchestration.raise_invariant(

@@ -10,15 +10,7 @@ BEGIN
     'revoked_tokens', ARRAY['token_hash', 'reason_code', 'revoked_by'],
     ARRAY[p_token_hash, p_reason_code, p_revoked_by]
   );
-  LOCK TABLE orchestration.revocation_gate IN EXCLUSIVE MODE;
-  -- An older snapshot would be judged by what was: the row, updated by every change, answers 40001.
-  PERFORM 1 FROM orchestration.revocation_gate WHERE singleton FOR UPDATE;
-  IF NOT FOUND THEN
-    PERFORM orchestration.raise_invariant(
-      'INV-API-002', 'P0002', 'revocation_gate has lost its row', 'revocation_gate', '{}',
-      'Insert it again, as owner: INSERT INTO orchestration.revocation_gate DEFAULT VALUES'
-    );
-  END IF;
+  PERFORM orchestration.lock_gate('revocation_gate');
   -- A record answers if it lasts as long as the new one and is in force. A record that is over
   -- answers only if it covers the whole of the new one: an import or an act that is repeated.
   RETURN QUERY

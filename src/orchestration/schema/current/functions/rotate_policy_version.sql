@@ -25,15 +25,7 @@ BEGIN
       'Give a grace of zero or more.', 'grace_expires_at'
     );
   END IF;
-  LOCK TABLE orchestration.policy_gate IN EXCLUSIVE MODE;
-  -- An older snapshot would be judged by what was: the row, updated by every change, answers 40001.
-  PERFORM 1 FROM orchestration.policy_gate WHERE singleton FOR UPDATE;
-  IF NOT FOUND THEN
-    PERFORM orchestration.raise_invariant(
-      'INV-API-002', 'P0002', 'policy_gate has lost its row', 'policy_gate', '{}',
-      'Insert it again, as owner: INSERT INTO orchestration.policy_gate DEFAULT VALUES'
-    );
-  END IF;
+  PERFORM orchestration.lock_gate('policy_gate');
   SELECT p.id INTO v_active FROM orchestration.policy_versions p WHERE p.status = 'ACTIVE';
   IF p_expected_active IS NOT NULL AND v_active IS DISTINCT FROM p_expected_active THEN
     PERFORM orchestration.raise_invariant(

@@ -3,6 +3,9 @@ CREATE OR REPLACE FUNCTION orchestration.share_kill_switch_gate()
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
 AS $function$
+DECLARE
+  -- A client that stops in this transaction holds the gate, and every change waits for it.
+  v_bound text := orchestration.bound_idle_time();
 BEGIN
   LOCK TABLE orchestration.kill_switch_gate IN ROW SHARE MODE;
   -- An older snapshot would read past the lock: the row, updated by every change, answers 40001.

@@ -1,0 +1,3 @@
+symphony_auditor: EXECUTE
+symphony_control: EXECUTE
+symphony_readonly: EXECUTE

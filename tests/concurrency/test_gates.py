@@ -1,0 +1,361 @@
+"""Gates whose holder stops in its transaction: the server ends it, and the change gets in."""
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.concurrency.support import PATIENCE_SECONDS, begin, refused
+from tests.support import (
+    ISOLATION_LEVELS,
+    Connect,
+    assert_invariant,
+    await_blocked,
+    backend,
+    digest,
+    scalar,
+)
+
+pytestmark = pytest.mark.instructed
+
+Login = Callable[[str], Connect]
+
+BOUND = "10s"
+"""What taking a gate sets idle_in_transaction_session_timeout to."""
+SHORTER = "300ms"
+
+
+def attest(key: str = "k") -> str:
+    item = {
+        "caller_identity": "alice",
+        "idempotency_key": key,
+        "payload_hash": digest(key),
+        "policy_version_id": "instructions",
+    }
+    return f"SELECT FROM orchestration.append_attestations('{json.dumps([item])}')"
+
+
+CLAIM = "SELECT FROM orchestration.claim_outbox_batch('w', 1, interval '1 hour')"
+OWNERS_ATTESTATION = (
+    "INSERT INTO orchestration.ingress_attestations"
+    " (caller_identity, idempotency_key, payload_hash, policy_version_id)"
+    f" VALUES ('alice', 'k', '{digest('k')}', 'instructions')"
+)
+REQUIRE_POLICY = "SELECT orchestration.require_policy_accepted('instructions')"
+REQUIRE_TOKEN = (
+    f"SELECT orchestration.require_credential_not_revoked(p_token_hash => '{digest('t')}')"
+)
+ENGAGE = "SELECT FROM orchestration.engage_kill_switch('GLOBAL', 'test')"
+ROTATE = (
+    "SELECT FROM orchestration.rotate_policy_version("
+    f"'next', 'test', '{digest('next')}', interval '1 hour')"
+)
+REVOKE = f"SELECT FROM orchestration.revoke_token('{digest('t')}', 'unspecified')"
+
+TAKING = {
+    "attesting": ("ingest", attest()),
+    "claiming": ("executor", CLAIM),
+    "requiring a policy": ("ingest", REQUIRE_POLICY),
+    "requiring a credential": ("ingest", REQUIRE_TOKEN),
+    "the owner's attestation": ("owner", OWNERS_ATTESTATION),
+    "engaging": ("control", ENGAGE),
+    "rotating": ("control", ROTATE),
+    "revoking": ("control", REVOKE),
+    "the owner's switch": (
+        "owner",
+        "INSERT INTO orchestration.kill_switches (scope, action, reason, actor)"
+        " VALUES ('GLOBAL', 'ENGAGE', 'test', 'test')",
+    ),
+    "an act of governance without a gate": (
+        "owner",
+        "UPDATE orchestration.schema_revision SET revision = revision",
+    ),
+}
+
+CHANGES = {
+    "engaging": (ENGAGE, attest("held")),
+    "rotating": (ROTATE, REQUIRE_POLICY),
+    "revoking": (REVOKE, REQUIRE_TOKEN),
+}
+
+each_isolation = pytest.mark.parametrize("isolation", ISOLATION_LEVELS)
+
+
+@pytest.fixture
+def principal(login: Login, owner: Connect) -> Login:
+    return lambda role: owner if role == "owner" else login(role)
+
+
+def idle_bound(connection: Connect) -> Any:
+    return scalar(connection, "SELECT current_setting('idle_in_transaction_session_timeout')")
+
+
+# The bound.
+
+
+@pytest.mark.invariant("INV-KIL-002")
+@pytest.mark.parametrize("what", TAKING)
+@each_isolation
+def test_taking_a_gate_bounds_idle_time_until_the_end_of_the_transaction(
+    principal: Login, what: str, isolation: str
+) -> None:
+    role, statement = TAKING[what]
+    connection = principal(role)
+    before = idle_bound(connection)
+    assert before != BOUND
+    begin(connection, isolation)
+    connection.execute("SAVEPOINT inner_one")
+    connection.execute(statement)
+    assert idle_bound(connection) == BOUND
+    connection.execute("RELEASE inner_one")
+    assert idle_bound(connection) == BOUND
+    connection.execute("SAVEPOINT second")
+    with suppress(psycopg.errors.DivisionByZero):
+        connection.execute("SELECT 1 / 0")
+    connection.execute("ROLLBACK TO second")
+    assert idle_bound(connection) == BOUND
+    connection.execute("COMMIT")
+    assert idle_bound(connection) == before
+
+
+@pytest.mark.invariant("INV-KIL-002")
+@pytest.mark.parametrize(
+    ("given", "then"),
+    [
+        ("0", BOUND),
+        ("11s", BOUND),
+        ("1min", BOUND),
+        ("1d", BOUND),
+        ("2147483647", BOUND),
+        ("10s", BOUND),
+        ("9999", "9999ms"),
+        ("3s", "3s"),
+        ("1", "1ms"),
+    ],
+)
+@pytest.mark.parametrize("intervalstyle", ["postgres", "sql_standard", "iso_8601"])
+def test_a_shorter_bound_of_the_sessions_own_is_kept(
+    owner: Connect, given: str, then: str, intervalstyle: str
+) -> None:
+    owner.execute("BEGIN")
+    owner.execute(f"SET LOCAL intervalstyle = {intervalstyle}")
+    # In one statement: the transaction does not idle between them.
+    rows = owner.execute(
+        "WITH given AS MATERIALIZED (SELECT set_config("
+        "'idle_in_transaction_session_timeout', %s, true)),"
+        " taken AS MATERIALIZED (SELECT orchestration.share_policy_gate() FROM given)"
+        " SELECT current_setting('idle_in_transaction_session_timeout') FROM taken",
+        (given,),
+    ).fetchall()
+    assert rows == [(then,)]
+    with suppress(psycopg.Error):
+        owner.execute("ROLLBACK")
+
+
+# A holder that has stopped.
+
+
+@pytest.mark.invariant("INV-KIL-002", "INV-ATT-008", "INV-ATT-009")
+@pytest.mark.parametrize("act", CHANGES)
+def test_a_change_gets_in_when_the_holder_has_idled_for_its_bound(
+    owner: Connect, login: Login, background: ThreadPoolExecutor, act: str
+) -> None:
+    change, hold = CHANGES[act]
+    stopped, control, other = login("ingest"), login("control"), login("ingest")
+    # A shorter bound of the client's own, so that the test need not wait for ten seconds.
+    stopped.execute(f"SET idle_in_transaction_session_timeout = '{SHORTER}'")
+    control.execute("SET lock_timeout = '5s'")
+    begin(stopped, "READ COMMITTED")
+    stopped.execute(hold)
+    changing = background.submit(control.execute, change)
+    await_blocked(owner, backend(control))
+    following = background.submit(other.execute, REQUIRE_POLICY)
+    changing.result(PATIENCE_SECONDS)
+    following.result(PATIENCE_SECONDS)
+    with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
+        stopped.execute("SELECT")
+
+
+@pytest.mark.invariant("INV-KIL-002")
+def test_a_change_that_has_stopped_is_ended_too(
+    owner: Connect, login: Login, background: ThreadPoolExecutor
+) -> None:
+    stopped, other = login("control"), login("ingest")
+    stopped.execute(f"SET idle_in_transaction_session_timeout = '{SHORTER}'")
+    begin(stopped, "READ COMMITTED")
+    stopped.execute(ENGAGE)
+    attesting = background.submit(other.execute, attest())
+    assert await_blocked(owner, backend(other)) == [backend(stopped)]
+    attesting.result(PATIENCE_SECONDS)
+    with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
+        stopped.execute("SELECT")
+    assert scalar(owner, "SELECT count(*) FROM orchestration.kill_switches") == 0
+
+
+@pytest.mark.invariant("INV-KIL-002")
+def test_engaging_waits_longer_than_the_lock_timeout_of_its_session(
+    owner: Connect, login: Login, background: ThreadPoolExecutor
+) -> None:
+    writer, control = login("ingest"), login("control")
+    control.execute("SET lock_timeout = '1ms'")
+    begin(writer, "READ COMMITTED")
+    writer.execute(attest())
+    engaging = background.submit(control.execute, ENGAGE)
+    for _ in range(20):
+        assert await_blocked(owner, backend(control)) == [backend(writer)]
+    writer.execute("COMMIT")
+    engaging.result(PATIENCE_SECONDS)
+    assert scalar(control, "SELECT engaged FROM orchestration.kill_switch_state") is True
+    assert scalar(control, "SHOW lock_timeout") == "1ms"
+
+
+# Who holds a gate.
+
+HOLDERS = "SELECT * FROM orchestration.gate_holders() WHERE gate = %s"
+
+
+def holders(connection: Connect, gate: str) -> list[dict[str, Any]]:
+    cursor = connection.execute(HOLDERS, (gate,))
+    assert cursor.description is not None
+    names = [column.name for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+GIVING_UP = {
+    "kill_switch_gate": ("INV-KIL-002", attest("held"), TAKING["the owner's switch"][1]),
+    "policy_gate": (
+        "INV-ATT-008",
+        REQUIRE_POLICY,
+        "UPDATE orchestration.policy_versions SET status = 'RETIRED'",
+    ),
+    "revocation_gate": (
+        "INV-ATT-009",
+        REQUIRE_TOKEN,
+        "INSERT INTO orchestration.revoked_tokens (token_hash, reason_code, revoked_by)"
+        f" VALUES ('{digest('t')}', 'unspecified', 'test')",
+    ),
+}
+
+
+@pytest.mark.invariant("INV-KIL-002", "INV-ATT-008", "INV-ATT-009")
+@pytest.mark.parametrize("gate", GIVING_UP)
+def test_a_change_that_gives_up_names_who_holds_the_gate(
+    owner: Connect, login: Login, gate: str
+) -> None:
+    invariant, hold, change = GIVING_UP[gate]
+    writer = login("ingest")
+    writer.execute("SET application_name = 'stopped'")
+    begin(writer, "READ COMMITTED")
+    writer.execute(hold)
+    owner.execute("SET lock_timeout = '50ms'")
+    found = refused(lambda: owner.execute(change))
+    assert_invariant(found, invariant, "55P03", gate)
+    assert found.keys == {
+        "gate": gate,
+        "holders": [
+            {
+                "pid": backend(writer),
+                "login": writer.info.user,
+                "application_name": "stopped",
+                "mode": "RowShareLock",
+            }
+        ],
+    }
+
+
+def test_releasing_gives_up_before_the_holder_is_ended(owner: Connect, login: Login) -> None:
+    owner.execute(
+        "INSERT INTO orchestration.kill_switches (scope, target, action, reason, actor)"
+        " VALUES ('RAIL', 'SEPA', 'ENGAGE', 'test', 'test')"
+    )
+    writer, control = login("ingest"), login("control")
+    begin(writer, "READ COMMITTED")
+    writer.execute(attest())
+    found = refused(
+        lambda: control.execute(
+            "SELECT FROM orchestration.release_kill_switch('RAIL', 'test', 'SEPA')"
+        )
+    )
+    assert found.sqlstate == "55P03"
+    assert [one["pid"] for one in found.keys["holders"]] == [backend(writer)]
+
+
+def test_the_detail_names_at_most_twenty_holders(owner: Connect, login: Login) -> None:
+    _, hold, change = GIVING_UP["policy_gate"]
+    for _ in range(21):
+        writer = login("ingest")
+        begin(writer, "READ COMMITTED")
+        writer.execute(hold)
+    owner.execute("SET lock_timeout = '50ms'")
+    assert len(refused(lambda: owner.execute(change)).keys["holders"]) == 20
+
+
+@pytest.mark.parametrize("role", ["control", "readonly", "auditor"])
+def test_holders_and_waiters_are_listed(
+    owner: Connect, login: Login, background: ThreadPoolExecutor, role: str
+) -> None:
+    reader = login(role)
+    assert holders(reader, "kill_switch_gate") == []
+    writer, control, late = login("ingest"), login("control"), login("ingest")
+    for connection, name in ((writer, "writer"), (control, "control"), (late, "late")):
+        connection.execute(sql.SQL("SET application_name = {}").format(name))
+    begin(writer, "REPEATABLE READ")
+    writer.execute(attest())
+    engaging = background.submit(control.execute, ENGAGE)
+    await_blocked(owner, backend(control))
+    following = background.submit(refused, lambda: late.execute(attest("late")))
+    await_blocked(owner, backend(late))
+    found = holders(reader, "kill_switch_gate")
+    shown = [
+        (one["pid"], one["login"], one["application_name"], one["mode"], one["granted"])
+        for one in found
+    ]
+    assert shown[0] == (backend(writer), writer.info.user, "writer", "RowShareLock", True)
+    assert sorted(shown[1:]) == sorted(
+        [
+            (backend(control), control.info.user, "control", "ExclusiveLock", False),
+            (backend(late), late.info.user, "late", "RowShareLock", False),
+        ]
+    )
+    assert found[0]["waiting_since"] is None
+    assert all(one["waiting_since"] is not None for one in found[1:])
+    assert {one["prepared_gid"] for one in found} == {None}
+    writer.execute("COMMIT")
+    engaging.result(PATIENCE_SECONDS)
+    assert following.result(PATIENCE_SECONDS).sqlstate == "P7501"
+    assert holders(reader, "kill_switch_gate") == []
+
+
+@pytest.mark.superuser
+def test_a_reader_of_all_statistics_sees_since_when_and_from_where(
+    superuser: Connect, login: Login
+) -> None:
+    writer, auditor = login("ingest"), login("auditor")
+    begin(writer, "READ COMMITTED")
+    writer.execute(REQUIRE_POLICY)
+    (one,) = holders(auditor, "policy_gate")
+    assert (one["state"], one["client_addr"], one["transaction_started_at"]) == (None,) * 3
+    (one,) = holders(superuser, "policy_gate")
+    assert one["state"] == "idle in transaction"
+    assert one["client_addr"] is not None
+    assert one["transaction_started_at"] is not None
+
+
+def test_an_act_that_waits_for_the_audit_log_is_listed_as_waiting(
+    owner: Connect, login: Login, background: ThreadPoolExecutor
+) -> None:
+    first, second = login("control"), login("control")
+    begin(first, "READ COMMITTED")
+    first.execute(REVOKE)
+    rotating = background.submit(second.execute, ENGAGE)
+    await_blocked(owner, backend(second))
+    shown = {one["pid"]: one["granted"] for one in holders(owner, "audit_log_head")}
+    assert shown == {backend(first): True, backend(second): False}
+    first.execute("COMMIT")
+    rotating.result(PATIENCE_SECONDS)
+    assert holders(owner, "audit_log_head") == []

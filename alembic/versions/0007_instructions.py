@@ -184,6 +184,16 @@ def create_tables() -> None:
 
 
 def create_view() -> None:
+    # No role reads it: its row type is what the functions return.
+    op.execute(
+        """
+CREATE VIEW orchestration.instruction_result
+WITH (security_invoker = true)
+AS
+SELECT i.*, false AS replayed
+FROM orchestration.instructions i
+"""
+    )
     op.execute(
         """
 CREATE VIEW orchestration.instruction_status
@@ -485,13 +495,16 @@ def create_functions() -> None:
     op.execute(
         """
 CREATE FUNCTION orchestration.receive_instruction(p_instructions jsonb)
-RETURNS SETOF orchestration.instructions
+RETURNS SETOF orchestration.instruction_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
 DECLARE
   v_other record;
+  v_new uuid[];
+  v_new_ids jsonb;
+  v_replayed boolean[];
 BEGIN
   IF jsonb_typeof(p_instructions) IS DISTINCT FROM 'array'
     OR jsonb_array_length(p_instructions) > 10000 THEN
@@ -502,6 +515,7 @@ BEGIN
   END IF;
   PERFORM orchestration.share_kill_switch_gate();
   -- In order of the key: batches that share keys wait for each other, never in a circle.
+  WITH entered AS (
   INSERT INTO orchestration.instructions (
     participant_id, idempotency_key, instruction_type, end_to_end_id, uetr, value_date,
     amount_minor, currency, debtor_account, creditor_account, payload, attestation_id,
@@ -520,7 +534,10 @@ BEGIN
     creditor_account, payload, attestation_id, policy_version_id, ord
   )
   ORDER BY r.participant_id, r.idempotency_key, r.ord
-  ON CONFLICT (participant_id, idempotency_key) DO NOTHING;
+  ON CONFLICT (participant_id, idempotency_key) DO NOTHING
+  RETURNING id
+  )
+  SELECT array_agg(e.id) INTO v_new FROM entered e;
 
   -- Who asked and under which policy was judged with the first: the rest is the content.
   SELECT i.id, i.participant_id, i.idempotency_key
@@ -554,8 +571,28 @@ BEGIN
       'Use a new idempotency key for new content.', 'idempotency_key'
     );
   END IF;
+  IF cardinality(v_new) < jsonb_array_length(p_instructions) THEN
+    -- Some are new and some are not. A key that comes twice is new where it comes first.
+    SELECT jsonb_object_agg(n.id, NULL) INTO v_new_ids FROM unnest(v_new) AS n (id);
+    SELECT array_agg(f.replayed ORDER BY f.ord)
+    INTO v_replayed
+    FROM (
+      SELECT r.ord,
+             NOT v_new_ids ? i.id::text
+               OR row_number() OVER (PARTITION BY i.id ORDER BY r.ord) > 1 AS replayed
+      FROM ROWS FROM (jsonb_to_recordset(p_instructions) AS (
+        participant_id text, idempotency_key text
+      )) WITH ORDINALITY AS r (participant_id, idempotency_key, ord)
+      CROSS JOIN LATERAL (
+        SELECT i.id
+        FROM orchestration.instructions i
+        WHERE i.participant_id = r.participant_id AND i.idempotency_key = r.idempotency_key
+        OFFSET 0
+      ) i
+    ) f;
+  END IF;
   RETURN QUERY
-  SELECT i.*
+  SELECT i.*, coalesce(v_replayed[r.ord], v_new IS NULL)
   FROM ROWS FROM (jsonb_to_recordset(p_instructions) AS (
     participant_id text, idempotency_key text
   )) WITH ORDINALITY AS r (participant_id, idempotency_key, ord)
@@ -572,17 +609,25 @@ $$
     )
     op.execute(
         """
-CREATE FUNCTION orchestration.lock_instruction(p_id uuid, p_version integer, p_state text)
-RETURNS SETOF orchestration.instructions
+CREATE FUNCTION orchestration.lock_instruction(
+  p_id uuid,
+  p_version integer,
+  p_state text,
+  p_reason text
+)
+RETURNS SETOF orchestration.instruction_result
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 -- The instruction, if it still is what the caller has seen and not yet what it is to become. Its
 -- whole lock at once: growing, it would deadlock with a unit that enqueues and then starts.
+-- If this login has already done the same transition from this version, the row is returned as that
+-- transition left it, with replayed set, and the caller does nothing more.
 DECLARE
-  v_instruction orchestration.instructions;
+  v_instruction orchestration.instruction_result;
+  v_done orchestration.status_history;
 BEGIN
-  SELECT i.* INTO v_instruction
+  SELECT i.*, false INTO v_instruction
   FROM orchestration.instructions i
   WHERE i.id = p_id
   FOR UPDATE;
@@ -591,6 +636,30 @@ BEGIN
       'INV-API-002', 'P0002', 'the instruction does not exist', 'instructions',
       jsonb_build_object('id', p_id), 'Read the id again.', 'id'
     );
+  END IF;
+  IF v_instruction.version > p_version THEN
+    -- As bigint: the caller's version may be the largest integer.
+    SELECT h.* INTO v_done
+    FROM orchestration.status_history h
+    WHERE h.instruction_id = p_id
+      AND h.version = p_version::bigint + 1
+      AND h.to_state = p_state
+      AND h.reason IS NOT DISTINCT FROM p_reason
+      AND h.db_user = SESSION_USER;
+    IF FOUND THEN
+      -- Not as the row is now: a unit that authorizes and then starts with the version it got back
+      -- can be repeated as a whole.
+      v_instruction.state := v_done.to_state;
+      v_instruction.open := v_done.to_state IN ('AUTHORIZED', 'EXECUTING');
+      v_instruction.reason := v_done.reason;
+      v_instruction.version := v_done.version;
+      v_instruction.updated_at := v_done.occurred_at;
+      v_instruction.completed_at :=
+        CASE WHEN v_done.to_state IN ('COMPLETED', 'FAILED') THEN v_done.occurred_at END;
+      v_instruction.replayed := true;
+      RETURN NEXT v_instruction;
+      RETURN;
+    END IF;
   END IF;
   IF v_instruction.version IS DISTINCT FROM p_version THEN
     PERFORM orchestration.raise_invariant(
@@ -616,12 +685,12 @@ $$
     op.execute(
         """
 CREATE FUNCTION orchestration.authorize_instruction(p_id uuid, p_version integer)
-RETURNS SETOF orchestration.instructions
+RETURNS SETOF orchestration.instruction_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 DECLARE
-  v_instruction orchestration.instructions;
+  v_instruction orchestration.instruction_result;
   v_cert text;
   v_token text;
   v_now timestamptz;
@@ -630,7 +699,12 @@ BEGIN
   PERFORM orchestration.share_policy_gate();
   PERFORM orchestration.share_revocation_gate();
   SELECT l.* INTO v_instruction
-  FROM orchestration.lock_instruction(p_id, p_version, 'AUTHORIZED') l;
+  FROM orchestration.lock_instruction(p_id, p_version, 'AUTHORIZED', NULL) l;
+  IF v_instruction.replayed THEN
+    -- Whether it could be authorized was judged when it was.
+    RETURN NEXT v_instruction;
+    RETURN;
+  END IF;
   IF v_instruction.state = 'RECEIVED' THEN
     IF v_instruction.db_user = SESSION_USER THEN
       PERFORM orchestration.raise_invariant(
@@ -683,7 +757,8 @@ BEGIN
     END IF;
   END IF;
   RETURN QUERY
-  UPDATE orchestration.instructions i SET state = 'AUTHORIZED' WHERE i.id = p_id RETURNING i.*;
+  UPDATE orchestration.instructions i SET state = 'AUTHORIZED' WHERE i.id = p_id
+  RETURNING i.*, false;
 END
 $$
 """
@@ -691,15 +766,23 @@ $$
     op.execute(
         """
 CREATE FUNCTION orchestration.start_execution(p_id uuid, p_version integer)
-RETURNS SETOF orchestration.instructions
+RETURNS SETOF orchestration.instruction_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+DECLARE
+  v_instruction orchestration.instruction_result;
 BEGIN
   PERFORM orchestration.share_kill_switch_gate();
-  PERFORM orchestration.lock_instruction(p_id, p_version, 'EXECUTING');
+  SELECT l.* INTO v_instruction
+  FROM orchestration.lock_instruction(p_id, p_version, 'EXECUTING', NULL) l;
+  IF v_instruction.replayed THEN
+    RETURN NEXT v_instruction;
+    RETURN;
+  END IF;
   RETURN QUERY
-  UPDATE orchestration.instructions i SET state = 'EXECUTING' WHERE i.id = p_id RETURNING i.*;
+  UPDATE orchestration.instructions i SET state = 'EXECUTING' WHERE i.id = p_id
+  RETURNING i.*, false;
 END
 $$
 """
@@ -711,10 +794,12 @@ CREATE FUNCTION orchestration.end_instruction(
   p_version integer,
   p_state text,
   p_reason text
-) RETURNS SETOF orchestration.instructions
+) RETURNS SETOF orchestration.instruction_result
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+DECLARE
+  v_instruction orchestration.instruction_result;
 BEGIN
   IF p_state = 'FAILED' AND coalesce(p_reason, '') = '' THEN
     -- The CHECK would show the instruction, its accounts and its payload.
@@ -723,12 +808,17 @@ BEGIN
       jsonb_build_object('id', p_id), 'Say why, in p_reason.', 'reason'
     );
   END IF;
-  PERFORM orchestration.lock_instruction(p_id, p_version, p_state);
+  SELECT l.* INTO v_instruction
+  FROM orchestration.lock_instruction(p_id, p_version, p_state, p_reason) l;
+  IF v_instruction.replayed THEN
+    RETURN NEXT v_instruction;
+    RETURN;
+  END IF;
   RETURN QUERY
   UPDATE orchestration.instructions i
   SET state = p_state, reason = p_reason
   WHERE i.id = p_id
-  RETURNING i.*;
+  RETURNING i.*, false;
 EXCEPTION
   -- What refers to an open instruction decides, also in a race.
   WHEN foreign_key_violation THEN
@@ -745,7 +835,7 @@ $$
     op.execute(
         """
 CREATE FUNCTION orchestration.complete_instruction(p_id uuid, p_version integer)
-RETURNS SETOF orchestration.instructions
+RETURNS SETOF orchestration.instruction_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
@@ -759,7 +849,7 @@ $$
     op.execute(
         """
 CREATE FUNCTION orchestration.fail_instruction(p_id uuid, p_version integer, p_reason text)
-RETURNS SETOF orchestration.instructions
+RETURNS SETOF orchestration.instruction_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
@@ -831,7 +921,7 @@ REVOKE EXECUTE ON FUNCTION
   orchestration.record_status_history(),
   orchestration.guard_status_history(),
   orchestration.receive_instruction(jsonb),
-  orchestration.lock_instruction(uuid, integer, text),
+  orchestration.lock_instruction(uuid, integer, text, text),
   orchestration.authorize_instruction(uuid, integer),
   orchestration.start_execution(uuid, integer),
   orchestration.end_instruction(uuid, integer, text, text),
@@ -901,9 +991,10 @@ $$
     op.execute("DROP FUNCTION orchestration.end_instruction(uuid, integer, text, text)")
     op.execute("DROP FUNCTION orchestration.start_execution(uuid, integer)")
     op.execute("DROP FUNCTION orchestration.authorize_instruction(uuid, integer)")
-    op.execute("DROP FUNCTION orchestration.lock_instruction(uuid, integer, text)")
+    op.execute("DROP FUNCTION orchestration.lock_instruction(uuid, integer, text, text)")
     op.execute("DROP FUNCTION orchestration.receive_instruction(jsonb)")
     op.execute("DROP VIEW orchestration.instruction_status")
+    op.execute("DROP VIEW orchestration.instruction_result")
     op.drop_table("status_history", schema="orchestration")
     op.drop_table("instructions", schema="orchestration")
     op.execute("DROP FUNCTION orchestration.guard_status_history()")

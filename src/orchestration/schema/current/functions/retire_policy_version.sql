@@ -1,5 +1,5 @@
 CREATE OR REPLACE FUNCTION orchestration.retire_policy_version(p_id text)
- RETURNS SETOF orchestration.policy_versions
+ RETURNS SETOF orchestration.policy_version_result
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
@@ -7,6 +7,7 @@ CREATE OR REPLACE FUNCTION orchestration.retire_policy_version(p_id text)
 AS $function$
 DECLARE
   v_status text;
+  v_retired_db_user text;
 BEGIN
   LOCK TABLE orchestration.policy_gate IN EXCLUSIVE MODE;
   -- An older snapshot would be judged by what was: the row, updated by every change, answers 40001.
@@ -17,7 +18,10 @@ BEGIN
       'Insert it again, as owner: INSERT INTO orchestration.policy_gate DEFAULT VALUES'
     );
   END IF;
-  SELECT p.status INTO v_status FROM orchestration.policy_versions p WHERE p.id = p_id;
+  SELECT p.status, p.retired_db_user
+  INTO v_status, v_retired_db_user
+  FROM orchestration.policy_versions p
+  WHERE p.id = p_id;
   IF v_status IS NULL THEN
     PERFORM orchestration.raise_invariant(
       'INV-ATT-008', 'P7105',
@@ -32,6 +36,11 @@ BEGIN
       'status'
     );
   END IF;
+  IF v_status = 'RETIRED' AND v_retired_db_user = SESSION_USER THEN
+    -- The same act again.
+    RETURN QUERY SELECT p.*, true FROM orchestration.policy_versions p WHERE p.id = p_id;
+    RETURN;
+  END IF;
   IF v_status = 'RETIRED' THEN
     PERFORM orchestration.raise_invariant(
       'INV-POL-002', 'P7101', 'RETIRED is final', 'policy_versions',
@@ -40,7 +49,10 @@ BEGIN
     );
   END IF;
   RETURN QUERY
-  UPDATE orchestration.policy_versions p SET status = 'RETIRED' WHERE p.id = p_id RETURNING p.*;
+  UPDATE orchestration.policy_versions p
+  SET status = 'RETIRED', retired_db_user = SESSION_USER
+  WHERE p.id = p_id
+  RETURNING p.*, false;
 END
 $function$;
 -- owner: symphony_owner

@@ -13,6 +13,7 @@ from tests.support import (
     Connect,
     activate_policy,
     digest,
+    drop,
     instruction_id,
     refusal,
     scalar,
@@ -123,7 +124,11 @@ def test_each_transition_is_answered_as_it_was_recorded(
     executor = login("executor")
     id = received(superuser)
     authorized = repeated(executor, isolation, AUTHORIZE, id, 1)
-    assert (authorized["state"], authorized["version"], authorized["open"]) == ("AUTHORIZED", 2, True)
+    assert (authorized["state"], authorized["version"], authorized["open"]) == (
+        "AUTHORIZED",
+        2,
+        True,
+    )
     started = repeated(executor, isolation, START, id, 2)
     dispatch(superuser, id)
     completed = repeated(executor, isolation, COMPLETE, id, 3)
@@ -156,9 +161,7 @@ def test_failing_is_answered_for_the_same_reason_only(
 @pytest.mark.instructed
 @pytest.mark.superuser
 @pytest.mark.invariant("INV-INS-009")
-def test_another_login_or_version_repeats_no_transition(
-    superuser: Connect, login: Login
-) -> None:
+def test_another_login_or_version_repeats_no_transition(superuser: Connect, login: Login) -> None:
     executor = login("executor")
     id = received(superuser)
     executor.execute(AUTHORIZE, (id, 1))
@@ -219,11 +222,15 @@ def test_a_rotation_is_answered_also_after_the_next_one(
     repeated(control, isolation, ROTATE, "v2", digest("v2"), "v1")
     (again,) = act(control, isolation, ROTATE, "v1", digest("v1"), None)
     assert (again["status"], again["replayed"]) == ("GRACE", True)
-    assert scalar(owner, "SELECT id FROM orchestration.policy_versions WHERE status = 'ACTIVE'") == (
-        "v2"
+    assert scalar(
+        owner, "SELECT id FROM orchestration.policy_versions WHERE status = 'ACTIVE'"
+    ) == ("v2")
+    assert (
+        scalar(owner, "SELECT count(*) FROM orchestration.audit_log WHERE action = 'ROTATE'") == 2
     )
-    assert scalar(owner, "SELECT count(*) FROM orchestration.audit_log WHERE action = 'ROTATE'") == 2
-    assert refusal(control, ROTATE, ("v1", digest("other"), None)).constraint == "pk_policy_versions"
+    assert (
+        refusal(control, ROTATE, ("v1", digest("other"), None)).constraint == "pk_policy_versions"
+    )
     assert refusal(owner, ROTATE, ("v1", digest("v1"), None)).constraint == "pk_policy_versions"
 
 
@@ -237,7 +244,9 @@ def test_retiring_is_answered_to_the_login_that_retired(
         control.execute(ROTATE, (version, digest(version), None))
     retired = repeated(control, isolation, RETIRE, "v2")
     assert retired["status"] == "RETIRED"
-    assert scalar(owner, "SELECT count(*) FROM orchestration.audit_log WHERE action = 'RETIRE'") == 1
+    assert (
+        scalar(owner, "SELECT count(*) FROM orchestration.audit_log WHERE action = 'RETIRE'") == 1
+    )
     assert refusal(owner, RETIRE, ("v2",)).sqlstate == "P7101"
     # The rotation to v3 retired v1, and no call of retire_policy_version.
     assert refusal(control, RETIRE, ("v1",)).sqlstate == "P7101"
@@ -322,6 +331,15 @@ def test_without_a_key_each_call_is_an_event(owner: Connect, login: Login) -> No
     assert refusal(control, RELEASE, ("GLOBAL", "test", None, None)).sqlstate == "P0002"
     assert refusal(control, RELEASE, ("GLOBAL", "test", None, "new")).sqlstate == "P0002"
     assert scalar(owner, "SELECT count(*) FROM orchestration.kill_switches") == 3
+
+
+@pytest.mark.invariant("INV-KIL-003")
+def test_without_its_constraint_a_key_names_two_events(owner: Connect, login: Login) -> None:
+    drop(owner, "constraints/uq_kill_switches_key")
+    control = login("control")
+    control.execute(ENGAGE, ("RAIL", "test", "SEPA", "key"))
+    control.execute(ENGAGE, ("DISPATCH", "test", None, "key"))
+    assert scalar(owner, "SELECT count(*) FROM orchestration.kill_switches") == 2
 
 
 # Batches.

@@ -76,7 +76,8 @@ class PolicyVersionRepository(Repository):
 
         Raises InvalidParameterValue (22023, INV-API-001) for a negative grace, ActivePolicyConflict
         (P7104, INV-POL-005) where `expected_active` is not the ACTIVE one, UniqueViolation (23505)
-        if the id exists with another checksum or from another login, LockNotAvailable (55P03) where a writer holds the gate for over 2 s.
+        if the id exists with another checksum or from another login,
+        LockNotAvailable (55P03) where a writer holds the gate for over 2 s.
         """
         instance("new", NewPolicyVersion, new)
         row = self._row(
@@ -99,8 +100,8 @@ class PolicyVersionRepository(Repository):
         `replayed`.
 
         Raises LastActivePolicy (P7103, INV-POL-007) for the ACTIVE one, InvalidPolicyTransition
-        (P7101, INV-POL-002) for one that a rotation or another login retired, PolicyNotAccepted (P7105, INV-ATT-008) for an
-        unknown one.
+        (P7101, INV-POL-002) for one that a rotation or another login retired, PolicyNotAccepted
+        (P7105, INV-ATT-008) for an unknown one.
         """
         row = self._row(RETIRE, {"id": argument("id", KEY, id)})
         return PolicyVersionRecord.from_row(one(row))

@@ -12,13 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 from sqlalchemy import URL
 from tools import pooler
+
+from orchestration.records import Record
 
 Connect = psycopg.Connection[TupleRow]
 
@@ -390,6 +392,14 @@ def drop(connection: Connect, path: str) -> None:
         )
     else:
         connection.execute(sql.SQL("DROP INDEX orchestration.{}").format(sql.Identifier(name)))
+
+
+R = TypeVar("R", bound=Record)
+
+
+def replayed(record: R) -> R:
+    """The record as a repeated act returns it."""
+    return record.model_copy(update={"replayed": True})
 
 
 def scalar(

@@ -1,6 +1,6 @@
 """Kill switches: engaged and released by events, under a gate, and read by every gated write.
 
-Serves: INV-KIL-001, INV-KIL-002, INV-APP-001, INV-AUD-001, INV-API-002. The triggers that call
+Serves: INV-KIL-001 to INV-KIL-003, INV-APP-001, INV-AUD-001, INV-API-002. The triggers that call
 `block_execution_if_killed` stand with the tables they gate.
 """
 
@@ -32,6 +32,7 @@ def upgrade() -> None:
         sa.Column("target", sa.Text(), nullable=True),
         sa.Column("action", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=True),
         sa.Column("actor", sa.Text(), server_default=sa.text("SESSION_USER"), nullable=False),
         sa.Column("occurred_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("db_user", sa.Text(), nullable=False),
@@ -51,7 +52,11 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "octet_length(actor) BETWEEN 1 AND 1000", name=op.f("ck_kill_switches_actor")
         ),
+        sa.CheckConstraint(
+            "octet_length(key) BETWEEN 1 AND 1000", name=op.f("ck_kill_switches_key")
+        ),
         sa.PrimaryKeyConstraint("event_no", name=op.f("pk_kill_switches")),
+        sa.UniqueConstraint("key", name=op.f("uq_kill_switches_key")),
         schema="orchestration",
     )
     op.create_index(
@@ -82,6 +87,16 @@ SELECT DISTINCT ON (k.scope, k.target)
        k.db_user
 FROM orchestration.kill_switches k
 ORDER BY k.scope, k.target, k.event_no DESC
+"""
+    )
+    # No role reads it: its row type is what the functions return.
+    op.execute(
+        """
+CREATE VIEW orchestration.kill_switch_result
+WITH (security_invoker = true)
+AS
+SELECT k.*, false AS replayed
+FROM orchestration.kill_switches k
 """
     )
 
@@ -381,8 +396,9 @@ CREATE FUNCTION orchestration.engage_kill_switch(
   p_scope text,
   p_reason text,
   p_target text DEFAULT NULL,
-  p_engaged_by text DEFAULT SESSION_USER
-) RETURNS SETOF orchestration.kill_switches
+  p_engaged_by text DEFAULT SESSION_USER,
+  p_key text DEFAULT NULL
+) RETURNS SETOF orchestration.kill_switch_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET lock_timeout = 0
@@ -390,13 +406,25 @@ AS $$
 -- It waits as long as it takes: whoever holds the gate may be idle for 10 seconds at most.
 BEGIN
   PERFORM orchestration.refuse_long_texts(
-    'kill_switches', ARRAY['scope', 'target', 'actor'], ARRAY[p_scope, p_target, p_engaged_by]
+    'kill_switches', ARRAY['scope', 'target', 'actor', 'key'],
+    ARRAY[p_scope, p_target, p_engaged_by, p_key]
   );
   PERFORM orchestration.refuse_long_texts('kill_switches', ARRAY['reason'], ARRAY[p_reason], 4000);
+  PERFORM orchestration.lock_gate('kill_switch_gate');
   RETURN QUERY
-  INSERT INTO orchestration.kill_switches (scope, target, action, reason, actor)
-  VALUES (p_scope, p_target, 'ENGAGE', p_reason, p_engaged_by)
-  RETURNING *;
+  SELECT k.*, true
+  FROM orchestration.kill_switches k
+  WHERE k.key = p_key
+    AND k.db_user = SESSION_USER
+    AND (k.scope, k.target, k.action, k.reason, k.actor)
+      IS NOT DISTINCT FROM (p_scope, p_target, 'ENGAGE', p_reason, p_engaged_by);
+  IF FOUND THEN
+    RETURN;
+  END IF;
+  RETURN QUERY
+  INSERT INTO orchestration.kill_switches (scope, target, action, reason, actor, key)
+  VALUES (p_scope, p_target, 'ENGAGE', p_reason, p_engaged_by, p_key)
+  RETURNING *, false;
 END
 $$
 """
@@ -407,21 +435,36 @@ CREATE FUNCTION orchestration.release_kill_switch(
   p_scope text,
   p_reason text,
   p_target text DEFAULT NULL,
-  p_released_by text DEFAULT SESSION_USER
-) RETURNS SETOF orchestration.kill_switches
+  p_released_by text DEFAULT SESSION_USER,
+  p_key text DEFAULT NULL
+) RETURNS SETOF orchestration.kill_switch_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET lock_timeout = '2s'
 AS $$
 BEGIN
   PERFORM orchestration.refuse_long_texts(
-    'kill_switches', ARRAY['scope', 'target', 'actor'], ARRAY[p_scope, p_target, p_released_by]
+    'kill_switches', ARRAY['scope', 'target', 'actor', 'key'],
+    ARRAY[p_scope, p_target, p_released_by, p_key]
   );
   PERFORM orchestration.refuse_long_texts('kill_switches', ARRAY['reason'], ARRAY[p_reason], 4000);
   PERFORM orchestration.lock_gate('kill_switch_gate');
+  RETURN QUERY
+  SELECT k.*, true
+  FROM orchestration.kill_switches k
+  WHERE k.key = p_key
+    AND k.db_user = SESSION_USER
+    AND (k.scope, k.target, k.action, k.reason, k.actor)
+      IS NOT DISTINCT FROM (p_scope, p_target, 'RELEASE', p_reason, p_released_by);
+  IF FOUND THEN
+    RETURN;
+  END IF;
+  -- A key that another event has is refused by the unique constraint, whatever is engaged.
   IF NOT EXISTS (
     SELECT FROM orchestration.kill_switch_state s
     WHERE s.scope = p_scope AND s.target IS NOT DISTINCT FROM p_target AND s.engaged
+  ) AND NOT EXISTS (
+    SELECT FROM orchestration.kill_switches k WHERE k.key = p_key
   ) THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-002', 'P0002', 'no such kill switch is engaged', 'kill_switches',
@@ -429,9 +472,9 @@ BEGIN
     );
   END IF;
   RETURN QUERY
-  INSERT INTO orchestration.kill_switches (scope, target, action, reason, actor)
-  VALUES (p_scope, p_target, 'RELEASE', p_reason, p_released_by)
-  RETURNING *;
+  INSERT INTO orchestration.kill_switches (scope, target, action, reason, actor, key)
+  VALUES (p_scope, p_target, 'RELEASE', p_reason, p_released_by, p_key)
+  RETURNING *, false;
 END
 $$
 """
@@ -444,8 +487,8 @@ REVOKE EXECUTE ON FUNCTION
   orchestration.stopped_targets(text),
   orchestration.refuse_if_killed(text, text[], text[]),
   orchestration.block_execution_if_killed(),
-  orchestration.engage_kill_switch(text, text, text, text),
-  orchestration.release_kill_switch(text, text, text, text)
+  orchestration.engage_kill_switch(text, text, text, text, text),
+  orchestration.release_kill_switch(text, text, text, text, text)
 FROM PUBLIC
 """
     )
@@ -465,8 +508,8 @@ TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symp
     op.execute(
         """
 GRANT EXECUTE ON FUNCTION
-  orchestration.engage_kill_switch(text, text, text, text),
-  orchestration.release_kill_switch(text, text, text, text)
+  orchestration.engage_kill_switch(text, text, text, text, text),
+  orchestration.release_kill_switch(text, text, text, text, text)
 TO symphony_control
 """
     )
@@ -489,11 +532,12 @@ $$
 """
         )
     op.execute("SET LOCAL ROLE symphony_owner")
-    op.execute("DROP FUNCTION orchestration.release_kill_switch(text, text, text, text)")
-    op.execute("DROP FUNCTION orchestration.engage_kill_switch(text, text, text, text)")
+    op.execute("DROP FUNCTION orchestration.release_kill_switch(text, text, text, text, text)")
+    op.execute("DROP FUNCTION orchestration.engage_kill_switch(text, text, text, text, text)")
     op.execute("DROP FUNCTION orchestration.block_execution_if_killed()")
     op.execute("DROP FUNCTION orchestration.refuse_if_killed(text, text[], text[])")
     op.execute("DROP FUNCTION orchestration.stopped_targets(text)")
+    op.execute("DROP VIEW orchestration.kill_switch_result")
     op.execute("DROP VIEW orchestration.kill_switch_state")
     op.drop_table("kill_switches", schema="orchestration")
     op.execute("DROP FUNCTION orchestration.guard_kill_switch()")

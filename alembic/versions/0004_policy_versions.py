@@ -33,6 +33,7 @@ def upgrade() -> None:
         sa.Column("activated_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("grace_expires_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("retired_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("retired_db_user", sa.Text(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("created_by", sa.Text(), server_default=sa.text("SESSION_USER"), nullable=False),
         sa.Column("db_user", sa.Text(), nullable=False),
@@ -100,6 +101,16 @@ SELECT id, checksum, status, activated_at, grace_expires_at
 FROM orchestration.policy_versions
 WHERE status = 'ACTIVE'
    OR (status = 'GRACE' AND grace_expires_at > clock_timestamp())
+"""
+    )
+    # No role reads it: its row type is what the functions return.
+    op.execute(
+        """
+CREATE VIEW orchestration.policy_version_result
+WITH (security_invoker = true)
+AS
+SELECT p.*, false AS replayed
+FROM orchestration.policy_versions p
 """
     )
 
@@ -235,6 +246,12 @@ BEGIN
       WHEN NEW.status <> 'RETIRED' THEN NULL
       WHEN OLD.status = 'RETIRED' THEN OLD.retired_at
       ELSE clock_timestamp()
+    END;
+    -- Null if a rotation retired it: only the login that called retire_policy_version may repeat it.
+    NEW.retired_db_user := CASE
+      WHEN NEW.status <> 'RETIRED' OR NEW.retired_db_user IS NULL THEN NULL
+      WHEN OLD.status = 'RETIRED' THEN OLD.retired_db_user
+      ELSE SESSION_USER
     END;
   END IF;
   RETURN NEW;
@@ -457,7 +474,7 @@ CREATE FUNCTION orchestration.rotate_policy_version(
   p_grace interval,
   p_created_by text DEFAULT SESSION_USER,
   p_expected_active text DEFAULT NULL
-) RETURNS SETOF orchestration.policy_versions
+) RETURNS SETOF orchestration.policy_version_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET lock_timeout = '2s'
@@ -483,6 +500,14 @@ BEGIN
     );
   END IF;
   PERFORM orchestration.lock_gate('policy_gate');
+  -- The same rotation again: this version may itself have been replaced since, and that stays.
+  RETURN QUERY
+  SELECT p.*, true
+  FROM orchestration.policy_versions p
+  WHERE p.id = p_id AND p.checksum = p_checksum AND p.db_user = SESSION_USER;
+  IF FOUND THEN
+    RETURN;
+  END IF;
   SELECT p.id INTO v_active FROM orchestration.policy_versions p WHERE p.status = 'ACTIVE';
   IF p_expected_active IS NOT NULL AND v_active IS DISTINCT FROM p_expected_active THEN
     PERFORM orchestration.raise_invariant(
@@ -497,7 +522,7 @@ BEGIN
     RETURN QUERY
     INSERT INTO orchestration.policy_versions (id, description, checksum, created_by)
     VALUES (p_id, p_description, p_checksum, p_created_by)
-    RETURNING *;
+    RETURNING *, false;
     RETURN;
   END IF;
   v_expires_at := clock_timestamp() + make_interval(secs => extract(epoch FROM p_grace)::float8);
@@ -517,7 +542,7 @@ BEGIN
   )
   INSERT INTO orchestration.policy_versions (id, description, checksum, created_by)
   SELECT p_id, p_description, p_checksum, p_created_by FROM demoted
-  RETURNING *;
+  RETURNING *, false;
 END
 $$
 """
@@ -525,17 +550,21 @@ $$
     op.execute(
         """
 CREATE FUNCTION orchestration.retire_policy_version(p_id text)
-RETURNS SETOF orchestration.policy_versions
+RETURNS SETOF orchestration.policy_version_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET lock_timeout = '2s'
 AS $$
 DECLARE
   v_status text;
+  v_retired_db_user text;
 BEGIN
   PERFORM orchestration.refuse_long_texts('policy_versions', ARRAY['id'], ARRAY[p_id]);
   PERFORM orchestration.lock_gate('policy_gate');
-  SELECT p.status INTO v_status FROM orchestration.policy_versions p WHERE p.id = p_id;
+  SELECT p.status, p.retired_db_user
+  INTO v_status, v_retired_db_user
+  FROM orchestration.policy_versions p
+  WHERE p.id = p_id;
   IF v_status IS NULL THEN
     PERFORM orchestration.raise_invariant(
       'INV-ATT-008', 'P7105',
@@ -550,6 +579,11 @@ BEGIN
       'status'
     );
   END IF;
+  IF v_status = 'RETIRED' AND v_retired_db_user = SESSION_USER THEN
+    -- The same act again.
+    RETURN QUERY SELECT p.*, true FROM orchestration.policy_versions p WHERE p.id = p_id;
+    RETURN;
+  END IF;
   IF v_status = 'RETIRED' THEN
     PERFORM orchestration.raise_invariant(
       'INV-POL-002', 'P7101', 'RETIRED is final', 'policy_versions',
@@ -558,7 +592,10 @@ BEGIN
     );
   END IF;
   RETURN QUERY
-  UPDATE orchestration.policy_versions p SET status = 'RETIRED' WHERE p.id = p_id RETURNING p.*;
+  UPDATE orchestration.policy_versions p
+  SET status = 'RETIRED', retired_db_user = SESSION_USER
+  WHERE p.id = p_id
+  RETURNING p.*, false;
 END
 $$
 """
@@ -622,6 +659,7 @@ $$
         "DROP FUNCTION orchestration.rotate_policy_version(text, text, text, interval, text, text)"
     )
     op.execute("DROP FUNCTION orchestration.require_policy_accepted(text)")
+    op.execute("DROP VIEW orchestration.policy_version_result")
     op.execute("DROP VIEW orchestration.accepted_policy_versions")
     op.drop_table("policy_versions", schema="orchestration")
     op.execute("DROP FUNCTION orchestration.check_active_policy_remains()")

@@ -171,6 +171,25 @@ def upgrade() -> None:
         schema="orchestration",
         postgresql_using="brin",
     )
+    # No role reads it: its row type is what the functions return.
+    op.execute(
+        """
+CREATE VIEW orchestration.ingress_attestation_result
+WITH (security_invoker = true)
+AS
+SELECT i.*, false AS replayed
+FROM orchestration.ingress_attestations i
+"""
+    )
+    op.execute(
+        """
+CREATE VIEW orchestration.ingress_attestation_event_result
+WITH (security_invoker = true)
+AS
+SELECT e.*, false AS replayed
+FROM orchestration.ingress_attestation_events e
+"""
+    )
     op.execute(
         """
 CREATE VIEW orchestration.ingress_attestation_status
@@ -568,13 +587,16 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-005', '
     op.execute(
         """
 CREATE FUNCTION orchestration.append_attestations(p_attestations jsonb)
-RETURNS SETOF orchestration.ingress_attestations
+RETURNS SETOF orchestration.ingress_attestation_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
 DECLARE
   v_bad record;
+  v_new uuid[];
+  v_new_ids jsonb;
+  v_replayed boolean[];
 BEGIN
   IF jsonb_typeof(p_attestations) IS DISTINCT FROM 'array'
     OR jsonb_array_length(p_attestations) > 10000 THEN
@@ -734,6 +756,7 @@ BEGIN
     );
   END IF;
 
+  WITH entered AS (
   INSERT INTO orchestration.ingress_attestations (
     caller_identity, idempotency_key, payload_hash, signature_hash,
     client_cert_fingerprint_sha256, token_hash, policy_version_id
@@ -753,7 +776,10 @@ BEGIN
     OFFSET 0
   )
   ORDER BY r.ord
-  ON CONFLICT (caller_identity, idempotency_key) DO NOTHING;
+  ON CONFLICT (caller_identity, idempotency_key) DO NOTHING
+  RETURNING id
+  )
+  SELECT array_agg(e.id) INTO v_new FROM entered e;
 
   SELECT a.id, a.caller_identity, a.idempotency_key
   INTO v_bad
@@ -778,8 +804,28 @@ BEGIN
       'Use a new idempotency key for new content.', 'idempotency_key'
     );
   END IF;
+  IF cardinality(v_new) < jsonb_array_length(p_attestations) THEN
+    -- Some are new and some are not. A key that comes twice is new where it comes first.
+    SELECT jsonb_object_agg(n.id, NULL) INTO v_new_ids FROM unnest(v_new) AS n (id);
+    SELECT array_agg(f.replayed ORDER BY f.ord)
+    INTO v_replayed
+    FROM (
+      SELECT r.ord,
+             NOT v_new_ids ? a.id::text
+               OR row_number() OVER (PARTITION BY a.id ORDER BY r.ord) > 1 AS replayed
+      FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
+        caller_identity text, idempotency_key text
+      )) WITH ORDINALITY AS r (caller_identity, idempotency_key, ord)
+      CROSS JOIN LATERAL (
+        SELECT a.id
+        FROM orchestration.ingress_attestations a
+        WHERE a.caller_identity = r.caller_identity AND a.idempotency_key = r.idempotency_key
+        OFFSET 0
+      ) a
+    ) f;
+  END IF;
   RETURN QUERY
-  SELECT a.*
+  SELECT a.*, coalesce(v_replayed[r.ord], v_new IS NULL)
   FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
     caller_identity text, idempotency_key text
   )) WITH ORDINALITY AS r (caller_identity, idempotency_key, ord)
@@ -801,13 +847,14 @@ CREATE FUNCTION orchestration.record_attestation_event(
   p_event text,
   p_terminal_status text DEFAULT NULL,
   p_recorded_by text DEFAULT SESSION_USER
-) RETURNS SETOF orchestration.ingress_attestation_events
+) RETURNS SETOF orchestration.ingress_attestation_event_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 DECLARE
   v_attestation orchestration.ingress_attestations;
-  v_recorded orchestration.ingress_attestation_events;
+  v_recorded orchestration.ingress_attestation_event_result;
+  v_replayed boolean;
 BEGIN
   PERFORM orchestration.refuse_long_texts(
     'ingress_attestation_events', ARRAY['event', 'terminal_status', 'recorded_by'],
@@ -829,14 +876,15 @@ BEGIN
       v_attestation.id, p_event, v_attestation.caller_identity,
       CASE WHEN p_event = 'EXECUTION_COMPLETED' THEN v_attestation.terminal_status END,
       v_attestation.attested_at, v_attestation.db_user, v_attestation.db_user,
-      v_attestation.xact_id
+      v_attestation.xact_id, true
     );
   ELSE
     INSERT INTO orchestration.ingress_attestation_events
       (attestation_id, event, terminal_status, recorded_by)
     VALUES (p_attestation_id, p_event, p_terminal_status, p_recorded_by)
     ON CONFLICT DO NOTHING;
-    SELECT e.* INTO v_recorded
+    v_replayed := NOT FOUND;
+    SELECT e.*, v_replayed INTO v_recorded
     FROM orchestration.ingress_attestation_events e
     WHERE e.attestation_id = p_attestation_id AND e.event = p_event;
   END IF;
@@ -1005,6 +1053,8 @@ $$
     op.execute("DROP FUNCTION orchestration.record_attestation_event(uuid, text, text, text)")
     op.execute("DROP FUNCTION orchestration.append_attestations(jsonb)")
     op.execute("DROP VIEW orchestration.ingress_attestation_status")
+    op.execute("DROP VIEW orchestration.ingress_attestation_event_result")
+    op.execute("DROP VIEW orchestration.ingress_attestation_result")
     op.drop_table("ingress_attestation_events", schema="orchestration")
     op.execute("DROP TRIGGER guard ON orchestration.ingress_attestations")
     op.execute("DROP TRIGGER heads ON orchestration.ingress_attestations")

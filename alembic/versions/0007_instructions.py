@@ -217,6 +217,16 @@ def create_tables() -> None:
 
 
 def create_view() -> None:
+    # No role reads it: its row type is what the functions return.
+    op.execute(
+        """
+CREATE VIEW orchestration.instruction_result
+WITH (security_invoker = true)
+AS
+SELECT i.*, false AS replayed
+FROM orchestration.instructions i
+"""
+    )
     op.execute(
         """
 CREATE VIEW orchestration.instruction_status
@@ -532,7 +542,7 @@ RETURN octet_length(p_payload::text) <= 1000000
     op.execute(
         """
 CREATE FUNCTION orchestration.receive_instruction(p_instructions jsonb)
-RETURNS SETOF orchestration.instructions
+RETURNS SETOF orchestration.instruction_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
@@ -540,6 +550,9 @@ AS $$
 DECLARE
   v_bad record;
   v_other record;
+  v_new uuid[];
+  v_new_ids jsonb;
+  v_replayed boolean[];
 BEGIN
   IF jsonb_typeof(p_instructions) IS DISTINCT FROM 'array'
     OR jsonb_array_length(p_instructions) > 10000 THEN
@@ -611,6 +624,7 @@ BEGIN
   END IF;
   PERFORM orchestration.share_kill_switch_gate();
   -- In order of the key: batches that share keys wait for each other, never in a circle.
+  WITH entered AS (
   INSERT INTO orchestration.instructions (
     participant_id, idempotency_key, instruction_type, end_to_end_id, uetr, value_date,
     amount_minor, currency, debtor_account, creditor_account, payload, attestation_id,
@@ -629,7 +643,10 @@ BEGIN
     creditor_account, payload, attestation_id, policy_version_id, ord
   )
   ORDER BY r.participant_id, r.idempotency_key, r.ord
-  ON CONFLICT (participant_id, idempotency_key) DO NOTHING;
+  ON CONFLICT (participant_id, idempotency_key) DO NOTHING
+  RETURNING id
+  )
+  SELECT array_agg(e.id) INTO v_new FROM entered e;
 
   -- Who asked and under which policy was judged with the first: the rest is the content.
   SELECT i.id, i.participant_id, i.idempotency_key
@@ -663,8 +680,28 @@ BEGIN
       'Use a new idempotency key for new content.', 'idempotency_key'
     );
   END IF;
+  IF cardinality(v_new) < jsonb_array_length(p_instructions) THEN
+    -- Some are new and some are not. A key that comes twice is new where it comes first.
+    SELECT jsonb_object_agg(n.id, NULL) INTO v_new_ids FROM unnest(v_new) AS n (id);
+    SELECT array_agg(f.replayed ORDER BY f.ord)
+    INTO v_replayed
+    FROM (
+      SELECT r.ord,
+             NOT v_new_ids ? i.id::text
+               OR row_number() OVER (PARTITION BY i.id ORDER BY r.ord) > 1 AS replayed
+      FROM ROWS FROM (jsonb_to_recordset(p_instructions) AS (
+        participant_id text, idempotency_key text
+      )) WITH ORDINALITY AS r (participant_id, idempotency_key, ord)
+      CROSS JOIN LATERAL (
+        SELECT i.id
+        FROM orchestration.instructions i
+        WHERE i.participant_id = r.participant_id AND i.idempotency_key = r.idempotency_key
+        OFFSET 0
+      ) i
+    ) f;
+  END IF;
   RETURN QUERY
-  SELECT i.*
+  SELECT i.*, coalesce(v_replayed[r.ord], v_new IS NULL)
   FROM ROWS FROM (jsonb_to_recordset(p_instructions) AS (
     participant_id text, idempotency_key text
   )) WITH ORDINALITY AS r (participant_id, idempotency_key, ord)
@@ -681,17 +718,25 @@ $$
     )
     op.execute(
         """
-CREATE FUNCTION orchestration.lock_instruction(p_id uuid, p_version integer, p_state text)
-RETURNS SETOF orchestration.instructions
+CREATE FUNCTION orchestration.lock_instruction(
+  p_id uuid,
+  p_version integer,
+  p_state text,
+  p_reason text
+)
+RETURNS SETOF orchestration.instruction_result
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 -- The instruction, if it still is what the caller has seen and not yet what it is to become. Its
 -- whole lock at once: growing, it would deadlock with a unit that enqueues and then starts.
+-- If this login has already done the same transition from this version, the row is returned as that
+-- transition left it, with replayed set, and the caller does nothing more.
 DECLARE
-  v_instruction orchestration.instructions;
+  v_instruction orchestration.instruction_result;
+  v_done orchestration.status_history;
 BEGIN
-  SELECT i.* INTO v_instruction
+  SELECT i.*, false INTO v_instruction
   FROM orchestration.instructions i
   WHERE i.id = p_id
   FOR UPDATE;
@@ -700,6 +745,30 @@ BEGIN
       'INV-API-002', 'P0002', 'the instruction does not exist', 'instructions',
       jsonb_build_object('id', p_id), 'Read the id again.', 'id'
     );
+  END IF;
+  IF v_instruction.version > p_version THEN
+    -- As bigint: the caller's version may be the largest integer.
+    SELECT h.* INTO v_done
+    FROM orchestration.status_history h
+    WHERE h.instruction_id = p_id
+      AND h.version = p_version::bigint + 1
+      AND h.to_state = p_state
+      AND h.reason IS NOT DISTINCT FROM p_reason
+      AND h.db_user = SESSION_USER;
+    IF FOUND THEN
+      -- Not as the row is now: a unit that authorizes and then starts with the version it got back
+      -- can be repeated as a whole.
+      v_instruction.state := v_done.to_state;
+      v_instruction.open := v_done.to_state IN ('AUTHORIZED', 'EXECUTING');
+      v_instruction.reason := v_done.reason;
+      v_instruction.version := v_done.version;
+      v_instruction.updated_at := v_done.occurred_at;
+      v_instruction.completed_at :=
+        CASE WHEN v_done.to_state IN ('COMPLETED', 'FAILED') THEN v_done.occurred_at END;
+      v_instruction.replayed := true;
+      RETURN NEXT v_instruction;
+      RETURN;
+    END IF;
   END IF;
   IF v_instruction.version IS DISTINCT FROM p_version THEN
     PERFORM orchestration.raise_invariant(
@@ -725,12 +794,12 @@ $$
     op.execute(
         """
 CREATE FUNCTION orchestration.authorize_instruction(p_id uuid, p_version integer)
-RETURNS SETOF orchestration.instructions
+RETURNS SETOF orchestration.instruction_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 DECLARE
-  v_instruction orchestration.instructions;
+  v_instruction orchestration.instruction_result;
   v_cert text;
   v_token text;
 BEGIN
@@ -738,7 +807,12 @@ BEGIN
   PERFORM orchestration.share_policy_gate();
   PERFORM orchestration.share_revocation_gate();
   SELECT l.* INTO v_instruction
-  FROM orchestration.lock_instruction(p_id, p_version, 'AUTHORIZED') l;
+  FROM orchestration.lock_instruction(p_id, p_version, 'AUTHORIZED', NULL) l;
+  IF v_instruction.replayed THEN
+    -- Whether it could be authorized was judged when it was.
+    RETURN NEXT v_instruction;
+    RETURN;
+  END IF;
   IF v_instruction.state = 'RECEIVED' THEN
     IF v_instruction.db_user = SESSION_USER THEN
       PERFORM orchestration.raise_invariant(
@@ -785,7 +859,8 @@ BEGIN
     END IF;
   END IF;
   RETURN QUERY
-  UPDATE orchestration.instructions i SET state = 'AUTHORIZED' WHERE i.id = p_id RETURNING i.*;
+  UPDATE orchestration.instructions i SET state = 'AUTHORIZED' WHERE i.id = p_id
+  RETURNING i.*, false;
 END
 $$
 """
@@ -793,15 +868,23 @@ $$
     op.execute(
         """
 CREATE FUNCTION orchestration.start_execution(p_id uuid, p_version integer)
-RETURNS SETOF orchestration.instructions
+RETURNS SETOF orchestration.instruction_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+DECLARE
+  v_instruction orchestration.instruction_result;
 BEGIN
   PERFORM orchestration.share_kill_switch_gate();
-  PERFORM orchestration.lock_instruction(p_id, p_version, 'EXECUTING');
+  SELECT l.* INTO v_instruction
+  FROM orchestration.lock_instruction(p_id, p_version, 'EXECUTING', NULL) l;
+  IF v_instruction.replayed THEN
+    RETURN NEXT v_instruction;
+    RETURN;
+  END IF;
   RETURN QUERY
-  UPDATE orchestration.instructions i SET state = 'EXECUTING' WHERE i.id = p_id RETURNING i.*;
+  UPDATE orchestration.instructions i SET state = 'EXECUTING' WHERE i.id = p_id
+  RETURNING i.*, false;
 END
 $$
 """
@@ -813,10 +896,12 @@ CREATE FUNCTION orchestration.end_instruction(
   p_version integer,
   p_state text,
   p_reason text
-) RETURNS SETOF orchestration.instructions
+) RETURNS SETOF orchestration.instruction_result
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+DECLARE
+  v_instruction orchestration.instruction_result;
 BEGIN
   IF p_state = 'FAILED' AND coalesce(p_reason, '') = '' THEN
     -- The CHECK would show the instruction, its accounts and its payload.
@@ -826,12 +911,17 @@ BEGIN
     );
   END IF;
   PERFORM orchestration.refuse_long_texts('instructions', ARRAY['reason'], ARRAY[p_reason], 4000);
-  PERFORM orchestration.lock_instruction(p_id, p_version, p_state);
+  SELECT l.* INTO v_instruction
+  FROM orchestration.lock_instruction(p_id, p_version, p_state, p_reason) l;
+  IF v_instruction.replayed THEN
+    RETURN NEXT v_instruction;
+    RETURN;
+  END IF;
   RETURN QUERY
   UPDATE orchestration.instructions i
   SET state = p_state, reason = p_reason
   WHERE i.id = p_id
-  RETURNING i.*;
+  RETURNING i.*, false;
 EXCEPTION
   -- What refers to an open instruction decides, also in a race.
   WHEN foreign_key_violation THEN
@@ -848,7 +938,7 @@ $$
     op.execute(
         """
 CREATE FUNCTION orchestration.complete_instruction(p_id uuid, p_version integer)
-RETURNS SETOF orchestration.instructions
+RETURNS SETOF orchestration.instruction_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
@@ -862,7 +952,7 @@ $$
     op.execute(
         """
 CREATE FUNCTION orchestration.fail_instruction(p_id uuid, p_version integer, p_reason text)
-RETURNS SETOF orchestration.instructions
+RETURNS SETOF orchestration.instruction_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
@@ -942,7 +1032,7 @@ REVOKE EXECUTE ON FUNCTION
   orchestration.guard_status_history(),
   orchestration.is_storable_payload(jsonb),
   orchestration.receive_instruction(jsonb),
-  orchestration.lock_instruction(uuid, integer, text),
+  orchestration.lock_instruction(uuid, integer, text, text),
   orchestration.authorize_instruction(uuid, integer),
   orchestration.start_execution(uuid, integer),
   orchestration.end_instruction(uuid, integer, text, text),
@@ -1012,10 +1102,11 @@ $$
     op.execute("DROP FUNCTION orchestration.end_instruction(uuid, integer, text, text)")
     op.execute("DROP FUNCTION orchestration.start_execution(uuid, integer)")
     op.execute("DROP FUNCTION orchestration.authorize_instruction(uuid, integer)")
-    op.execute("DROP FUNCTION orchestration.lock_instruction(uuid, integer, text)")
+    op.execute("DROP FUNCTION orchestration.lock_instruction(uuid, integer, text, text)")
     op.execute("DROP FUNCTION orchestration.receive_instruction(jsonb)")
     op.execute("DROP FUNCTION orchestration.is_storable_payload(jsonb)")
     op.execute("DROP VIEW orchestration.instruction_status")
+    op.execute("DROP VIEW orchestration.instruction_result")
     op.drop_table("status_history", schema="orchestration")
     op.drop_table("instructions", schema="orchestration")
     op.execute("DROP FUNCTION orchestration.guard_status_history()")

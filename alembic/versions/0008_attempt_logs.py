@@ -332,6 +332,25 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', '
 
 
 def create_functions() -> None:
+    # No role reads it: its row type is what the functions return.
+    op.execute(
+        """
+CREATE VIEW orchestration.execution_attempt_result
+WITH (security_invoker = true)
+AS
+SELECT a.*, false AS replayed
+FROM orchestration.execution_attempts a
+"""
+    )
+    op.execute(
+        """
+CREATE VIEW orchestration.transaction_attempt_result
+WITH (security_invoker = true)
+AS
+SELECT a.*, false AS replayed
+FROM orchestration.transaction_attempts a
+"""
+    )
     op.execute(
         """
 CREATE FUNCTION orchestration.lock_attempted_instruction(p_instruction_id uuid) RETURNS void
@@ -390,12 +409,13 @@ CREATE FUNCTION orchestration.close_execution_attempt(
   p_outcome text,
   p_error_code text DEFAULT NULL,
   p_error_message text DEFAULT NULL
-) RETURNS SETOF orchestration.execution_attempts
+) RETURNS SETOF orchestration.execution_attempt_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 DECLARE
-  v_recorded orchestration.execution_attempts;
+  v_recorded orchestration.execution_attempt_result;
+  v_replayed boolean;
 BEGIN
   PERFORM orchestration.refuse_long_texts(
     'execution_attempts', ARRAY['outcome', 'error_code'],
@@ -422,7 +442,8 @@ BEGIN
     (instruction_id, attempt_no, phase, outcome, error_code, error_message)
   VALUES (p_instruction_id, p_attempt_no, 'CLOSE', p_outcome, p_error_code, p_error_message)
   ON CONFLICT DO NOTHING;
-  SELECT a.* INTO v_recorded
+  v_replayed := NOT FOUND;
+  SELECT a.*, v_replayed INTO v_recorded
   FROM orchestration.execution_attempts a
   WHERE a.instruction_id = p_instruction_id
     AND a.attempt_no = p_attempt_no
@@ -482,12 +503,13 @@ CREATE FUNCTION orchestration.close_transaction_attempt(
   p_error_code text DEFAULT NULL,
   p_error_message text DEFAULT NULL,
   p_rail_reference text DEFAULT NULL
-) RETURNS SETOF orchestration.transaction_attempts
+) RETURNS SETOF orchestration.transaction_attempt_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 DECLARE
-  v_recorded orchestration.transaction_attempts;
+  v_recorded orchestration.transaction_attempt_result;
+  v_replayed boolean;
 BEGIN
   PERFORM orchestration.refuse_long_texts(
     'transaction_attempts', ARRAY['outcome', 'error_code', 'rail_reference'],
@@ -515,7 +537,8 @@ BEGIN
   VALUES (p_instruction_id, p_attempt_no, 'CLOSE', p_outcome, p_rail_reference, p_error_code,
     p_error_message)
   ON CONFLICT DO NOTHING;
-  SELECT a.* INTO v_recorded
+  v_replayed := NOT FOUND;
+  SELECT a.*, v_replayed INTO v_recorded
   FROM orchestration.transaction_attempts a
   WHERE a.instruction_id = p_instruction_id
     AND a.attempt_no = p_attempt_no
@@ -650,6 +673,8 @@ $$
     )
     op.execute("DROP FUNCTION orchestration.open_execution_attempt(uuid, text)")
     op.execute("DROP FUNCTION orchestration.lock_attempted_instruction(uuid)")
+    op.execute("DROP VIEW orchestration.transaction_attempt_result")
+    op.execute("DROP VIEW orchestration.execution_attempt_result")
     op.drop_table("transaction_attempts", schema="orchestration")
     op.drop_table("execution_attempts", schema="orchestration")
     op.execute("DROP FUNCTION orchestration.guard_attempt_log()")

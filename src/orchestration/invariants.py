@@ -889,6 +889,22 @@ KILL_SWITCH = (
         ),
         hint="Engage by engage_kill_switch.",
     ),
+    Invariant(
+        id="INV-KIL-003",
+        sentence="A key names one kill switch event; the same act repeated under it by the same"
+        " login returns that event, anything else is refused.",
+        tables=("kill_switches",),
+        tier=Tier.CONSTRAINT,
+        sqlstates=("23505", "23514"),
+        exception=errors.UniqueViolation,
+        enforced_by=(
+            "constraints/uq_kill_switches_key",
+            "constraints/ck_kill_switches_key",
+            "functions/engage_kill_switch",
+            "functions/release_kill_switch",
+        ),
+        hint="Use a new key for another act.",
+    ),
 )
 
 APPEND_ONLY = (

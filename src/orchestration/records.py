@@ -206,7 +206,11 @@ class Input(BaseModel):
 
 
 class Record(BaseModel):
-    """A row, or a part of one, that has left the database."""
+    """A row, or a part of one, that has left the database.
+
+    In a record that has `replayed`, it is true if the act had already been recorded before the call
+    that returned the record. It is false in what `get`, `active`, `state` and `history` return.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -233,9 +237,11 @@ class PolicyVersionRecord(Record):
     activated_at: datetime
     grace_expires_at: datetime | None
     retired_at: datetime | None
+    retired_db_user: str | None = None
     created_at: datetime
     created_by: str
     db_user: str
+    replayed: bool = False
 
 
 class RevocationRecord(Record):
@@ -296,6 +302,7 @@ class AttestationRecord(Record):
     prev_hash: str
     record_hash: str
     db_user: str
+    replayed: bool = False
 
 
 class AttestationEventRecord(Record):
@@ -306,6 +313,7 @@ class AttestationEventRecord(Record):
     occurred_at: datetime
     recorded_by: str
     db_user: str
+    replayed: bool = False
 
 
 class AttestationStatus(Record):
@@ -378,6 +386,7 @@ class InstructionRecord(Record):
     updated_at: datetime
     completed_at: datetime | None
     db_user: str
+    replayed: bool = False
 
 
 class StatusHistoryRecord(Record):
@@ -406,6 +415,7 @@ class ExecutionAttempt(Record):
     error_message: str | None
     occurred_at: datetime
     db_user: str
+    replayed: bool = False
 
 
 class TransactionAttempt(ExecutionAttempt):
@@ -423,9 +433,11 @@ class KillSwitchRecord(Record):
     target: str | None
     action: KillSwitchAction
     reason: str
+    key: str | None = None
     actor: str
     occurred_at: datetime
     db_user: str
+    replayed: bool = False
 
 
 class KillSwitchState(Record):
@@ -620,6 +632,7 @@ class CompletionResult(Record):
     outbox_id: UUID
     state: AttemptState | None
     error: LeaseLost | None
+    replayed: bool = False
 
 
 class RepairedAttempt(Record):

@@ -15,7 +15,7 @@ from orchestration.errors import OrchestrationError, Retry
 from orchestration.records import ExecutionAttempt, TransactionAttempt
 from orchestration.repo import AttemptLogRepository, InstructionRepository
 from orchestration.vocabulary import AttemptOutcome, AttemptPhase
-from tests.support import Connect, instruction_id, scalar
+from tests.support import Connect, instruction_id, replayed, scalar
 
 pytestmark = pytest.mark.instructed
 
@@ -131,7 +131,7 @@ def test_the_same_closing_again_gives_the_recorded_one(
 ) -> None:
     opens(log)
     ended = {"outcome": "FAILED", "error_code": "E1", "error_message": "no"}
-    assert closes(log, **ended) == closes(log, **ended)
+    assert replayed(closes(log, **ended)) == closes(log, **ended)
 
 
 def test_the_two_logs_are_apart(log: AttemptLogRepository) -> None:

@@ -50,6 +50,14 @@ MAY_SELECT: Final[Mapping[str, frozenset[str]]] = {
     "payment_outbox_unresolved": EVERYONE - {"ingest"},
     "payment_outbox_contradictions": EVERYONE - {"ingest"},
     "participant_outbox_sequences": frozenset({"control", "auditor"}),
+    # Row types of functions.
+    "policy_version_result": NONE,
+    "kill_switch_result": NONE,
+    "ingress_attestation_result": NONE,
+    "ingress_attestation_event_result": NONE,
+    "instruction_result": NONE,
+    "execution_attempt_result": NONE,
+    "transaction_attempt_result": NONE,
 }
 
 MAY_EXECUTE: Final[Mapping[str, frozenset[str]]] = {

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Index, text
+from sqlalchemy import CheckConstraint, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from orchestration.models.base import (
@@ -45,6 +45,8 @@ class KillSwitch(Base):
         CheckConstraint("action IN ('ENGAGE', 'RELEASE')", name="action"),
         CheckConstraint(free_text("reason"), name="reason"),
         CheckConstraint(key("actor"), name="actor"),
+        CheckConstraint(key("key"), name="key"),
+        UniqueConstraint("key"),
         Index("ix_kill_switches_last", "scope", text("coalesce(target, '')"), "event_no"),
         Index("ix_kill_switches_xact_id", "xact_id", postgresql_using="brin"),
     )
@@ -56,6 +58,7 @@ class KillSwitch(Base):
     target: Mapped[str | None]
     action: Mapped[str]
     reason: Mapped[str]
+    key: Mapped[str | None]
     actor: Mapped[str] = mapped_column(server_default=text("SESSION_USER"))
     occurred_at: Mapped[datetime] = mapped_column(server_default=assigned)
     db_user: Mapped[DbUser]

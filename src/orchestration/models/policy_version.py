@@ -57,6 +57,7 @@ class PolicyVersion(Base):
     activated_at: Mapped[datetime] = mapped_column(server_default=assigned)
     grace_expires_at: Mapped[datetime | None]
     retired_at: Mapped[datetime | None]
+    retired_db_user: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=assigned)
     created_by: Mapped[str] = mapped_column(server_default=text("SESSION_USER"))
     db_user: Mapped[DbUser]

@@ -44,6 +44,10 @@ class InstructionRepository(Repository):
     `symphony_executor`.
 
     A transition names the `version` it was decided on, and every record carries the newest one.
+    A transition may be repeated after an unknown outcome: if the same login asks for the same
+    transition from the same version (and for the same reason), it gets the instruction as that
+    transition left it, `replayed`. Nothing is checked or recorded again. `get` returns the
+    instruction as it is now.
     """
 
     def receive(self, new: NewInstruction) -> InstructionRecord:

@@ -17,7 +17,8 @@ ENGAGE: Final = text(
       p_scope => :scope,
       p_reason => :reason,
       p_target => :target,
-      p_engaged_by => :actor
+      p_engaged_by => :actor,
+      p_key => :key
     )
     """
 )
@@ -28,7 +29,8 @@ RELEASE: Final = text(
       p_scope => :scope,
       p_reason => :reason,
       p_target => :target,
-      p_released_by => :actor
+      p_released_by => :actor,
+      p_key => :key
     )
     """
 )
@@ -54,6 +56,7 @@ class KillSwitchRepository(Repository):
         target: str | None = None,
         reason: str,
         engaged_by: str,
+        key: str | None = None,
     ) -> KillSwitchRecord:
         """Engage a switch: once committed, nothing gated that was in flight commits (INV-KIL-002).
 
@@ -61,9 +64,14 @@ class KillSwitchRepository(Repository):
         gated writes wait behind it. The server ends a gated transaction that has been idle for
         10 s. A `statement_timeout` shorter than that can still end the call.
 
-        Raises CheckViolation (23514) for a target that the scope has not, or has.
+        With a `key` (1 to 1,000 octets) the act can be repeated: the same login with the same key
+        and the same arguments gets the recorded event, `replayed`. Without one, each call adds an
+        event.
+
+        Raises CheckViolation (23514) for a target that the scope has not, or has; UniqueViolation
+        (23505, INV-KIL-003) if another act, or another login, used the key.
         """
-        return self._change(ENGAGE, scope, target, reason, "engaged_by", engaged_by)
+        return self._change(ENGAGE, scope, target, reason, "engaged_by", engaged_by, key)
 
     def release(
         self,
@@ -72,13 +80,18 @@ class KillSwitchRepository(Repository):
         target: str | None = None,
         reason: str,
         released_by: str,
+        key: str | None = None,
     ) -> KillSwitchRecord:
         """Release an engaged switch.
 
-        Raises NotFound (P0002, INV-API-002) where it is not engaged, LockNotAvailable (55P03) if
+        `key`: as for `engage`. A repeated release gets the recorded event, whatever the switch's
+        state is now.
+
+        Raises NotFound (P0002, INV-API-002) if it is not engaged; UniqueViolation (23505,
+        INV-KIL-003) if another act, or another login, used the key; LockNotAvailable (55P03) if
         the gate was not free within 2 s: `detail["holders"]` names who holds it.
         """
-        return self._change(RELEASE, scope, target, reason, "released_by", released_by)
+        return self._change(RELEASE, scope, target, reason, "released_by", released_by, key)
 
     def state(self) -> list[KillSwitchState]:
         """The last event of every scope and target, engaged or released."""
@@ -99,6 +112,7 @@ class KillSwitchRepository(Repository):
         reason: str,
         by: str,
         actor: str,
+        key: str | None,
     ) -> KillSwitchRecord:
         row = self._row(
             statement,
@@ -107,6 +121,7 @@ class KillSwitchRepository(Repository):
                 "target": argument("target", KEY_OR_NONE, target),
                 "reason": argument("reason", REASON, reason),
                 "actor": argument(by, KEY, actor),
+                "key": argument("key", KEY_OR_NONE, key),
             },
         )
         return KillSwitchRecord.from_row(one(row))

@@ -531,4 +531,5 @@ def _result(row: Mapping[str, Any]) -> CompletionResult:
         outbox_id=row["outbox_id"],
         state=AttemptState(state) if state is not None else None,
         error=error,
+        replayed=row["replayed"],
     )

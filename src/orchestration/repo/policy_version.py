@@ -70,12 +70,14 @@ class PolicyVersionRepository(Repository):
     ) -> PolicyVersionRecord:
         """Make `new` ACTIVE; the ACTIVE version enters GRACE for `grace`, one in GRACE is retired.
 
-        Writers judged under the old state have committed before this returns, or never do.
+        Writers judged under the old state have committed before this returns, or never do. If the
+        same login repeats the rotation (same id, same checksum), it gets the recorded version as it
+        is now, `replayed`, and nothing changes; its grace and `expected_active` are not compared.
 
         Raises InvalidParameterValue (22023, INV-API-001) for a negative grace, ActivePolicyConflict
         (P7104, INV-POL-005) where `expected_active` is not the ACTIVE one, UniqueViolation (23505)
-        where the id exists, LockNotAvailable (55P03) if the gate was not free within 2 s:
-        `detail["holders"]` names who holds it.
+        if the id exists with another checksum or from another login, LockNotAvailable (55P03) if
+        the gate was not free within 2 s: `detail["holders"]` names who holds it.
         """
         instance("new", NewPolicyVersion, new)
         row = self._row(
@@ -94,9 +96,12 @@ class PolicyVersionRepository(Repository):
     def retire(self, id: str) -> PolicyVersionRecord:
         """Retire the version in GRACE before its time.
 
+        If the login that retired it by this method repeats the call, it gets the version,
+        `replayed`.
+
         Raises LastActivePolicy (P7103, INV-POL-007) for the ACTIVE one, InvalidPolicyTransition
-        (P7101, INV-POL-002) for a RETIRED one, PolicyNotAccepted (P7105, INV-ATT-008) for an
-        unknown one.
+        (P7101, INV-POL-002) for one that a rotation or another login retired, PolicyNotAccepted
+        (P7105, INV-ATT-008) for an unknown one.
         """
         row = self._row(RETIRE, {"id": argument("id", KEY, id)})
         return PolicyVersionRecord.from_row(one(row))

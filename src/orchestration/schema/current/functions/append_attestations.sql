@@ -1,5 +1,5 @@
 CREATE OR REPLACE FUNCTION orchestration.append_attestations(p_attestations jsonb)
- RETURNS SETOF orchestration.ingress_attestations
+ RETURNS SETOF orchestration.ingress_attestation_result
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
@@ -7,6 +7,9 @@ CREATE OR REPLACE FUNCTION orchestration.append_attestations(p_attestations json
 AS $function$
 DECLARE
   v_bad record;
+  v_new uuid[];
+  v_new_ids jsonb;
+  v_replayed boolean[];
 BEGIN
   IF jsonb_typeof(p_attestations) IS DISTINCT FROM 'array'
     OR jsonb_array_length(p_attestations) > 10000 THEN
@@ -166,6 +169,7 @@ BEGIN
     );
   END IF;
 
+  WITH entered AS (
   INSERT INTO orchestration.ingress_attestations (
     caller_identity, idempotency_key, payload_hash, signature_hash,
     client_cert_fingerprint_sha256, token_hash, policy_version_id
@@ -185,7 +189,10 @@ BEGIN
     OFFSET 0
   )
   ORDER BY r.ord
-  ON CONFLICT (caller_identity, idempotency_key) DO NOTHING;
+  ON CONFLICT (caller_identity, idempotency_key) DO NOTHING
+  RETURNING id
+  )
+  SELECT array_agg(e.id) INTO v_new FROM entered e;
 
   SELECT a.id, a.caller_identity, a.idempotency_key
   INTO v_bad
@@ -210,8 +217,28 @@ BEGIN
       'Use a new idempotency key for new content.', 'idempotency_key'
     );
   END IF;
+  IF cardinality(v_new) < jsonb_array_length(p_attestations) THEN
+    -- Some are new and some are not. A key that comes twice is new where it comes first.
+    SELECT jsonb_object_agg(n.id, NULL) INTO v_new_ids FROM unnest(v_new) AS n (id);
+    SELECT array_agg(f.replayed ORDER BY f.ord)
+    INTO v_replayed
+    FROM (
+      SELECT r.ord,
+             NOT v_new_ids ? a.id::text
+               OR row_number() OVER (PARTITION BY a.id ORDER BY r.ord) > 1 AS replayed
+      FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
+        caller_identity text, idempotency_key text
+      )) WITH ORDINALITY AS r (caller_identity, idempotency_key, ord)
+      CROSS JOIN LATERAL (
+        SELECT a.id
+        FROM orchestration.ingress_attestations a
+        WHERE a.caller_identity = r.caller_identity AND a.idempotency_key = r.idempotency_key
+        OFFSET 0
+      ) a
+    ) f;
+  END IF;
   RETURN QUERY
-  SELECT a.*
+  SELECT a.*, coalesce(v_replayed[r.ord], v_new IS NULL)
   FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
     caller_identity text, idempotency_key text
   )) WITH ORDINALITY AS r (caller_identity, idempotency_key, ord)

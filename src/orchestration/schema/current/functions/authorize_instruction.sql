@@ -1,11 +1,11 @@
 CREATE OR REPLACE FUNCTION orchestration.authorize_instruction(p_id uuid, p_version integer)
- RETURNS SETOF orchestration.instructions
+ RETURNS SETOF orchestration.instruction_result
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
 AS $function$
 DECLARE
-  v_instruction orchestration.instructions;
+  v_instruction orchestration.instruction_result;
   v_cert text;
   v_token text;
 BEGIN
@@ -13,7 +13,12 @@ BEGIN
   PERFORM orchestration.share_policy_gate();
   PERFORM orchestration.share_revocation_gate();
   SELECT l.* INTO v_instruction
-  FROM orchestration.lock_instruction(p_id, p_version, 'AUTHORIZED') l;
+  FROM orchestration.lock_instruction(p_id, p_version, 'AUTHORIZED', NULL) l;
+  IF v_instruction.replayed THEN
+    -- Whether it could be authorized was judged when it was.
+    RETURN NEXT v_instruction;
+    RETURN;
+  END IF;
   IF v_instruction.state = 'RECEIVED' THEN
     IF v_instruction.db_user = SESSION_USER THEN
       PERFORM orchestration.raise_invariant(
@@ -60,7 +65,8 @@ BEGIN
     END IF;
   END IF;
   RETURN QUERY
-  UPDATE orchestration.instructions i SET state = 'AUTHORIZED' WHERE i.id = p_id RETURNING i.*;
+  UPDATE orchestration.instructions i SET state = 'AUTHORIZED' WHERE i.id = p_id
+  RETURNING i.*, false;
 END
 $function$;
 -- owner: symphony_owner

@@ -1,11 +1,12 @@
 CREATE OR REPLACE FUNCTION orchestration.close_execution_attempt(p_instruction_id uuid, p_attempt_no integer, p_outcome text, p_error_code text DEFAULT NULL::text, p_error_message text DEFAULT NULL::text)
- RETURNS SETOF orchestration.execution_attempts
+ RETURNS SETOF orchestration.execution_attempt_result
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
 AS $function$
 DECLARE
-  v_recorded orchestration.execution_attempts;
+  v_recorded orchestration.execution_attempt_result;
+  v_replayed boolean;
 BEGIN
   PERFORM orchestration.refuse_long_texts(
     'execution_attempts', ARRAY['outcome', 'error_code'],
@@ -32,7 +33,8 @@ BEGIN
     (instruction_id, attempt_no, phase, outcome, error_code, error_message)
   VALUES (p_instruction_id, p_attempt_no, 'CLOSE', p_outcome, p_error_code, p_error_message)
   ON CONFLICT DO NOTHING;
-  SELECT a.* INTO v_recorded
+  v_replayed := NOT FOUND;
+  SELECT a.*, v_replayed INTO v_recorded
   FROM orchestration.execution_attempts a
   WHERE a.instruction_id = p_instruction_id
     AND a.attempt_no = p_attempt_no

@@ -1,11 +1,12 @@
 CREATE OR REPLACE FUNCTION orchestration.close_transaction_attempt(p_instruction_id uuid, p_attempt_no integer, p_outcome text, p_error_code text DEFAULT NULL::text, p_error_message text DEFAULT NULL::text, p_rail_reference text DEFAULT NULL::text)
- RETURNS SETOF orchestration.transaction_attempts
+ RETURNS SETOF orchestration.transaction_attempt_result
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
 AS $function$
 DECLARE
-  v_recorded orchestration.transaction_attempts;
+  v_recorded orchestration.transaction_attempt_result;
+  v_replayed boolean;
 BEGIN
   PERFORM orchestration.refuse_long_texts(
     'transaction_attempts', ARRAY['outcome', 'error_code', 'rail_reference'],
@@ -33,7 +34,8 @@ BEGIN
   VALUES (p_instruction_id, p_attempt_no, 'CLOSE', p_outcome, p_rail_reference, p_error_code,
     p_error_message)
   ON CONFLICT DO NOTHING;
-  SELECT a.* INTO v_recorded
+  v_replayed := NOT FOUND;
+  SELECT a.*, v_replayed INTO v_recorded
   FROM orchestration.transaction_attempts a
   WHERE a.instruction_id = p_instruction_id
     AND a.attempt_no = p_attempt_no

@@ -1,5 +1,5 @@
 CREATE OR REPLACE FUNCTION orchestration.complete_instruction(p_id uuid, p_version integer)
- RETURNS SETOF orchestration.instructions
+ RETURNS SETOF orchestration.instruction_result
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'

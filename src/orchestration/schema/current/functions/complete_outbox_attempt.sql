@@ -1,5 +1,5 @@
 CREATE OR REPLACE FUNCTION orchestration.complete_outbox_attempt(p_completions jsonb, p_partial boolean DEFAULT false)
- RETURNS TABLE(outbox_id uuid, state text, error_sqlstate text, error_message text, error_detail jsonb, error_hint text)
+ RETURNS TABLE(outbox_id uuid, state text, error_sqlstate text, error_message text, error_detail jsonb, error_hint text, replayed boolean)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
@@ -270,7 +270,9 @@ BEGIN
          CASE WHEN c.state IS NULL
            THEN jsonb_build_object('outbox_id', r.outbox_id, 'worker_id', r.worker_id) END,
          CASE WHEN c.state IS NULL
-           THEN 'Record what the rail answered by record_late_result.' END
+           THEN 'Record what the rail answered by record_late_result.' END,
+         -- Everything that this call closed, it closed at v_now.
+         coalesce(c.completed_at <> v_now, false)
   FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
     outbox_id uuid, lease_token uuid, worker_id text, state text, error_code text,
     rail_reference text
@@ -278,7 +280,7 @@ BEGIN
     outbox_id, lease_token, worker_id, state, error_code, rail_reference, ord
   )
   LEFT JOIN LATERAL (
-    SELECT c.state
+    SELECT c.state, c.completed_at
     FROM orchestration.payment_outbox_attempts c
     WHERE c.outbox_id = r.outbox_id
       AND c.phase = 'CLOSE'

@@ -1,8 +1,10 @@
 CREATE OR REPLACE FUNCTION orchestration.end_instruction(p_id uuid, p_version integer, p_state text, p_reason text)
- RETURNS SETOF orchestration.instructions
+ RETURNS SETOF orchestration.instruction_result
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
 AS $function$
+DECLARE
+  v_instruction orchestration.instruction_result;
 BEGIN
   IF p_state = 'FAILED' AND coalesce(p_reason, '') = '' THEN
     -- The CHECK would show the instruction, its accounts and its payload.
@@ -12,12 +14,17 @@ BEGIN
     );
   END IF;
   PERFORM orchestration.refuse_long_texts('instructions', ARRAY['reason'], ARRAY[p_reason], 4000);
-  PERFORM orchestration.lock_instruction(p_id, p_version, p_state);
+  SELECT l.* INTO v_instruction
+  FROM orchestration.lock_instruction(p_id, p_version, p_state, p_reason) l;
+  IF v_instruction.replayed THEN
+    RETURN NEXT v_instruction;
+    RETURN;
+  END IF;
   RETURN QUERY
   UPDATE orchestration.instructions i
   SET state = p_state, reason = p_reason
   WHERE i.id = p_id
-  RETURNING i.*;
+  RETURNING i.*, false;
 EXCEPTION
   -- What refers to an open instruction decides, also in a race.
   WHEN foreign_key_violation THEN

@@ -1,5 +1,5 @@
-CREATE OR REPLACE FUNCTION orchestration.engage_kill_switch(p_scope text, p_reason text, p_target text DEFAULT NULL::text, p_engaged_by text DEFAULT SESSION_USER)
- RETURNS SETOF orchestration.kill_switches
+CREATE OR REPLACE FUNCTION orchestration.engage_kill_switch(p_scope text, p_reason text, p_target text DEFAULT NULL::text, p_engaged_by text DEFAULT SESSION_USER, p_key text DEFAULT NULL::text)
+ RETURNS SETOF orchestration.kill_switch_result
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
@@ -8,13 +8,25 @@ AS $function$
 -- It waits as long as it takes: whoever holds the gate may be idle for 10 seconds at most.
 BEGIN
   PERFORM orchestration.refuse_long_texts(
-    'kill_switches', ARRAY['scope', 'target', 'actor'], ARRAY[p_scope, p_target, p_engaged_by]
+    'kill_switches', ARRAY['scope', 'target', 'actor', 'key'],
+    ARRAY[p_scope, p_target, p_engaged_by, p_key]
   );
   PERFORM orchestration.refuse_long_texts('kill_switches', ARRAY['reason'], ARRAY[p_reason], 4000);
+  PERFORM orchestration.lock_gate('kill_switch_gate');
   RETURN QUERY
-  INSERT INTO orchestration.kill_switches (scope, target, action, reason, actor)
-  VALUES (p_scope, p_target, 'ENGAGE', p_reason, p_engaged_by)
-  RETURNING *;
+  SELECT k.*, true
+  FROM orchestration.kill_switches k
+  WHERE k.key = p_key
+    AND k.db_user = SESSION_USER
+    AND (k.scope, k.target, k.action, k.reason, k.actor)
+      IS NOT DISTINCT FROM (p_scope, p_target, 'ENGAGE', p_reason, p_engaged_by);
+  IF FOUND THEN
+    RETURN;
+  END IF;
+  RETURN QUERY
+  INSERT INTO orchestration.kill_switches (scope, target, action, reason, actor, key)
+  VALUES (p_scope, p_target, 'ENGAGE', p_reason, p_engaged_by, p_key)
+  RETURNING *, false;
 END
 $function$;
 -- owner: symphony_owner

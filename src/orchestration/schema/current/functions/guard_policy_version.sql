@@ -106,6 +106,12 @@ BEGIN
       WHEN OLD.status = 'RETIRED' THEN OLD.retired_at
       ELSE clock_timestamp()
     END;
+    -- Null if a rotation retired it: only the login that called retire_policy_version may repeat it.
+    NEW.retired_db_user := CASE
+      WHEN NEW.status <> 'RETIRED' OR NEW.retired_db_user IS NULL THEN NULL
+      WHEN OLD.status = 'RETIRED' THEN OLD.retired_db_user
+      ELSE SESSION_USER
+    END;
   END IF;
   RETURN NEW;
 END

@@ -1,5 +1,5 @@
 CREATE OR REPLACE FUNCTION orchestration.receive_instruction(p_instructions jsonb)
- RETURNS SETOF orchestration.instructions
+ RETURNS SETOF orchestration.instruction_result
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
@@ -8,6 +8,9 @@ AS $function$
 DECLARE
   v_bad record;
   v_other record;
+  v_new uuid[];
+  v_new_ids jsonb;
+  v_replayed boolean[];
 BEGIN
   IF jsonb_typeof(p_instructions) IS DISTINCT FROM 'array'
     OR jsonb_array_length(p_instructions) > 10000 THEN
@@ -79,6 +82,7 @@ BEGIN
   END IF;
   PERFORM orchestration.share_kill_switch_gate();
   -- In order of the key: batches that share keys wait for each other, never in a circle.
+  WITH entered AS (
   INSERT INTO orchestration.instructions (
     participant_id, idempotency_key, instruction_type, end_to_end_id, uetr, value_date,
     amount_minor, currency, debtor_account, creditor_account, payload, attestation_id,
@@ -97,7 +101,10 @@ BEGIN
     creditor_account, payload, attestation_id, policy_version_id, ord
   )
   ORDER BY r.participant_id, r.idempotency_key, r.ord
-  ON CONFLICT (participant_id, idempotency_key) DO NOTHING;
+  ON CONFLICT (participant_id, idempotency_key) DO NOTHING
+  RETURNING id
+  )
+  SELECT array_agg(e.id) INTO v_new FROM entered e;
 
   -- Who asked and under which policy was judged with the first: the rest is the content.
   SELECT i.id, i.participant_id, i.idempotency_key
@@ -131,8 +138,28 @@ BEGIN
       'Use a new idempotency key for new content.', 'idempotency_key'
     );
   END IF;
+  IF cardinality(v_new) < jsonb_array_length(p_instructions) THEN
+    -- Some are new and some are not. A key that comes twice is new where it comes first.
+    SELECT jsonb_object_agg(n.id, NULL) INTO v_new_ids FROM unnest(v_new) AS n (id);
+    SELECT array_agg(f.replayed ORDER BY f.ord)
+    INTO v_replayed
+    FROM (
+      SELECT r.ord,
+             NOT v_new_ids ? i.id::text
+               OR row_number() OVER (PARTITION BY i.id ORDER BY r.ord) > 1 AS replayed
+      FROM ROWS FROM (jsonb_to_recordset(p_instructions) AS (
+        participant_id text, idempotency_key text
+      )) WITH ORDINALITY AS r (participant_id, idempotency_key, ord)
+      CROSS JOIN LATERAL (
+        SELECT i.id
+        FROM orchestration.instructions i
+        WHERE i.participant_id = r.participant_id AND i.idempotency_key = r.idempotency_key
+        OFFSET 0
+      ) i
+    ) f;
+  END IF;
   RETURN QUERY
-  SELECT i.*
+  SELECT i.*, coalesce(v_replayed[r.ord], v_new IS NULL)
   FROM ROWS FROM (jsonb_to_recordset(p_instructions) AS (
     participant_id text, idempotency_key text
   )) WITH ORDINALITY AS r (participant_id, idempotency_key, ord)

@@ -1,12 +1,13 @@
 CREATE OR REPLACE FUNCTION orchestration.record_attestation_event(p_attestation_id uuid, p_event text, p_terminal_status text DEFAULT NULL::text, p_recorded_by text DEFAULT SESSION_USER)
- RETURNS SETOF orchestration.ingress_attestation_events
+ RETURNS SETOF orchestration.ingress_attestation_event_result
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
 AS $function$
 DECLARE
   v_attestation orchestration.ingress_attestations;
-  v_recorded orchestration.ingress_attestation_events;
+  v_recorded orchestration.ingress_attestation_event_result;
+  v_replayed boolean;
 BEGIN
   PERFORM orchestration.refuse_long_texts(
     'ingress_attestation_events', ARRAY['event', 'terminal_status', 'recorded_by'],
@@ -28,14 +29,15 @@ BEGIN
       v_attestation.id, p_event, v_attestation.caller_identity,
       CASE WHEN p_event = 'EXECUTION_COMPLETED' THEN v_attestation.terminal_status END,
       v_attestation.attested_at, v_attestation.db_user, v_attestation.db_user,
-      v_attestation.xact_id
+      v_attestation.xact_id, true
     );
   ELSE
     INSERT INTO orchestration.ingress_attestation_events
       (attestation_id, event, terminal_status, recorded_by)
     VALUES (p_attestation_id, p_event, p_terminal_status, p_recorded_by)
     ON CONFLICT DO NOTHING;
-    SELECT e.* INTO v_recorded
+    v_replayed := NOT FOUND;
+    SELECT e.*, v_replayed INTO v_recorded
     FROM orchestration.ingress_attestation_events e
     WHERE e.attestation_id = p_attestation_id AND e.event = p_event;
   END IF;

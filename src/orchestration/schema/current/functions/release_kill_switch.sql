@@ -1,5 +1,5 @@
-CREATE OR REPLACE FUNCTION orchestration.release_kill_switch(p_scope text, p_reason text, p_target text DEFAULT NULL::text, p_released_by text DEFAULT SESSION_USER)
- RETURNS SETOF orchestration.kill_switches
+CREATE OR REPLACE FUNCTION orchestration.release_kill_switch(p_scope text, p_reason text, p_target text DEFAULT NULL::text, p_released_by text DEFAULT SESSION_USER, p_key text DEFAULT NULL::text)
+ RETURNS SETOF orchestration.kill_switch_result
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
@@ -7,13 +7,27 @@ CREATE OR REPLACE FUNCTION orchestration.release_kill_switch(p_scope text, p_rea
 AS $function$
 BEGIN
   PERFORM orchestration.refuse_long_texts(
-    'kill_switches', ARRAY['scope', 'target', 'actor'], ARRAY[p_scope, p_target, p_released_by]
+    'kill_switches', ARRAY['scope', 'target', 'actor', 'key'],
+    ARRAY[p_scope, p_target, p_released_by, p_key]
   );
   PERFORM orchestration.refuse_long_texts('kill_switches', ARRAY['reason'], ARRAY[p_reason], 4000);
   PERFORM orchestration.lock_gate('kill_switch_gate');
+  RETURN QUERY
+  SELECT k.*, true
+  FROM orchestration.kill_switches k
+  WHERE k.key = p_key
+    AND k.db_user = SESSION_USER
+    AND (k.scope, k.target, k.action, k.reason, k.actor)
+      IS NOT DISTINCT FROM (p_scope, p_target, 'RELEASE', p_reason, p_released_by);
+  IF FOUND THEN
+    RETURN;
+  END IF;
+  -- A key that another event has is refused by the unique constraint, whatever is engaged.
   IF NOT EXISTS (
     SELECT FROM orchestration.kill_switch_state s
     WHERE s.scope = p_scope AND s.target IS NOT DISTINCT FROM p_target AND s.engaged
+  ) AND NOT EXISTS (
+    SELECT FROM orchestration.kill_switches k WHERE k.key = p_key
   ) THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-002', 'P0002', 'no such kill switch is engaged', 'kill_switches',
@@ -21,9 +35,9 @@ BEGIN
     );
   END IF;
   RETURN QUERY
-  INSERT INTO orchestration.kill_switches (scope, target, action, reason, actor)
-  VALUES (p_scope, p_target, 'RELEASE', p_reason, p_released_by)
-  RETURNING *;
+  INSERT INTO orchestration.kill_switches (scope, target, action, reason, actor, key)
+  VALUES (p_scope, p_target, 'RELEASE', p_reason, p_released_by, p_key)
+  RETURNING *, false;
 END
 $function$;
 -- owner: symphony_owner

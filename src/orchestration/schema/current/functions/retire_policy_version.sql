@@ -1,5 +1,5 @@
 CREATE OR REPLACE FUNCTION orchestration.retire_policy_version(p_id text)
- RETURNS SETOF orchestration.policy_versions
+ RETURNS SETOF orchestration.policy_version_result
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
@@ -7,10 +7,14 @@ CREATE OR REPLACE FUNCTION orchestration.retire_policy_version(p_id text)
 AS $function$
 DECLARE
   v_status text;
+  v_retired_db_user text;
 BEGIN
   PERFORM orchestration.refuse_long_texts('policy_versions', ARRAY['id'], ARRAY[p_id]);
   PERFORM orchestration.lock_gate('policy_gate');
-  SELECT p.status INTO v_status FROM orchestration.policy_versions p WHERE p.id = p_id;
+  SELECT p.status, p.retired_db_user
+  INTO v_status, v_retired_db_user
+  FROM orchestration.policy_versions p
+  WHERE p.id = p_id;
   IF v_status IS NULL THEN
     PERFORM orchestration.raise_invariant(
       'INV-ATT-008', 'P7105',
@@ -25,6 +29,11 @@ BEGIN
       'status'
     );
   END IF;
+  IF v_status = 'RETIRED' AND v_retired_db_user = SESSION_USER THEN
+    -- The same act again.
+    RETURN QUERY SELECT p.*, true FROM orchestration.policy_versions p WHERE p.id = p_id;
+    RETURN;
+  END IF;
   IF v_status = 'RETIRED' THEN
     PERFORM orchestration.raise_invariant(
       'INV-POL-002', 'P7101', 'RETIRED is final', 'policy_versions',
@@ -33,7 +42,10 @@ BEGIN
     );
   END IF;
   RETURN QUERY
-  UPDATE orchestration.policy_versions p SET status = 'RETIRED' WHERE p.id = p_id RETURNING p.*;
+  UPDATE orchestration.policy_versions p
+  SET status = 'RETIRED', retired_db_user = SESSION_USER
+  WHERE p.id = p_id
+  RETURNING p.*, false;
 END
 $function$;
 -- owner: symphony_owner

@@ -1,5 +1,5 @@
 CREATE OR REPLACE FUNCTION orchestration.rotate_policy_version(p_id text, p_description text, p_checksum text, p_grace interval, p_created_by text DEFAULT SESSION_USER, p_expected_active text DEFAULT NULL::text)
- RETURNS SETOF orchestration.policy_versions
+ RETURNS SETOF orchestration.policy_version_result
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
@@ -26,6 +26,14 @@ BEGIN
     );
   END IF;
   PERFORM orchestration.lock_gate('policy_gate');
+  -- The same rotation again: this version may itself have been replaced since, and that stays.
+  RETURN QUERY
+  SELECT p.*, true
+  FROM orchestration.policy_versions p
+  WHERE p.id = p_id AND p.checksum = p_checksum AND p.db_user = SESSION_USER;
+  IF FOUND THEN
+    RETURN;
+  END IF;
   SELECT p.id INTO v_active FROM orchestration.policy_versions p WHERE p.status = 'ACTIVE';
   IF p_expected_active IS NOT NULL AND v_active IS DISTINCT FROM p_expected_active THEN
     PERFORM orchestration.raise_invariant(
@@ -40,7 +48,7 @@ BEGIN
     RETURN QUERY
     INSERT INTO orchestration.policy_versions (id, description, checksum, created_by)
     VALUES (p_id, p_description, p_checksum, p_created_by)
-    RETURNING *;
+    RETURNING *, false;
     RETURN;
   END IF;
   v_expires_at := clock_timestamp() + make_interval(secs => extract(epoch FROM p_grace)::float8);
@@ -60,7 +68,7 @@ BEGIN
   )
   INSERT INTO orchestration.policy_versions (id, description, checksum, created_by)
   SELECT p_id, p_description, p_checksum, p_created_by FROM demoted
-  RETURNING *;
+  RETURNING *, false;
 END
 $function$;
 -- owner: symphony_owner

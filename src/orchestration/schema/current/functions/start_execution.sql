@@ -1,14 +1,22 @@
 CREATE OR REPLACE FUNCTION orchestration.start_execution(p_id uuid, p_version integer)
- RETURNS SETOF orchestration.instructions
+ RETURNS SETOF orchestration.instruction_result
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
 AS $function$
+DECLARE
+  v_instruction orchestration.instruction_result;
 BEGIN
   PERFORM orchestration.share_kill_switch_gate();
-  PERFORM orchestration.lock_instruction(p_id, p_version, 'EXECUTING');
+  SELECT l.* INTO v_instruction
+  FROM orchestration.lock_instruction(p_id, p_version, 'EXECUTING', NULL) l;
+  IF v_instruction.replayed THEN
+    RETURN NEXT v_instruction;
+    RETURN;
+  END IF;
   RETURN QUERY
-  UPDATE orchestration.instructions i SET state = 'EXECUTING' WHERE i.id = p_id RETURNING i.*;
+  UPDATE orchestration.instructions i SET state = 'EXECUTING' WHERE i.id = p_id
+  RETURNING i.*, false;
 END
 $function$;
 -- owner: symphony_owner

@@ -1,0 +1,94 @@
+"""A server of the test's own that can be crashed and started again on the data it left."""
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL, make_url
+from tools import scratch
+
+from orchestration import _supervisor, embedded
+
+
+class Unattended(_supervisor.Lifeline):
+    """The lifeline of a server that this process runs itself."""
+
+    def __init__(self) -> None:
+        """Leave the signal handlers of pytest as they are."""
+
+    def cut(self, seconds: float) -> bool:
+        time.sleep(seconds)
+        return False
+
+
+@dataclass
+class Restartable:
+    directory: Path
+    """A folder that the server's user can read."""
+    cluster: _supervisor.Cluster
+    password: str
+    settings: dict[str, str]
+    environment: Mapping[str, str]
+    port: int = 0
+    process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+
+    def start(self) -> None:
+        with pytest.MonkeyPatch.context() as patched:
+            for name, value in self.environment.items():
+                patched.setenv(name, value)
+            self.process, self.port = self.cluster.start(self.settings, port=self.port)
+
+    def crash(self) -> None:
+        """End all its processes at once: what is in memory only is lost."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGQUIT)
+        self.process.wait(30)
+
+    @property
+    def url(self) -> URL:
+        return make_url(
+            f"postgresql+psycopg://postgres:{self.password}@{_supervisor.HOST}:{self.port}/postgres"
+        )
+
+    @property
+    def server(self) -> scratch.Server:
+        return scratch.describe(self.url, "restartable")
+
+
+@contextmanager
+def restartable(
+    settings: dict[str, str], environment: Mapping[str, str] | None = None
+) -> Iterator[Restartable]:
+    """Started, of the binaries that `scratch.own_server` runs; nothing of it is left afterwards."""
+    named = os.environ.get("POSTGRES_BIN")
+    binaries = embedded._given_binaries(Path(named)) if named else embedded._package_binaries()
+    major = embedded._major_version(binaries)
+    directory, lock = _supervisor.make_directory(Path(tempfile.gettempdir()).resolve())
+    try:
+        if os.geteuid() == 0:
+            directory.chmod(0o711)
+        cluster = _supervisor.Cluster(
+            binaries, directory / "data", directory / "log", Unattended(), lock
+        )
+        password = secrets.token_hex(16)
+        locale = _supervisor.BUILTIN_LOCALE if major >= 17 else _supervisor.LIBRARY_LOCALE
+        cluster.initialise(password, "--no-sync", locale=locale)
+        made = Restartable(directory, cluster, password, settings, environment or {})
+        made.start()
+        try:
+            yield made
+        finally:
+            assert made.process is not None
+            _supervisor.stop(made.process)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        os.close(lock)

@@ -9,7 +9,7 @@ VERSIONS := 15 16 17 18
 OLDEST := 15
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test matrix matrix-oldest containers check format lint types layers schema schema-check docs docs-check versions lock db db-stop benchmark clean
+.PHONY: help install demo test faults matrix matrix-oldest containers check format lint types layers schema schema-check docs docs-check versions lock db db-stop benchmark clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ matrix: $(READY) ## Run the tests on each supported version, fetched into .serve
 
 matrix-oldest: $(READY) ## On the oldest: roles, invariants, migrations and schema
 	@$(BIN)/python -m tools.servers test $(OLDEST) -- tests/roles tests/invariants tests/migrations tests/schema
+
+faults: $(READY) ## Kill, stop and cut everything while payments pass (root; Debian's pgbouncer, faketime)
+	@$(BIN)/python -m pytest -q tests/faults
 
 containers: $(READY) ## Repo, roles and invariants tests in a container (root on Debian gets an engine)
 	@tools/containers.sh

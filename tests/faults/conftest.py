@@ -1,5 +1,6 @@
 """What the scenarios share: a server per scenario, what they need installed, and their figures."""
 
+import os
 import shutil
 import tempfile
 import time
@@ -12,7 +13,6 @@ import pytest
 from tests.faults.site import Figures, Site, Workers, figures, site, traffic
 from tests.operations.restartable import restartable
 
-FAKETIME = Path("/usr/lib") / "x86_64-linux-gnu" / "faketime" / "libfaketime.so.1"
 # synchronous_commit stays on: an acknowledged act must survive the end of the server.
 SETTINGS = {"max_connections": "50", "log_min_messages": "fatal"}
 
@@ -20,12 +20,15 @@ _figures = pytest.StashKey[list[Figures]]()
 
 
 def faketime_library() -> Path | None:
-    found = [FAKETIME, *Path("/usr/lib").glob("*/faketime/libfaketime.so.1")]
-    return next((path for path in found if path.exists()), None)
+    return next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_figures] = []
+    if os.geteuid() != 0:
+        raise pytest.UsageError(
+            "The fault scenarios need root, who may mount the small disk that fills up"
+        )
     missing = [] if shutil.which("pgbouncer") else ["pgbouncer"]
     if faketime_library() is None:
         missing.append("faketime")
@@ -94,11 +97,11 @@ def pytest_terminal_summary(
     if not rows:
         return
     heading = ("scenario", "faults injected", "acts acknowledged", "lost", "doubled")
-    heading += ("sent again", "workers restarted")
+    heading += ("sent again", "outcome unknown", "workers restarted")
     table = [heading] + [
         (
             *(row.scenario, row.faults, str(row.acknowledged), str(row.lost)),
-            *(str(row.doubled), str(row.sent_again), str(row.restarts)),
+            *(str(row.doubled), str(row.sent_again), str(row.unknown), str(row.restarts)),
         )
         for row in rows
     ]

@@ -16,8 +16,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
-import psycopg
-from examples.desk import enqueue, order
 from sqlalchemy import URL
 from sqlalchemy.orm import Session, sessionmaker
 from tools import scratch
@@ -28,18 +26,26 @@ from orchestration.records import (
     InstructionRecord,
     NewAttestation,
     NewInstruction,
+    NewOutboxItem,
 )
-from orchestration.repo import AttestationRepository, InstructionRepository
+from orchestration.repo import (
+    AttemptLogRepository,
+    AttestationRepository,
+    InstructionRepository,
+    OutboxRepository,
+)
 from orchestration.transactions import run_in_transaction
 from orchestration.vocabulary import InstructionState
 from tests.faults.journal import RAIL, Journal
 from tests.faults.judge import Finding, judge
 from tests.operations.restartable import Restartable
-from tests.support import activate_policy, connect, digest
+from tests.support import Connect, activate_policy, connect, digest, scalar
 
 T = TypeVar("T")
 
 LEASE = timedelta(seconds=1)
+# Few enough that some items reach the ceiling, and end with an outcome that nobody knows.
+MAX_ATTEMPTS = 4
 PATIENCE_SECONDS = 60.0
 # Faster clients would fill the queue with more than the workers can send in the time of a scenario.
 PAUSE_SECONDS = 0.05
@@ -67,16 +73,21 @@ class Site:
         at = self.database.as_role(role)
         return at if self.through is None else at.set(host=self.through[0], port=self.through[1])
 
-    def superuser(self) -> psycopg.Connection[tuple[object, ...]]:
+    def superuser(self) -> Connect:
         return connect(self.database.url)
 
     def pending(self) -> int:
+        return self._count("SELECT count(*) FROM orchestration.payment_outbox_pending")
+
+    def unknown(self) -> int:
+        return self._count(
+            "SELECT count(*) FROM orchestration.payment_outbox_attempts"
+            " WHERE state = 'FAILED' AND outcome = 'UNKNOWN'"
+        )
+
+    def _count(self, query: str) -> int:
         with self.superuser() as connection:
-            row = connection.execute(
-                "SELECT count(*) FROM orchestration.payment_outbox_pending"
-            ).fetchone()
-            assert row is not None
-            return int(str(row[0]))
+            return int(str(scalar(connection, query)))
 
     def judge(self) -> list[Finding]:
         with self.superuser() as connection:
@@ -194,12 +205,22 @@ def receive(session: Session, participant: str, key: str) -> tuple[object, Instr
 
 def dispatch(session: Session, received: InstructionRecord) -> object:
     """Authorize and enqueue. Both are one transaction: if one is done, so is the other."""
-    found = InstructionRepository(session).get(received.id)
+    instructions = InstructionRepository(session)
+    found = instructions.get(received.id)
     assert found is not None
-    payload = {"rail": "SCT", "key": received.idempotency_key}
     if found.state is InstructionState.RECEIVED:
-        return order(session, found, payload).outbox_id
-    return enqueue(session, found, payload).outbox_id
+        authorized = instructions.authorize(found.id, version=found.version)
+        instructions.start_execution(found.id, version=authorized.version)
+        AttemptLogRepository(session).open_execution(found.id, worker_id="client")
+    item = NewOutboxItem(
+        instruction_id=found.id,
+        participant_id=found.participant_id,
+        idempotency_key=found.idempotency_key,
+        rail_type="SCT",
+        payload={"key": found.idempotency_key},
+        max_attempts=MAX_ATTEMPTS,
+    )
+    return OutboxRepository(session).enqueue(item).outbox_id
 
 
 @dataclass
@@ -275,6 +296,8 @@ class Figures:
     doubled: int
     sent_again: int
     """Calls of a rail beyond the first for the same payment; the rail is at-least-once."""
+    unknown: int
+    """Items that ended FAILED with the outcome UNKNOWN."""
     restarts: int
 
 
@@ -308,6 +331,7 @@ def figures(at: Site, crew: Workers, scenario: str, findings: list[Finding]) -> 
         sum(1 for one in findings if "lost" in one.rule or "neither" in one.rule),
         sum(1 for one in findings if "twice" in one.rule or "more than one" in one.rule),
         sum(calls.values()) - len(calls),
+        at.unknown(),
         crew.restarts,
     )
 

@@ -9,6 +9,7 @@ import pytest
 from tests.faults.conftest import SETTINGS, Run, faketime_library, for_seconds
 from tests.faults.site import Site, site
 from tests.operations.restartable import restartable
+from tests.operations.runbook import blocks, filled
 
 # Forward beyond every lease, and back. A step back only makes items and leases wait longer.
 STEPS = ("+30s", "+0s", "-10s", "+0s", "+5s", "+0s")
@@ -44,3 +45,17 @@ def test_clock_steps(site_with_clock: Site, run: Run, clock: Path) -> None:
             clock.write_text(f"{step}\n")
             site_with_clock.faults["steps of the clock"] += 1
         clock.write_text("+0s\n")
+
+
+def test_the_runbook_shows_that_the_clock_went_back(site_with_clock: Site, clock: Path) -> None:
+    compare, waiting = blocks("The clock has jumped")
+    with site_with_clock.superuser() as connection:
+        clock.write_text("+2d\n")
+        connection.execute(
+            "SELECT FROM orchestration.engage_kill_switch(p_scope => 'INGEST',"
+            " p_reason => 'test', p_engaged_by => 'test')"
+        )
+        clock.write_text("+0s\n")
+        [(_, _, seconds_ahead)] = connection.execute(filled(compare)).fetchall()
+        assert 2 * 86400 - 60 < seconds_ahead <= 2 * 86400
+        assert connection.execute(filled(waiting)).fetchall() == []

@@ -13,6 +13,7 @@ from orchestration import _supervisor
 from tests.faults.conftest import SETTINGS, Run, for_seconds
 from tests.faults.site import Site, site
 from tests.operations.restartable import restartable
+from tests.operations.runbook import blocks, filled
 
 SIZE = 64 * 2**20
 
@@ -67,11 +68,14 @@ def fill(disk: Path) -> Path:
 
 @pytest.mark.invariant("INV-OUT-009")
 def test_disk_full(site_on_disk: Site, run: Run, disk: Path) -> None:
-    with run(site_on_disk):
+    tablespaces, slots, _ = blocks("The disk is full")
+    with run(site_on_disk), site_on_disk.superuser() as dba:
         for _ in for_seconds(20, every=2):
             filler = fill(disk)
             site_on_disk.faults["times disk full"] += 1
             time.sleep(2)
+            assert "small" in {name for name, _ in dba.execute(filled(tablespaces))}
+            assert dba.execute(filled(slots)).fetchall() == []
             filler.unlink()
     met = [error for error in site_on_disk.errors if error.endswith(" 53100")]
     assert met, site_on_disk.errors

@@ -27,3 +27,4 @@ def test_worker_stopped_past_its_lease(own_site: Site, run: Run) -> None:
             time.sleep(2 * LEASE.total_seconds())
             crew.signal(name, signal.SIGCONT)
             own_site.faults["stops of a worker"] += 1
+    assert any(own_site.journal.notes("lease-lost")), "no worker came back after its lease"

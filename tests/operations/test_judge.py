@@ -129,7 +129,7 @@ def filled(server: scratch.Server, pytestconfig: pytest.Config) -> Iterator[URL]
 
 @pytest.fixture
 def planted(filled: URL) -> Iterator[Connect]:
-    """A transaction that is rolled back, in which no trigger fires and no foreign key is checked."""
+    """A transaction that is rolled back, in which no trigger fires."""
     with connect(filled) as connection, connection.transaction(force_rollback=True):
         for (table,) in connection.execute(
             "SELECT oid::regclass::text FROM pg_class"

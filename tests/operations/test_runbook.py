@@ -33,9 +33,18 @@ ENGAGE = (
 MOST_LOCKS = 100_000
 
 
+def settings() -> dict[str, str]:
+    said = subprocess.run(
+        [scratch.programs() / "postgres", "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    # postgres (PostgreSQL) 18.6
+    major = int(said.split()[2].partition(".")[0])
+    return SETTINGS | ({"reserved_connections": "3"} if major >= 16 else {})
+
+
 @pytest.fixture(scope="module")
 def site() -> Iterator[tuple[scratch.Server, scratch.Database]]:
-    with scratch.own_server(SETTINGS) as at, scratch.database(at) as database:
+    with scratch.own_server(settings()) as at, scratch.database(at) as database:
         with scratch.maintenance(at.url) as connection:
             login, reserved = blocks("The login for the DBA on call")
             connection.exec_driver_sql(login)
@@ -88,6 +97,23 @@ def ended(connection: Connect) -> str | None:
 def test_every_command_of_the_page_is_in_an_entry() -> None:
     headings = [line[3:] for line in PAGE.splitlines() if line.startswith("## ")]
     assert PAGE.count("```sql") == sum(len(blocks(heading)) for heading in headings)
+
+
+def test_the_dba_gets_in_when_services_use_all_connections(
+    site: tuple[scratch.Server, scratch.Database], login: Callable[[str], Connect]
+) -> None:
+    at, database = site
+
+    def use_all() -> None:
+        for _ in range(int(SETTINGS["max_connections"])):
+            login("executor")
+
+    with pytest.raises(psycopg.OperationalError, match="slots are reserved"):
+        use_all()
+    if at.major >= 16:
+        connect(database.url.set(username="dba_on_call", password="...")).close()
+    # On 15 only a superuser.
+    connect(database.url).close()
 
 
 @pytest.mark.invariant("INV-KIL-002")

@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
         missing.append("faketime")
     if missing:
         raise pytest.UsageError(
-            f"The fault scenarios need the programs of Debian's packages {' and '.join(missing)}:"
+            f"The fault scenarios need Debian's {' and '.join(missing)}:"
             f" run `apt-get install {' '.join(missing)}`"
         )
 

@@ -53,8 +53,10 @@ def folder() -> Iterator[Path]:
 @pytest.fixture
 def own_site(folder: Path) -> Iterator[Site]:
     """A migrated database on a server of the scenario's own."""
-    with restartable(SETTINGS) as server, site(server, folder) as at:
-        yield at
+    with restartable(SETTINGS) as server:
+        server.start()
+        with site(server, folder) as at:
+            yield at
 
 
 Run = Callable[..., AbstractContextManager[Workers]]

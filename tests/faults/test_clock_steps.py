@@ -34,8 +34,10 @@ def site_with_clock(folder: Path, clock: Path) -> Iterator[Site]:
         # Timeouts run by the monotonic clock, which no step changes.
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    with restartable(SETTINGS, environment) as server, site(server, folder) as at:
-        yield at
+    with restartable(SETTINGS) as server:
+        server.start(environment)
+        with site(server, folder) as at:
+            yield at
 
 
 @pytest.mark.invariant("INV-OUT-002", "INV-ATT-005")

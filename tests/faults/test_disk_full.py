@@ -44,6 +44,7 @@ def disk(folder: Path) -> Iterator[Path]:
 @pytest.fixture
 def site_on_disk(folder: Path, disk: Path) -> Iterator[Site]:
     with restartable(SETTINGS) as server:
+        server.start()
         with psycopg.connect(
             server.url.set(drivername="postgresql").render_as_string(hide_password=False),
             autocommit=True,

@@ -37,13 +37,13 @@ class Restartable:
     cluster: _supervisor.Cluster
     password: str
     settings: dict[str, str]
-    environment: Mapping[str, str]
     port: int = 0
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
-    def start(self) -> None:
+    def start(self, environment: Mapping[str, str] | None = None) -> None:
+        """Start it, with these variables added to its environment."""
         with pytest.MonkeyPatch.context() as patched:
-            for name, value in self.environment.items():
+            for name, value in (environment or {}).items():
                 patched.setenv(name, value)
             self.process, self.port = self.cluster.start(self.settings, port=self.port)
 
@@ -65,13 +65,36 @@ class Restartable:
 
 
 @contextmanager
-def restartable(
-    settings: dict[str, str], environment: Mapping[str, str] | None = None
-) -> Iterator[Restartable]:
-    """Started, of the binaries that `scratch.own_server` runs; nothing of it is left afterwards."""
+def restartable(settings: dict[str, str]) -> Iterator[Restartable]:
+    """A server to start, of the binaries that `scratch.own_server` runs. Nothing is left of it."""
+    with without_data(secrets.token_hex(16), settings) as made:
+        major = embedded._major_version(made.cluster.binaries)
+        locale = _supervisor.BUILTIN_LOCALE if major >= 17 else _supervisor.LIBRARY_LOCALE
+        made.cluster.initialise(made.password, "--no-sync", locale=locale)
+        yield made
+
+
+@contextmanager
+def standby(primary: Restartable) -> Iterator[Restartable]:
+    """A streaming standby of this running server, to start."""
+    with without_data(primary.password, primary.settings) as made:
+        made.cluster.data.mkdir(mode=0o700)
+        _supervisor.give_away(made.cluster.data)
+        source = primary.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        backup = made.cluster._spawn(
+            "pg_basebackup",
+            *(f"--dbname={source}", f"--pgdata={made.cluster.data}"),
+            *("--write-recovery-conf", "--checkpoint=fast", "--no-sync"),
+        )
+        made.cluster._attend(backup, lambda process: process.poll() is not None)
+        assert backup.returncode == 0, made.cluster._log_end()
+        yield made
+
+
+@contextmanager
+def without_data(password: str, settings: dict[str, str]) -> Iterator[Restartable]:
     named = os.environ.get("POSTGRES_BIN")
     binaries = embedded._given_binaries(Path(named)) if named else embedded._package_binaries()
-    major = embedded._major_version(binaries)
     directory, lock = _supervisor.make_directory(Path(tempfile.gettempdir()).resolve())
     try:
         if os.geteuid() == 0:
@@ -79,16 +102,12 @@ def restartable(
         cluster = _supervisor.Cluster(
             binaries, directory / "data", directory / "log", Unattended(), lock
         )
-        password = secrets.token_hex(16)
-        locale = _supervisor.BUILTIN_LOCALE if major >= 17 else _supervisor.LIBRARY_LOCALE
-        cluster.initialise(password, "--no-sync", locale=locale)
-        made = Restartable(directory, cluster, password, settings, environment or {})
-        made.start()
+        made = Restartable(directory, cluster, password, settings)
         try:
             yield made
         finally:
-            assert made.process is not None
-            _supervisor.stop(made.process)
+            if made.process is not None:
+                _supervisor.stop(made.process)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
         os.close(lock)

@@ -9,7 +9,7 @@ VERSIONS := 15 16 17 18
 OLDEST := 15
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test matrix matrix-oldest pooler containers check soak format lint types layers schema schema-check docs docs-check versions lock db db-stop benchmark clean
+.PHONY: help install demo test faults matrix matrix-oldest pooler containers check soak format lint types layers schema schema-check docs docs-check versions lock db db-stop benchmark clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ matrix-oldest: $(READY) ## On the oldest: roles, invariants, migrations and sche
 
 pooler: $(READY) ## Repo tests through PgBouncer in transaction mode (Debian's pgbouncer)
 	@$(BIN)/python -m tools.pooler
+
+faults: $(READY) ## Kill, stop and cut everything while payments pass (root; Debian's pgbouncer, faketime)
+	@$(BIN)/python -m pytest -q tests/faults
 
 containers: $(READY) ## Repo, roles and invariants tests in a container (root on Debian gets an engine)
 	@tools/containers.sh

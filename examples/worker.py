@@ -25,7 +25,7 @@ from examples.desk import ONLY_RUN
 from sqlalchemy.orm import Session, sessionmaker
 
 from orchestration.database import create_engine
-from orchestration.errors import LeaseLost
+from orchestration.errors import CommitOutcomeUnknown, LeaseLost
 from orchestration.records import ClaimedItem, Completion, CompletionResult
 from orchestration.repo import AttemptLogRepository, InstructionRepository, OutboxRepository
 from orchestration.transactions import run_in_transaction
@@ -33,11 +33,13 @@ from orchestration.vocabulary import (
     AttemptOutcome,
     AttemptState,
     CompletionState,
+    InstructionState,
     LateOutcome,
     Outcome,
 )
 
 IDLE_SECONDS = 0.1
+MOST_REPLAYS = 20
 STDIN = 0
 
 T = TypeVar("T")
@@ -63,20 +65,31 @@ class Worker:
     def run(self) -> None:
         """Work until nothing is pending, leased by others included."""
         while True:
-            # Committed before the rail is called: the attempt is on record when money may move.
-            items = self._do(
-                lambda session: OutboxRepository(session).claim(
-                    self._id, batch_size=self._batch, lease=self._lease
-                )
-            )
+            items = self._claim()
             if items:
                 emit("claimed", items=[shown(item) for item in items])
                 for position, item in enumerate(items):
                     self._dispatch(item, items[position:])
-            elif not self._do(lambda session: OutboxRepository(session).depth()):
+            elif not self._replay(lambda session: OutboxRepository(session).depth()):
                 return
             else:
                 time.sleep(IDLE_SECONDS)
+
+    def _claim(self) -> list[ClaimedItem]:
+        # The claim commits before the rail is called: the opening of an attempt is on record before
+        # money can move.
+        try:
+            return run_in_transaction(
+                self._sessions,
+                lambda session: OutboxRepository(session).claim(
+                    self._id, batch_size=self._batch, lease=self._lease
+                ),
+            )
+        except CommitOutcomeUnknown as error:
+            # A claim begins only when the batch before it has ended. So what this worker holds now is
+            # what the lost reply contained, or nothing.
+            emit("claim-unknown", sqlstate=error.sqlstate)
+            return self._replay(lambda session: OutboxRepository(session).held(self._id))
 
     def _dispatch(self, item: ClaimedItem, held: list[ClaimedItem]) -> None:
         answer = rail.call(
@@ -94,26 +107,38 @@ class Worker:
             )
             threading.Event().wait()
         try:
-            result = self._do(lambda session: record(session, item, answer))
+            result = self._replay(lambda session: record(session, item, answer))
         except LeaseLost as error:
             # Another worker has the item by now, and the rail knows the payment by its key. What
             # the rail answered here is recorded beside the item.
-            self._do(lambda session: record_late(session, item, answer))
+            self._replay(lambda session: record_late(session, item, answer))
             emit("lease-lost", **shown(item), sqlstate=error.sqlstate)
         else:
             self._recorded += 1
             emit("recorded", **shown(item), state=result.state)
 
-    def _do(self, work: Callable[[Session], T]) -> T:
+    def _replay(self, work: Callable[[Session], T]) -> T:
+        """Run work that can be repeated. If the outcome of its COMMIT is unknown, run it again."""
+        for _ in range(MOST_REPLAYS):
+            try:
+                return run_in_transaction(self._sessions, work)
+            except CommitOutcomeUnknown as error:
+                emit("outcome-unknown", sqlstate=error.sqlstate)
         return run_in_transaction(self._sessions, work)
 
 
 def record(session: Session, item: ClaimedItem, answer: Completion) -> CompletionResult:
-    """Record the answer; an instruction's only item ends the instruction and its run with it."""
+    """Record the answer; an instruction's only item ends the instruction and its run with it.
+
+    A repetition changes nothing: the same completion under the same lease token returns what is
+    recorded, and the instruction and its run ended in the same transaction.
+    """
     result = OutboxRepository(session).complete(item, answer)
     instructions, runs = InstructionRepository(session), AttemptLogRepository(session)
     instruction = instructions.get(item.instruction_id)
     assert instruction is not None
+    if instruction.state is not InstructionState.EXECUTING:
+        return result
     if result.state is AttemptState.DISPATCHED:
         instructions.complete(instruction.id, version=instruction.version)
         runs.close_execution(instruction.id, ONLY_RUN, outcome=AttemptOutcome.SUCCEEDED)

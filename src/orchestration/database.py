@@ -173,10 +173,11 @@ def _remember(connection: Connection | None, error: psycopg.Error, *, ours: bool
         or not fails_transaction(error)
     ):
         return
+    info = _info(connection)
     # An earlier one was undone by its savepoint, or this one could not have come so far.
-    connection.info.pop(REFUSAL, None)
+    info.pop(REFUSAL, None)
     if ours:
-        connection.info[REFUSAL] = error
+        info[REFUSAL] = error
 
 
 @contextmanager
@@ -199,10 +200,18 @@ def _begun_or_over(connection: Connection, *_twophase: Any) -> None:
         connection.info.pop(REFUSAL, None)
 
 
+def _info(connection: Connection) -> dict[Any, Any]:
+    try:
+        return connection.info
+    except NotImplementedError:
+        # While SQLAlchemy looks at a new server, the connection is not yet the pool's.
+        return {}
+
+
 def _commit_in_flight(connection: Connection | None) -> bool:
     if connection is None or connection.closed or connection.invalidated:
         return False
-    if connection.info.get(_COMMITTING):
+    if _info(connection).get(_COMMITTING):
         return True
     # In autocommit every statement carries its own COMMIT.
     driver = connection.connection.dbapi_connection

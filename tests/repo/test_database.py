@@ -1084,6 +1084,20 @@ def test_another_kind_of_url_is_refused_by_the_form_of_ours(url: str) -> None:
     assert len(str(refused.value).splitlines()) == 1
 
 
+@pytest.mark.superuser
+def test_a_connection_lost_while_sqlalchemy_looks_at_the_server_is_typed(
+    database: scratch.Database, engine_at: Callable[..., Engine], superuser: Connect
+) -> None:
+    engine = engine_at(database.as_role("ingest"))
+
+    def end(driver: Any, _record: Any) -> None:
+        superuser.execute("SELECT pg_terminate_backend(%s, 10000)", (driver.info.backend_pid,))
+
+    event.listen(engine, "connect", end, insert=True)
+    with raises(errors.ConnectionLost, Retry.SAFE), engine.connect():
+        pass
+
+
 def test_the_engine_of_a_plain_url_works(
     database: scratch.Database, engine_at: Callable[..., Engine]
 ) -> None:

@@ -1,11 +1,14 @@
 """From the driver's error to the typed one, and the only reader of psycopg's errors and states."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Final, cast
 
 import psycopg
+from psycopg.errors import Diagnostic
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Dialect
 
 from orchestration.errors import (
     BY_CONSTRAINT,
@@ -18,6 +21,7 @@ from orchestration.errors import (
     SchemaNotReady,
     UnclassifiedDatabaseError,
     UniqueViolation,
+    UnsupportedDriver,
 )
 from orchestration.invariants import BY_NATIVE_CONSTRAINT
 
@@ -31,8 +35,55 @@ SCHEMA_CODES: Final = frozenset({"3F000", "42P01", "42883", "42703"})
 # SessionTransaction and the error that has failed it.
 REFUSAL: Final = "orchestration.refusal"
 
+DRIVERS: Final = frozenset({"psycopg", "psycopg_async"})
 
-def is_ours(error: BaseException) -> bool:
+
+def require_psycopg(dialect: Dialect) -> None:
+    """Raise UnsupportedDriver for every driver other than psycopg 3."""
+    if dialect.driver not in DRIVERS:
+        raise UnsupportedDriver(
+            f"expected an engine of postgresql+psycopg, got {dialect.name}+{dialect.driver}",
+            hint="Create the engine with a URL of the form postgresql+psycopg://...",
+        )
+
+
+class Confirmation:
+    """Watches the notices of one driver connection for a cancelled wait for a synchronous standby.
+
+    The server then reports a COMMIT that only this server has. It sends the warning before the
+    reply to the statement that committed, so `check` after that statement sees it. A login whose
+    client_min_messages is `error` does not receive the warning.
+    """
+
+    def __init__(self, driver: object) -> None:
+        self._warning: Diagnostic | None = None
+        self._stop: Callable[[], None] = lambda: None
+        if isinstance(driver, psycopg.Connection | psycopg.AsyncConnection):
+            driver.add_notice_handler(self._hear)
+            self._stop = partial(driver.remove_notice_handler, self._hear)
+
+    def check(self) -> None:
+        """Raises CommitOutcomeUnknown if a wait was cancelled since the last check."""
+        warning, self._warning = self._warning, None
+        if warning is not None:
+            raise CommitOutcomeUnknown(
+                warning.message_primary,
+                sqlstate=warning.sqlstate,
+                detail=_detail(warning.message_detail),
+                hint="Replay the same act under the same key once a standby is connected again.",
+            )
+
+    def close(self) -> None:
+        self._stop()
+
+    def _hear(self, notice: Diagnostic) -> None:
+        # 01000 is every plain warning, also that of a deferred trigger at COMMIT. The name of the
+        # server's function is neither localized nor within reach of a RAISE.
+        if notice.sqlstate == "01000" and notice.source_function == "SyncRepWaitForLSN":
+            self._warning = notice
+
+
+def is_ours(error: BaseException | None) -> bool:
     """Whether a host's engine should hand this error out typed: it names our schema, or it is one
     of our refusals. A host's own RAISE EXCEPTION is P0001 too, but names no INV- id."""
     if not isinstance(error, psycopg.Error):
@@ -44,22 +95,27 @@ def is_ours(error: BaseException) -> bool:
 
 
 def translate(
-    error: BaseException, *, committing: bool = False, disconnected: bool = False
+    error: BaseException,
+    *,
+    committing: bool = False,
+    disconnected: bool = False,
+    refusal: str | None = None,
 ) -> OrchestrationError:
     """The typed error of a driver's error; the caller raises it `from` that.
 
     `committing`: a COMMIT was in flight, so that a lost connection leaves its outcome unknown.
     `disconnected`: SQLAlchemy found the connection dead, whatever the error says of itself.
+    `refusal`: the SQLSTATE of a refused connect (`connect_failure.refusal_state`).
     """
     if not isinstance(error, psycopg.Error):
         return UnclassifiedDatabaseError(str(error))
-    sqlstate, diag = error.sqlstate, error.diag
+    sqlstate, diag = error.sqlstate or refusal, error.diag
     constraint = diag.constraint_name
     if constraint is not None and constraint.startswith("INV-"):
         invariant: str | None = constraint
     else:
         invariant = BY_NATIVE_CONSTRAINT.get(constraint) if constraint is not None else None
-    return _class(error, committing=committing, disconnected=disconnected)(
+    return _class(error, sqlstate, committing=committing, disconnected=disconnected)(
         diag.message_primary or str(error).strip() or None,
         sqlstate=sqlstate,
         invariant=invariant,
@@ -73,7 +129,11 @@ def translate(
 
 
 def translate_in_call(
-    error: BaseException, *, committing: bool = False, disconnected: bool = False
+    error: BaseException,
+    *,
+    committing: bool = False,
+    disconnected: bool = False,
+    refusal: str | None = None,
 ) -> OrchestrationError:
     """As `translate`, for an error raised inside a repository call: there an object that does not
     exist means that the schema is not ready."""
@@ -84,7 +144,7 @@ def translate_in_call(
             sqlstate=error.sqlstate,
             hint="alembic upgrade head",
         )
-    return translate(error, committing=committing, disconnected=disconnected)
+    return translate(error, committing=committing, disconnected=disconnected, refusal=refusal)
 
 
 def fails_transaction(error: BaseException) -> bool:
@@ -111,22 +171,23 @@ def refuse_failed(connection: Connection, refusal: BaseException | None) -> None
 
 
 def _class(
-    error: psycopg.Error, *, committing: bool, disconnected: bool
+    error: psycopg.Error, sqlstate: str | None, *, committing: bool, disconnected: bool
 ) -> type[OrchestrationError]:
-    sqlstate = error.sqlstate
     known = BY_SQLSTATE.get(sqlstate) if sqlstate is not None else None
     if known is CommitOutcomeUnknown:
         return CommitOutcomeUnknown
-    if known is ConnectionLost or _is_loss(error, disconnected=disconnected):
-        return CommitOutcomeUnknown if committing else ConnectionLost
+    if known is ConnectionLost or _is_loss(error, sqlstate, disconnected=disconnected):
+        # The server ends an idle transaction only while it has no statement to read: it has not
+        # received the COMMIT.
+        return CommitOutcomeUnknown if committing and sqlstate != "25P03" else ConnectionLost
     if known is UniqueViolation or known is ForeignKeyViolation:
         return BY_CONSTRAINT.get(error.diag.constraint_name or "", known)
     return known or UnclassifiedDatabaseError
 
 
-def _is_loss(error: psycopg.Error, *, disconnected: bool) -> bool:
-    if error.sqlstate is not None:
-        return error.sqlstate.startswith("08")
+def _is_loss(error: psycopg.Error, sqlstate: str | None, *, disconnected: bool) -> bool:
+    if sqlstate is not None:
+        return sqlstate.startswith("08")
     # Without a SQLSTATE the server did not speak: refused, closed under us, or a reply that never
     # came. Errors of the client's own making (a value that cannot be adapted) are of other classes.
     return disconnected or isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))

@@ -56,7 +56,7 @@ class Confirmation:
     """
 
     def __init__(self, driver: object) -> None:
-        self._warning: Diagnostic | None = None
+        self._unconfirmed: CommitOutcomeUnknown | None = None
         self._stop: Callable[[], None] = lambda: None
         if isinstance(driver, psycopg.Connection | psycopg.AsyncConnection):
             driver.add_notice_handler(self._hear)
@@ -64,14 +64,9 @@ class Confirmation:
 
     def check(self) -> None:
         """Raises CommitOutcomeUnknown if a wait was cancelled since the last check."""
-        warning, self._warning = self._warning, None
-        if warning is not None:
-            raise CommitOutcomeUnknown(
-                warning.message_primary,
-                sqlstate=warning.sqlstate,
-                detail=_detail(warning.message_detail),
-                hint="Replay the same act under the same key once a standby is connected again.",
-            )
+        unconfirmed, self._unconfirmed = self._unconfirmed, None
+        if unconfirmed is not None:
+            raise unconfirmed
 
     def close(self) -> None:
         self._stop()
@@ -80,7 +75,13 @@ class Confirmation:
         # 01000 is every plain warning, also that of a deferred trigger at COMMIT. The name of the
         # server's function is neither localized nor within reach of a RAISE.
         if notice.sqlstate == "01000" and notice.source_function == "SyncRepWaitForLSN":
-            self._warning = notice
+            # libpq clears the notice after this call.
+            self._unconfirmed = CommitOutcomeUnknown(
+                notice.message_primary,
+                sqlstate=notice.sqlstate,
+                detail=_detail(notice.message_detail),
+                hint="Replay the same act under the same key once a standby is connected again.",
+            )
 
 
 def is_ours(error: BaseException | None) -> bool:

@@ -75,6 +75,7 @@ def _look(parameters: Mapping[str, str]) -> str | None:
     connection = pq.PGconn.connect_start(make_conninfo("", **parameters).encode())
     try:
         connection.trace(trace)
+        connection.set_trace_flags(pq.Trace.SUPPRESS_TIMESTAMPS)
         if not _finish(connection):
             return None
         # libpq hangs up by itself if the server asks for a password that nobody has given.

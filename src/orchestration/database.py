@@ -26,6 +26,7 @@ from orchestration.translate import (
     fails_transaction,
     is_ours,
     refuse_failed,
+    require_alive,
     require_psycopg,
     translate,
 )
@@ -177,6 +178,8 @@ def _listen(engine: Engine, *, everything: bool) -> None:
     def on_commit(connection: Connection) -> None:
         with _rolled_back_by(connection, lambda: connection.connection.rollback()):
             refuse(connection)
+        if everything:
+            require_alive(connection)
         connection.info[_COMMITTING] = True
 
     def on_prepare(connection: Connection, _xid: Any) -> None:

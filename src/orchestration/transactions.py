@@ -33,7 +33,14 @@ from orchestration.errors import (
     Retry,
     SerializationFailure,
 )
-from orchestration.translate import REFUSAL, Confirmation, is_ours, refuse_failed, translate
+from orchestration.translate import (
+    REFUSAL,
+    Confirmation,
+    is_ours,
+    refuse_failed,
+    require_alive,
+    translate,
+)
 
 T = TypeVar("T")
 
@@ -153,6 +160,8 @@ def _once(session_factory: Callable[[], Session], work: Callable[[Session], T]) 
         for one in connections:
             if one.is_usable():
                 refuse_failed(one.connection, one.connection.info.get(REFUSAL, refusal))
+                if not one.autocommit:
+                    require_alive(one.connection)
         wrote = any(one.has_written() for one in connections)
         try:
             session.commit()

@@ -1,6 +1,7 @@
 """From the driver's error to the typed one, and the only reader of psycopg's errors and states."""
 
 import json
+import select
 from collections.abc import Callable
 from functools import partial
 from typing import Final, cast
@@ -169,6 +170,43 @@ def refuse_failed(connection: Connection, refusal: BaseException | None) -> None
             sqlstate="25P02",
             hint="An expected refusal belongs into begin_nested(); roll back and begin anew.",
         ) from refusal
+
+
+def require_alive(connection: Connection) -> None:
+    """Raise ConnectionLost if the server has closed the connection already: a COMMIT that was never
+    sent leaves no doubt. The server closes, for example, a transaction that was idle for too long.
+    """
+    driver = connection.connection.driver_connection
+    if not isinstance(driver, psycopg.Connection | psycopg.AsyncConnection):
+        return
+    waiting = select.poll()
+    waiting.register(driver.fileno(), select.POLLIN)
+    if not waiting.poll(0):
+        return
+    fatal: list[tuple[str | None, str | None]] = []
+    cause: psycopg.Error | None = None
+
+    def hear(notice: Diagnostic) -> None:
+        # libpq hands out an error that answers no statement as a notice.
+        if notice.severity_nonlocalized in ("FATAL", "PANIC"):
+            fatal.append((notice.sqlstate, notice.message_primary))
+
+    driver.add_notice_handler(hear)
+    try:
+        driver.pgconn.consume_input()
+    except psycopg.OperationalError as error:
+        cause = error
+    finally:
+        driver.pgconn.is_busy()
+        driver.remove_notice_handler(hear)
+    if fatal or cause is not None:
+        connection.invalidate()
+        sqlstate, message = fatal[0] if fatal else (None, None)
+        raise ConnectionLost(
+            f"{message or cause} (before COMMIT was sent)",
+            sqlstate=sqlstate,
+            hint="Run the whole unit again.",
+        ) from cause or psycopg.OperationalError(message)
 
 
 def _class(

@@ -206,7 +206,7 @@ def require_alive(connection: Connection) -> None:
             f"{message or cause} (before COMMIT was sent)",
             sqlstate=sqlstate,
             hint="Run the whole unit again.",
-        ) from cause or psycopg.OperationalError(message)
+        ) from cause or psycopg.OperationalError(str(message))
 
 
 def _class(

@@ -86,8 +86,8 @@ class Worker:
                 ),
             )
         except CommitOutcomeUnknown as error:
-            # A claim begins only when the batch before it has ended. So what this worker holds now is
-            # what the lost reply contained, or nothing.
+            # A claim begins only when the batch before it has ended. So what this worker holds now
+            # is what the lost reply contained, or nothing.
             emit("claim-unknown", sqlstate=error.sqlstate)
             return self._replay(lambda session: OutboxRepository(session).held(self._id))
 

@@ -33,7 +33,8 @@ Generated from `src/orchestration/errors.py` by `make docs`. Every error carries
 is the message alone. `detail` is a dict: of a refusal of ours the keys of the offending row and
 what was wrong with it; of a native error PostgreSQL's own DETAIL under `text`. For a CHECK or a NOT
 NULL that DETAIL is the whole row, so `detail` is None (see [limits](limits.md)). What is refused
-before it reaches the database raises `pydantic.ValidationError`. `retry` is
+before it reaches the database raises `pydantic.ValidationError`, or TypeError if its Python type is
+wrong. `retry` is
 
 - SAFE: run the whole unit again, everything re-read, as
   `orchestration.transactions.run_in_transaction` does;

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import psycopg
 from psycopg import generators
@@ -12,8 +12,9 @@ from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, make_ur
 from sqlalchemy import create_engine as _create_engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
+from orchestration.connect_failure import refusal_state
 from orchestration.errors import (
     FailedTransaction,
     OrchestrationError,
@@ -24,9 +25,12 @@ from orchestration.schema import REVISION
 from orchestration.translate import (
     REFUSAL,
     SCHEMA_CODES,
+    Confirmation,
     fails_transaction,
     is_ours,
     refuse_failed,
+    require_alive,
+    require_psycopg,
     translate,
 )
 
@@ -36,6 +40,8 @@ SETTINGS: Final[Mapping[str, str]] = {
     "lock_timeout": "10s",
     "statement_timeout": "60s",
     "synchronous_commit": "on",
+    # Without warnings a cancelled wait for a synchronous standby looks like a COMMIT.
+    "client_min_messages": "notice",
     # A login's own setting would change how times and intervals are written.
     "datestyle": "ISO",
     "intervalstyle": "postgres",
@@ -60,6 +66,7 @@ NETWORK_BOUNDS: Final[Mapping[str, int]] = {
 }
 
 _COMMITTING: Final = "orchestration.committing"
+_CONFIRMATION: Final = "orchestration.confirmation"
 
 
 def normalize_url(url: str | URL) -> URL:
@@ -108,13 +115,65 @@ def create_engine(url: str | URL, *, pooler: bool = False, **kw: Any) -> Engine:
             event.listen(engine, name, _begin_with_settings)
     event.listen(engine, "first_connect", _check_revision)
     _listen(engine, everything=True)
+    _confirm(engine)
     return engine
 
 
 def install_error_translation(engine: Engine) -> None:
     """Make a host's own engine hand out what is ours as typed errors: what names the schema
-    `orchestration`, and our refusals. All other errors pass unchanged."""
+    `orchestration`, and our refusals. All other errors pass unchanged.
+
+    Raises UnsupportedDriver unless the engine uses psycopg 3, TypeError for what is not an Engine
+    (of an AsyncEngine pass `sync_engine`).
+    """
+    if not isinstance(cast("object", engine), Engine):
+        raise TypeError(f"engine: expected an Engine, got {type(engine).__name__}")
+    require_psycopg(engine.dialect)
     _listen(engine, everything=False)
+
+
+def _confirm(engine: Engine) -> None:
+    """Make each act that commits raise CommitOutcomeUnknown if its wait for a synchronous standby
+    was cancelled."""
+
+    def on_connect(_driver: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+        record.info[_CONFIRMATION] = Confirmation(record.driver_connection)
+
+    def check(info: Mapping[Any, Any]) -> None:
+        # While SQLAlchemy looks at a new server the connection is not yet watched.
+        confirmation: Confirmation | None = info.get(_CONFIRMATION)
+        if confirmation is not None:
+            confirmation.check()
+
+    def on_executed(connection: Connection, *_statement: Any) -> None:
+        # In autocommit a statement is its own COMMIT.
+        check(connection.info)
+
+    # SQLAlchemy has events before a COMMIT and none after it.
+    dialect = engine.dialect
+    do_commit, do_prepare = dialect.do_commit, dialect.do_prepare_twophase
+    do_commit_prepared = dialect.do_commit_twophase
+
+    def commit(dbapi_connection: PoolProxiedConnection) -> None:
+        do_commit(dbapi_connection)
+        check(dbapi_connection.info)
+
+    def prepare(connection: Connection, xid: Any) -> None:
+        do_prepare(connection, xid)
+        check(connection.info)
+
+    def commit_prepared(connection: Connection, xid: Any, *how: Any, **named: Any) -> None:
+        do_commit_prepared(connection, xid, *how, **named)
+        check(connection.info)
+
+    event.listen(engine, "connect", on_connect)
+    event.listen(engine, "after_cursor_execute", on_executed)
+    for name, checked in (
+        ("do_commit", commit),
+        ("do_prepare_twophase", prepare),
+        ("do_commit_twophase", commit_prepared),
+    ):
+        setattr(dialect, name, checked)
 
 
 def _listen(engine: Engine, *, everything: bool) -> None:
@@ -130,6 +189,7 @@ def _listen(engine: Engine, *, everything: bool) -> None:
             error,
             committing=_commit_in_flight(context.connection),
             disconnected=context.is_disconnect,
+            refusal=refusal_state(error, context.engine),
         )
         if isinstance(typed, ReadOnlyServer):
             # A standby, or a primary that was demoted: the pool's other connections lead there too.
@@ -144,6 +204,8 @@ def _listen(engine: Engine, *, everything: bool) -> None:
     def on_commit(connection: Connection) -> None:
         with _rolled_back_by(connection, lambda: connection.connection.rollback()):
             refuse(connection)
+        if everything:
+            require_alive(connection)
         connection.info[_COMMITTING] = True
 
     def on_prepare(connection: Connection, _xid: Any) -> None:

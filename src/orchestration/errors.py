@@ -307,15 +307,52 @@ class ReadOnlyServer(OrchestrationError):
     default_retry = Retry.SAFE
 
 
+class DiskFull(OrchestrationError):
+    """The server has no disk space left: try again after a pause."""
+
+    sqlstates = ("53100",)
+    default_retry = Retry.SAFE
+
+
+class OutOfMemory(OrchestrationError):
+    """The server has no memory left, or no room in its lock table: try again after a pause."""
+
+    sqlstates = ("53200",)
+    default_retry = Retry.SAFE
+
+
 class ConnectionLost(OrchestrationError):
-    """The server could not be reached, or was lost before COMMIT was sent."""
+    """The server could not be reached, or the connection was lost before COMMIT was sent."""
 
     sqlstates = ("57P01", "57P02", "57P03", "57P05", "25P03", "53300")
     default_retry = Retry.SAFE
 
 
+class InvalidPassword(OrchestrationError):
+    """The server rejects the password, or asks for one that was not given."""
+
+    sqlstates = ("28P01",)
+
+
+class InvalidAuthorizationSpecification(OrchestrationError):
+    """The server rejects the login: an unknown role, or no matching line in pg_hba.conf."""
+
+    sqlstates = ("28000",)
+
+
+class InvalidCatalogName(OrchestrationError):
+    """The database does not exist."""
+
+    sqlstates = ("3D000",)
+
+
 class CommitOutcomeUnknown(OrchestrationError):
-    """The connection was lost during COMMIT: find out by replaying under the same key."""
+    """It is unknown whether the COMMIT lasts: replay the same act under the same key.
+
+    Either the connection was lost while a COMMIT was in flight, or the wait for a synchronous
+    standby was cancelled (warning 01000): the COMMIT is then visible, and lost if the server fails
+    over before a standby has received it.
+    """
 
     sqlstates = ("08007", "40003")
     default_retry = Retry.AFTER_RESOLUTION
@@ -329,6 +366,10 @@ class PoolerModeRequired(OrchestrationError):
 
 class SchemaNotReady(OrchestrationError):
     """The schema is absent or older than this code: run `alembic upgrade head`."""
+
+
+class UnsupportedDriver(OrchestrationError):
+    """The engine does not use psycopg 3, the only driver whose errors this library can classify."""
 
 
 class UnclassifiedDatabaseError(OrchestrationError):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address
 from math import isfinite
-from typing import Annotated, Any, Final, Self, cast
+from typing import Annotated, Any, Final, Literal, Self, cast
 from uuid import UUID
 
 from pydantic import (
@@ -604,12 +604,19 @@ class Completion(Input):
     `retry_in`: with RETRYABLE, the delay by the database's clock, up to 36,525 days.
     """
 
-    state: CompletionState
+    state: Annotated[
+        CompletionState | Literal["DISPATCHED", "RETRYABLE", "FAILED"],
+        # pydantic would keep a str that a Literal names as a str.
+        AfterValidator(CompletionState),
+    ]
     rail_reference: Word | None = None
     rail_code: Word | None = None
     error_code: Word | None = None
     error_message: FreeText | None = None
-    outcome: Outcome | None = None
+    outcome: (
+        Annotated[Outcome | Literal["REJECTED", "UNKNOWN", "NOT_SENT"], AfterValidator(Outcome)]
+        | None
+    ) = None
     retry_in: Annotated[timedelta, Field(ge=timedelta(0), le=LONGEST_DELAY)] | None = None
     latency_ms: Annotated[int, Field(strict=True, ge=0, lt=2**31)] | None = None
 

@@ -1,41 +1,139 @@
 """run_in_transaction: a unit of work, run again as long as that is safe."""
 
-from collections.abc import Callable
-from typing import TypeVar
+import random
+import re
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy import Connection, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
+from orchestration.connect_failure import refusal_state
 from orchestration.errors import (
+    CommitOutcomeUnknown,
+    ConnectionLost,
     DeadlockDetected,
+    DiskFull,
     LockNotAvailable,
     OrchestrationError,
+    OutOfMemory,
+    ReadOnlyServer,
     Retry,
     SerializationFailure,
 )
-from orchestration.translate import REFUSAL, is_ours, refuse_failed, translate
+from orchestration.translate import (
+    REFUSAL,
+    Confirmation,
+    is_ours,
+    refuse_failed,
+    require_alive,
+    translate,
+)
 
 T = TypeVar("T")
 
 ATTEMPTS = 8
 LONGEST_WAIT_SECONDS = 2.0
+PAUSE_SECONDS = 5.0
+"""The wait after DiskFull and OutOfMemory: half of it to all of it."""
+
+HOSTS_OWN: Final = (
+    *(SerializationFailure, DeadlockDetected, LockNotAvailable),
+    *(ConnectionLost, ReadOnlyServer, DiskFull, OutOfMemory),
+)
+"""What a host's own statement is tried again after: none of these has stored anything."""
+
+# Tags of commands that write, or, for NOTIFY, take their xid only at COMMIT.
+WRITING_TAGS: Final = ("INSERT", "UPDATE", "DELETE", "MERGE", "NOTIFY")
+# Functions that have written if they returned a row. A function that is missing here is right too:
+# the unit then asks the server before its COMMIT, which is one round trip more.
+WRITING_FUNCTIONS: Final = frozenset(
+    {
+        "append_attestations",
+        "authorize_instruction",
+        "claim_outbox_batch",
+        "complete_instruction",
+        "complete_outbox_attempt",
+        "enqueue_payment_outbox",
+        "fail_instruction",
+        "receive_instruction",
+        "record_attestation_event",
+        "renew_outbox_lease",
+        "start_execution",
+    }
+)
+# Where SQLAlchemy's error carries the typed one while run_in_transaction decides.
+_TYPED: Final = "_orchestration_typed"
+_CALLED: Final = re.compile(r"\borchestration\.(\w+)\s*\(")
 
 
-def run_in_transaction(session_factory: Callable[[], Session], work: Callable[[Session], T]) -> T:
+def run_in_transaction(
+    session_factory: Callable[[], Session],
+    work: Callable[[Session], T],
+    *,
+    deadline: timedelta | None = None,
+    replayable: bool = False,
+) -> T:
     """Run `work` in a new Session and commit; after an error whose `retry` is SAFE, again.
 
-    Each try has a Session of its own, so everything is re-read. At most 8 tries, with jittered
-    exponential waits of up to 2 s; then the last error is raised. An unknown outcome
-    (CommitOutcomeUnknown) is never retried: the caller replays under the same idempotency key.
+    Each try has a Session of its own, so everything is re-read. Between tries there are jittered
+    exponential waits of up to 2 s; after DiskFull (53100) and OutOfMemory (53200) 2.5 to 5 s.
 
-    Raises FailedTransaction (25P02) where `work` caught a refusal outside of a savepoint.
+    `deadline`: without it there are at most 8 tries. With it the number of tries is unlimited and
+    the last one starts when `deadline` has passed since the call; a try that is running is not
+    interrupted. A minute outlasts a failover. When no more tries are left, the last error is
+    raised.
+
+    `replayable`: say True if running `work` again is right even if its COMMIT succeeded, because
+    its acts carry idempotency keys. CommitOutcomeUnknown is then retried too. Otherwise it is
+    raised at once, and the caller replays under the same key. A unit that only read never raises
+    it: for such a unit a connection lost during COMMIT is ConnectionLost.
+
+    On a host's own engine a lost connection, a full disk and the like (`HOSTS_OWN`) are retried in
+    the host's own statements too; if no more tries are left, SQLAlchemy's error is raised.
+
+    Raises FailedTransaction (25P02) if `work` caught a refusal outside of a savepoint.
     """
+    seconds = None
+    if deadline is not None:
+        if not isinstance(cast("object", deadline), timedelta):
+            raise TypeError(f"deadline: expected a timedelta, got {type(deadline).__name__}")
+        seconds = deadline.total_seconds()
+    last: OrchestrationError | None = None
+
+    def may_run_again(error: BaseException) -> bool:
+        nonlocal last
+        last = error if isinstance(error, OrchestrationError) else getattr(error, _TYPED, None)
+        if isinstance(error, DBAPIError):
+            return isinstance(last, HOSTS_OWN)
+        if isinstance(last, CommitOutcomeUnknown):
+            return replayable
+        return last is not None and last.retry is Retry.SAFE
+
+    def wait(state: RetryCallState) -> float:
+        if isinstance(last, DiskFull | OutOfMemory):
+            wanted = PAUSE_SECONDS * random.uniform(0.5, 1)
+        else:
+            wanted = wait_random_exponential(multiplier=0.02, max=LONGEST_WAIT_SECONDS)(state)
+        passed = state.seconds_since_start or 0.0
+        return wanted if seconds is None else max(0.0, min(wanted, seconds - passed))
+
     for attempt in Retrying(
-        retry=retry_if_exception(_is_safe),
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=wait_random_exponential(multiplier=0.02, max=LONGEST_WAIT_SECONDS),
+        retry=retry_if_exception(may_run_again),
+        stop=stop_after_attempt(ATTEMPTS) if seconds is None else stop_after_delay(seconds),
+        wait=wait,
         reraise=True,
     ):
         with attempt:
@@ -44,38 +142,136 @@ def run_in_transaction(session_factory: Callable[[], Session], work: Callable[[S
 
 
 def _once(session_factory: Callable[[], Session], work: Callable[[Session], T]) -> T:
-    with session_factory() as session:
-        connections: set[Connection] = set()
-
-        def begun(_session: Session, _within: SessionTransaction, connection: Connection) -> None:
-            connections.add(connection)
-
-        event.listen(session, "after_begin", begun)
-        result = work(session)
-        session.flush()
-        # Whoever's refusal it was that `work` caught: its result would not be stored.
+    with session_factory() as session, _watched(session) as connections:
+        try:
+            result = work(session)
+            session.flush()
+        except (DBAPIError, OrchestrationError) as error:
+            committing = any(one.autocommit for one in connections)
+            typed = _typed(session, error, committing=committing)
+            if isinstance(typed, ReadOnlyServer):
+                # A host's engine would give the next try the same connection to that server.
+                _discard(connections)
+            if typed is not error and isinstance(typed, CommitOutcomeUnknown):
+                raise typed from typed.__cause__
+            raise
+        # No matter whose refusal `work` caught: its result would not be stored.
         _within, refusal = session.info.get(REFUSAL, (None, None))
-        for connection in connections:
-            if not connection.closed and not connection.invalidated:
-                refuse_failed(connection, connection.info.get(REFUSAL, refusal))
+        for one in connections:
+            if one.is_usable():
+                refuse_failed(one.connection, one.connection.info.get(REFUSAL, refusal))
+                if not one.autocommit:
+                    require_alive(one.connection)
+        wrote = any(one.has_written() for one in connections)
         try:
             session.commit()
-        except DBAPIError as error:
-            # A host's engine without our listener: what became of COMMIT is told all the same.
-            if error.orig is None:
+            for one in connections:
+                one.confirmation.check()
+        except (DBAPIError, CommitOutcomeUnknown) as error:
+            # A host's engine without our listener does not say what became of the COMMIT.
+            typed = _typed(session, error, committing=True)
+            if isinstance(typed, CommitOutcomeUnknown) and not wrote:
+                raise _only_read(typed) from typed.__cause__
+            if typed.retry is Retry.NEVER and not is_ours(typed.__cause__):
                 raise
-            typed = translate(
-                error.orig, committing=True, disconnected=error.connection_invalidated
-            )
-            if is_ours(error.orig) or typed.retry is not Retry.NEVER:
-                raise typed from error.orig
-            raise
+            if typed is error:
+                raise
+            raise typed from typed.__cause__
         return result
 
 
-def _is_safe(error: BaseException) -> bool:
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        # The host's own tables, on an engine of its own: these three have stored nothing.
-        error = translate(error.orig)
-        return isinstance(error, SerializationFailure | DeadlockDetected | LockNotAvailable)
-    return isinstance(error, OrchestrationError) and error.retry is Retry.SAFE
+@dataclass
+class _Watched:
+    """A connection that a unit uses, and what is known of its transaction."""
+
+    connection: Connection
+    autocommit: bool
+    read_only: bool
+    confirmation: Confirmation
+    wrote: bool = False
+
+    def is_usable(self) -> bool:
+        return not self.connection.closed and not self.connection.invalidated
+
+    def note(self, _connection: Connection, cursor: Any, statement: str, *_rest: Any) -> None:
+        if self.wrote:
+            return
+        if (getattr(cursor, "statusmessage", None) or "").startswith(WRITING_TAGS):
+            self.wrote = True
+        elif cursor.rowcount > 0:
+            called = _CALLED.search(statement)
+            self.wrote = called is not None and called[1] in WRITING_FUNCTIONS
+
+    def has_written(self) -> bool:
+        """Whether losing the reply to this COMMIT leaves anything unknown. A transaction without an
+        xid has written nothing."""
+        if self.wrote or self.autocommit or not self.is_usable():
+            return True
+        if self.read_only:
+            return False
+        found = self.connection.exec_driver_sql(
+            "SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL"
+        )
+        return bool(found.scalar_one())
+
+
+@contextmanager
+def _watched(session: Session) -> Generator[list[_Watched]]:
+    connections: list[_Watched] = []
+
+    def begun(_session: Session, _within: SessionTransaction, connection: Connection) -> None:
+        if any(one.connection is connection for one in connections):
+            return
+        driver = connection.connection.dbapi_connection
+        one = _Watched(
+            connection,
+            autocommit=bool(getattr(driver, "autocommit", False)),
+            read_only=getattr(driver, "read_only", None) is True,
+            confirmation=Confirmation(connection.connection.driver_connection),
+        )
+        connections.append(one)
+        event.listen(connection, "after_cursor_execute", one.note)
+
+    event.listen(session, "after_begin", begun)
+    try:
+        yield connections
+    finally:
+        event.remove(session, "after_begin", begun)
+        for one in connections:
+            event.remove(one.connection, "after_cursor_execute", one.note)
+            one.confirmation.close()
+
+
+def _discard(connections: list[_Watched]) -> None:
+    for one in connections:
+        if one.is_usable():
+            one.connection.invalidate()
+
+
+def _only_read(error: CommitOutcomeUnknown) -> ConnectionLost:
+    return ConnectionLost(
+        f"{error} (the transaction had only read)", sqlstate=error.sqlstate, hint=error.hint
+    )
+
+
+def _typed(
+    session: Session, error: DBAPIError | OrchestrationError, *, committing: bool
+) -> OrchestrationError:
+    """The typed error of a host's own one, as our engine would have raised it; the host's own keeps
+    it for the next decision."""
+    if isinstance(error, OrchestrationError):
+        return error
+    cause = error.orig or error
+    try:
+        engine = session.get_bind().engine
+    except UnboundExecutionError:
+        engine = None
+    typed = translate(
+        cause,
+        committing=committing,
+        disconnected=error.connection_invalidated,
+        refusal=refusal_state(cause, engine),
+    )
+    typed.__cause__ = cause
+    setattr(error, _TYPED, typed)
+    return typed

@@ -1,11 +1,15 @@
 """From the driver's error to the typed one, and the only reader of psycopg's errors and states."""
 
 import json
+import select
+from collections.abc import Callable
+from functools import partial
 from typing import Final, cast
 
 import psycopg
+from psycopg.errors import Diagnostic
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Dialect
 
 from orchestration.errors import (
     BY_CONSTRAINT,
@@ -19,6 +23,7 @@ from orchestration.errors import (
     SchemaNotReady,
     UnclassifiedDatabaseError,
     UniqueViolation,
+    UnsupportedDriver,
 )
 from orchestration.invariants import BY_NATIVE_CONSTRAINT
 
@@ -36,8 +41,56 @@ ROW_CODES: Final = frozenset({"23502", "23514"})
 # SessionTransaction and the error that has failed it.
 REFUSAL: Final = "orchestration.refusal"
 
+DRIVERS: Final = frozenset({"psycopg", "psycopg_async"})
 
-def is_ours(error: BaseException) -> bool:
+
+def require_psycopg(dialect: Dialect) -> None:
+    """Raise UnsupportedDriver for every driver other than psycopg 3."""
+    if dialect.driver not in DRIVERS:
+        raise UnsupportedDriver(
+            f"expected an engine of postgresql+psycopg, got {dialect.name}+{dialect.driver}",
+            hint="Create the engine with a URL of the form postgresql+psycopg://...",
+        )
+
+
+class Confirmation:
+    """Watches the notices of one driver connection for a cancelled wait for a synchronous standby.
+
+    The server then reports a COMMIT that only this server has. It sends the warning before the
+    reply to the statement that committed, so `check` after that statement sees it. A login whose
+    client_min_messages is `error` does not receive the warning.
+    """
+
+    def __init__(self, driver: object) -> None:
+        self._unconfirmed: CommitOutcomeUnknown | None = None
+        self._stop: Callable[[], None] = lambda: None
+        if isinstance(driver, psycopg.Connection | psycopg.AsyncConnection):
+            driver.add_notice_handler(self._hear)
+            self._stop = partial(driver.remove_notice_handler, self._hear)
+
+    def check(self) -> None:
+        """Raises CommitOutcomeUnknown if a wait was cancelled since the last check."""
+        unconfirmed, self._unconfirmed = self._unconfirmed, None
+        if unconfirmed is not None:
+            raise unconfirmed
+
+    def close(self) -> None:
+        self._stop()
+
+    def _hear(self, notice: Diagnostic) -> None:
+        # 01000 is every plain warning, also that of a deferred trigger at COMMIT. The name of the
+        # server's function is neither localized nor within reach of a RAISE.
+        if notice.sqlstate == "01000" and notice.source_function == "SyncRepWaitForLSN":
+            # libpq clears the notice after this call.
+            self._unconfirmed = CommitOutcomeUnknown(
+                notice.message_primary,
+                sqlstate=notice.sqlstate,
+                detail=_detail(notice.message_detail),
+                hint="Replay the same act under the same key once a standby is connected again.",
+            )
+
+
+def is_ours(error: BaseException | None) -> bool:
     """Whether a host's engine should hand this error out typed: it names our schema, or it is one
     of our refusals. A host's own RAISE EXCEPTION is P0001 too, but names no INV- id."""
     if not isinstance(error, psycopg.Error):
@@ -49,18 +102,23 @@ def is_ours(error: BaseException) -> bool:
 
 
 def translate(
-    error: BaseException, *, committing: bool = False, disconnected: bool = False
+    error: BaseException,
+    *,
+    committing: bool = False,
+    disconnected: bool = False,
+    refusal: str | None = None,
 ) -> OrchestrationError:
     """The typed error of a driver's error; the caller raises it `from` that.
 
     `committing`: a COMMIT was in flight, so that a lost connection leaves its outcome unknown.
     `disconnected`: SQLAlchemy found the connection dead, whatever the error says of itself.
+    `refusal`: the SQLSTATE of a refused connect (`connect_failure.refusal_state`).
     """
     if not isinstance(error, psycopg.Error):
         return UnclassifiedDatabaseError(str(error))
     if _is_refused_by_pooler(error):
         return _pooler_mode_required(error)
-    sqlstate, diag = error.sqlstate, error.diag
+    sqlstate, diag = error.sqlstate or refusal, error.diag
     detail = _detail(diag.message_detail)
     if sqlstate in ROW_CODES and detail is not None and "text" in detail:
         detail = None
@@ -71,7 +129,7 @@ def translate(
         invariant: str | None = constraint
     else:
         invariant = BY_NATIVE_CONSTRAINT.get(constraint) if constraint is not None else None
-    return _class(error, committing=committing, disconnected=disconnected)(
+    return _class(error, sqlstate, committing=committing, disconnected=disconnected)(
         diag.message_primary or str(error).strip() or None,
         sqlstate=sqlstate,
         invariant=invariant,
@@ -106,7 +164,11 @@ def _pooler_mode_required(error: psycopg.Error) -> PoolerModeRequired:
 
 
 def translate_in_call(
-    error: BaseException, *, committing: bool = False, disconnected: bool = False
+    error: BaseException,
+    *,
+    committing: bool = False,
+    disconnected: bool = False,
+    refusal: str | None = None,
 ) -> OrchestrationError:
     """As `translate`, for an error raised inside a repository call: there an object that does not
     exist means that the schema is not ready."""
@@ -117,7 +179,7 @@ def translate_in_call(
             sqlstate=error.sqlstate,
             hint="alembic upgrade head",
         )
-    return translate(error, committing=committing, disconnected=disconnected)
+    return translate(error, committing=committing, disconnected=disconnected, refusal=refusal)
 
 
 def fails_transaction(error: BaseException) -> bool:
@@ -143,23 +205,61 @@ def refuse_failed(connection: Connection, refusal: BaseException | None) -> None
         ) from refusal
 
 
+def require_alive(connection: Connection) -> None:
+    """Raise ConnectionLost if the server has closed the connection already: a COMMIT that was never
+    sent leaves no doubt. The server closes, for example, a transaction that was idle for too long.
+    """
+    driver = connection.connection.driver_connection
+    if not isinstance(driver, psycopg.Connection | psycopg.AsyncConnection):
+        return
+    waiting = select.poll()
+    waiting.register(driver.fileno(), select.POLLIN)
+    if not waiting.poll(0):
+        return
+    fatal: list[tuple[str | None, str | None]] = []
+    cause: psycopg.Error | None = None
+
+    def hear(notice: Diagnostic) -> None:
+        # libpq hands out an error that answers no statement as a notice.
+        if notice.severity_nonlocalized in ("FATAL", "PANIC"):
+            fatal.append((notice.sqlstate, notice.message_primary))
+
+    driver.add_notice_handler(hear)
+    try:
+        driver.pgconn.consume_input()
+    except psycopg.OperationalError as error:
+        cause = error
+    finally:
+        driver.pgconn.is_busy()
+        driver.remove_notice_handler(hear)
+    if fatal or cause is not None:
+        connection.invalidate()
+        sqlstate, message = fatal[0] if fatal else (None, None)
+        raise ConnectionLost(
+            f"{message or cause} (before COMMIT was sent)",
+            sqlstate=sqlstate,
+            hint="Run the whole unit again.",
+        ) from cause or psycopg.OperationalError(str(message))
+
+
 def _class(
-    error: psycopg.Error, *, committing: bool, disconnected: bool
+    error: psycopg.Error, sqlstate: str | None, *, committing: bool, disconnected: bool
 ) -> type[OrchestrationError]:
-    sqlstate = error.sqlstate
     known = BY_SQLSTATE.get(sqlstate) if sqlstate is not None else None
     if known is CommitOutcomeUnknown:
         return CommitOutcomeUnknown
-    if known is ConnectionLost or _is_loss(error, disconnected=disconnected):
-        return CommitOutcomeUnknown if committing else ConnectionLost
+    if known is ConnectionLost or _is_loss(error, sqlstate, disconnected=disconnected):
+        # The server ends an idle transaction only while it has no statement to read: it has not
+        # received the COMMIT.
+        return CommitOutcomeUnknown if committing and sqlstate != "25P03" else ConnectionLost
     if known is UniqueViolation or known is ForeignKeyViolation:
         return BY_CONSTRAINT.get(error.diag.constraint_name or "", known)
     return known or UnclassifiedDatabaseError
 
 
-def _is_loss(error: psycopg.Error, *, disconnected: bool) -> bool:
-    if error.sqlstate is not None:
-        return error.sqlstate.startswith("08")
+def _is_loss(error: psycopg.Error, sqlstate: str | None, *, disconnected: bool) -> bool:
+    if sqlstate is not None:
+        return sqlstate.startswith("08")
     # Without a SQLSTATE the server did not speak: refused, closed under us, or a reply that never
     # came. Errors of the client's own making (a value that cannot be adapted) are of other classes.
     return disconnected or isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))

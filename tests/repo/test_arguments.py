@@ -1,13 +1,16 @@
 """What a repository is given is checked first: the error names the argument, nothing is sent."""
 
+import re
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from pydantic import ValidationError
 from sqlalchemy import create_engine, text
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, sessionmaker
 
 from orchestration.errors import InvalidParameterValue
@@ -192,6 +195,16 @@ WRONG: dict[str, tuple[str, Callable[[Session, Any], object], list[Any]]] = {
 }
 
 
+CONTENT: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("batch_size", "limit", "attempt_no"), int),
+    **dict.fromkeys(("outbox_id", "id"), (UUID, str)),
+    "lease": timedelta,
+    "at": (datetime, str),
+    **dict.fromkeys(("session", "item", "new", "news", "completion", "pairs"), ()),
+}
+"""The Python types whose wrong content is a ValidationError; str where nothing is said."""
+
+
 @pytest.mark.parametrize(
     ("name", "act", "value"),
     [
@@ -204,14 +217,57 @@ def test_a_wrong_argument_is_refused_by_name_and_the_session_goes_on(
     session: Sessions, name: str, act: Callable[[Session, Any], object], value: Any
 ) -> None:
     used = session("executor")
-    with pytest.raises(ValidationError) as raised:
+    with pytest.raises((TypeError, ValidationError)) as raised:
         act(used, value)
-    for error in raised.value.errors(include_url=False):
-        assert error["loc"][0] == name
-        assert error["input"] is None
+    if isinstance(raised.value, ValidationError):
+        assert isinstance(value, CONTENT.get(name, str))
+        assert not isinstance(value, bool)
+        for error in raised.value.errors(include_url=False):
+            assert error["loc"][0] == name
+            assert error["input"] is None
+    else:
+        assert re.fullmatch(
+            rf"{name}(\[\d+\])?: expected (a|an|a batch of) \w+, got \w+", str(raised.value)
+        )
+        assert isinstance(value, bool) or not isinstance(value, CONTENT.get(name, str))
     assert SECRET not in str(raised.value)
     assert raised.value.__context__ is None
     assert used.scalar(text("SELECT 1")) == 1
+
+
+@pytest.mark.parametrize(
+    ("act", "told"),
+    [
+        (lambda s: OutboxRepository(s).enqueue("x"), "new: expected a NewOutboxItem, got str"),
+        (
+            lambda s: OutboxRepository(s).enqueue_many("x"),
+            "news: expected a batch of NewOutboxItem, got str",
+        ),
+        (
+            lambda s: OutboxRepository(s).enqueue_many([item(), {}]),
+            "news[1]: expected a NewOutboxItem, got dict",
+        ),
+        (
+            lambda s: OutboxRepository(s).claim("w", batch_size="5", lease=LEASE),
+            "batch_size: expected an int, got str",
+        ),
+        (lambda s: OutboxRepository(s).get(5), "outbox_id: expected a UUID, got int"),
+        (
+            lambda s: AttestationRepository(s).complete_execution(ID, 5),
+            "terminal_status: expected a str, got int",
+        ),
+        (
+            lambda _: OutboxRepository(AsyncSession()),
+            "session: expected a Session, got AsyncSession",
+        ),
+    ],
+)
+def test_a_wrong_type_says_what_was_expected(
+    session: Sessions, act: Callable[[Any], object], told: str
+) -> None:
+    with pytest.raises(TypeError) as raised:
+        act(session("executor"))
+    assert str(raised.value) == told
 
 
 def test_an_input_never_shows_what_it_refuses() -> None:

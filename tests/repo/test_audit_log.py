@@ -129,7 +129,7 @@ def test_an_entry_by_hand_is_reported(session: Sessions, owner: Connect) -> None
 
 @pytest.mark.parametrize("since", ["1", 1.5, True, 2**63, b"1"])
 def test_a_place_that_is_none_is_refused_before_the_database(session: Sessions, since: Any) -> None:
-    with pytest.raises(ValidationError, match="since"):
+    with pytest.raises((TypeError, ValidationError), match="since"):
         AuditLogRepository(session("auditor")).entries(since=since)
 
 

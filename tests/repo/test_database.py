@@ -3,13 +3,14 @@
 import secrets
 import socket
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import psycopg
 import pytest
@@ -17,7 +18,7 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy import URL, Connection, Engine, Table, event, func, insert, pool, select, text
 from sqlalchemy import create_engine as plain_engine
 from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from tools import scratch
 
 from orchestration import errors
@@ -31,9 +32,10 @@ from orchestration.database import (
     normalize_url,
 )
 from orchestration.errors import OrchestrationError, Retry
-from orchestration.records import NewPolicyVersion
-from orchestration.repo import PolicyVersionRepository
-from tests.support import POOLED, Connect, await_blocked, digest
+from orchestration.records import AttestationRecord, NewAttestation, NewPolicyVersion
+from orchestration.repo import AttestationRepository, OutboxRepository, PolicyVersionRepository
+from orchestration.transactions import run_in_transaction
+from tests.support import POOLED, Connect, activate_policy, await_blocked, digest, scalar
 
 ENDPOINT = tuple[str, int]
 
@@ -363,6 +365,251 @@ def test_a_connection_lost_during_the_commit_of_two_phases_leaves_an_unknown_out
         proxy.cut = Cut(b"COMMIT", "request")
         with raises(errors.CommitOutcomeUnknown, Retry.AFTER_RESOLUTION):
             transaction.commit()
+
+
+READS: dict[str, Callable[[Session], object]] = {
+    "a row": lambda session: PolicyVersionRepository(session).active(),
+    "a host's own": lambda session: session.execute(text("SELECT 1")).all(),
+    "a view": lambda session: OutboxRepository(session).depth(),
+    "a chain": lambda session: AttestationRepository(session).verify_chain("caller"),
+}
+WRITES: dict[str, Callable[[Session], object]] = {
+    "a function": lambda session: AttestationRepository(session).append(attestation()),
+    "a host's function": lambda session: session.execute(text("SELECT public.write()")),
+    "a statement": lambda session: session.execute(text("INSERT INTO public.hosts VALUES (1)")),
+    "an object": lambda session: session.add(HostsRow(id=1)),
+}
+ROLES = {"a chain": "auditor", "a function": "ingest"}
+
+
+class HostsBase(DeclarativeBase):
+    pass
+
+
+class HostsRow(HostsBase):
+    __tablename__ = "hosts"
+    __table_args__: ClassVar[dict[str, str]] = {"schema": "public"}
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+def attestation() -> NewAttestation:
+    return NewAttestation(
+        caller_identity="caller",
+        idempotency_key="key",
+        payload_hash=digest("payload"),
+        policy_version_id="v1",
+    )
+
+
+@pytest.fixture
+def hosts_table(superuser: Connect) -> None:
+    activate_policy(superuser, "v1")
+    superuser.execute(
+        """
+        CREATE TABLE public.hosts (id integer PRIMARY KEY);
+        GRANT ALL ON public.hosts TO PUBLIC;
+        CREATE FUNCTION public.write() RETURNS void LANGUAGE sql
+        AS 'INSERT INTO public.hosts VALUES (1)'
+        """
+    )
+
+
+@pytest.mark.usefixtures("hosts_table")
+@pytest.mark.parametrize("whose", ["ours", "the host's"])
+@pytest.mark.parametrize("what", ["request", "reply"])
+@pytest.mark.parametrize("act", READS)
+def test_a_unit_that_only_read_runs_again_after_its_commit_was_lost(
+    database: scratch.Database,
+    engine_at: Callable[..., Engine],
+    host_engine_at: Callable[..., Engine],
+    proxied: Callable[[URL], tuple[Proxy, URL]],
+    whose: str,
+    what: Literal["request", "reply"],
+    act: str,
+) -> None:
+    proxy, url = proxied(database.as_role(ROLES.get(act, "control")))
+    engine = (engine_at if whose == "ours" else host_engine_at)(url)
+    tries = 0
+
+    def work(session: Session) -> None:
+        nonlocal tries
+        tries += 1
+        READS[act](session)
+        if tries == 1:
+            proxy.cut = Cut(b"COMMIT", what)
+
+    run_in_transaction(sessionmaker(engine), work)
+    assert tries == 2
+    assert proxy.happened.is_set()
+
+
+@pytest.mark.usefixtures("hosts_table")
+@pytest.mark.parametrize("whose", ["ours", "the host's"])
+@pytest.mark.parametrize("act", WRITES)
+def test_a_unit_that_wrote_ends_unknown_when_its_commit_was_lost(
+    database: scratch.Database,
+    engine_at: Callable[..., Engine],
+    host_engine_at: Callable[..., Engine],
+    proxied: Callable[[URL], tuple[Proxy, URL]],
+    whose: str,
+    act: str,
+) -> None:
+    proxy, url = proxied(database.as_role(ROLES.get(act, "control")))
+    engine = (engine_at if whose == "ours" else host_engine_at)(url)
+    tries = 0
+
+    def work(session: Session) -> None:
+        nonlocal tries
+        tries += 1
+        WRITES[act](session)
+        proxy.cut = Cut(b"COMMIT", "reply")
+
+    with raises(errors.CommitOutcomeUnknown, Retry.AFTER_RESOLUTION):
+        run_in_transaction(sessionmaker(engine), work)
+    assert tries == 1
+
+
+@pytest.mark.usefixtures("hosts_table")
+def test_an_outcome_that_is_unknown_is_replayed_if_the_unit_says_so(
+    database: scratch.Database,
+    engine_at: Callable[..., Engine],
+    proxied: Callable[[URL], tuple[Proxy, URL]],
+    owner: Connect,
+) -> None:
+    proxy, url = proxied(database.as_role("ingest"))
+    made: list[AttestationRecord] = []
+
+    def work(session: Session) -> AttestationRecord:
+        made.append(AttestationRepository(session).append(attestation()))
+        if len(made) == 1:
+            proxy.cut = Cut(b"COMMIT", "reply")
+        return made[-1]
+
+    found = run_in_transaction(sessionmaker(engine_at(url)), work, replayable=True)
+    assert [one.id for one in made] == [found.id, found.id]
+    stored = owner.execute("SELECT count(*) FROM orchestration.ingress_attestations").fetchone()
+    assert stored == (1,)
+
+
+@pytest.mark.usefixtures("hosts_table")
+@pytest.mark.parametrize("what", ["request", "reply"])
+@pytest.mark.parametrize("translating", [True, False])
+def test_a_hosts_own_statement_whose_connection_is_lost_runs_again(
+    database: scratch.Database,
+    host_engine_at: Callable[..., Engine],
+    proxied: Callable[[URL], tuple[Proxy, URL]],
+    owner: Connect,
+    what: Literal["request", "reply"],
+    translating: bool,
+) -> None:
+    proxy, url = proxied(database.as_role("control"))
+    engine = host_engine_at(url)
+    if translating:
+        install_error_translation(engine)
+    tries = 0
+
+    def work(session: Session) -> None:
+        nonlocal tries
+        tries += 1
+        session.execute(text("SELECT 1"))
+        if tries == 1:
+            proxy.cut = Cut(b"INSERT", what)
+        session.execute(text("INSERT INTO public.hosts VALUES (1)"))
+
+    run_in_transaction(sessionmaker(engine), work)
+    assert tries == 2
+    assert owner.execute("SELECT count(*) FROM public.hosts").fetchone() == (1,)
+
+
+@pytest.mark.usefixtures("hosts_table")
+def test_a_hosts_own_statement_in_autocommit_leaves_an_unknown_outcome(
+    database: scratch.Database,
+    host_engine_at: Callable[..., Engine],
+    proxied: Callable[[URL], tuple[Proxy, URL]],
+) -> None:
+    proxy, url = proxied(database.as_role("control"))
+    engine = host_engine_at(url, isolation_level="AUTOCOMMIT")
+
+    def work(session: Session) -> None:
+        proxy.cut = Cut(b"INSERT", "reply")
+        session.execute(text("INSERT INTO public.hosts VALUES (1)"))
+
+    with raises(errors.CommitOutcomeUnknown, Retry.AFTER_RESOLUTION):
+        run_in_transaction(sessionmaker(engine), work)
+
+
+@pytest.mark.usefixtures("hosts_table")
+@pytest.mark.parametrize("whose", ["ours", "the host's"])
+def test_a_transaction_that_the_server_found_idle_has_not_been_committed(
+    database: scratch.Database,
+    superuser: Connect,
+    engine_at: Callable[..., Engine],
+    host_engine_at: Callable[..., Engine],
+    whose: str,
+) -> None:
+    engine = (engine_at if whose == "ours" else host_engine_at)(database.as_role("control"))
+    tries = 0
+
+    def work(session: Session) -> None:
+        nonlocal tries
+        tries += 1
+        session.execute(text("INSERT INTO public.hosts VALUES (:id)"), {"id": tries})
+        if tries == 1:
+            idle_too_long(session, superuser)
+
+    run_in_transaction(sessionmaker(engine), work)
+    assert tries == 2
+    assert superuser.execute("SELECT id FROM public.hosts").fetchall() == [(2,)]
+
+
+@pytest.mark.usefixtures("hosts_table")
+def test_a_commit_after_the_server_has_hung_up_is_safe_to_try_again(
+    database: scratch.Database, superuser: Connect, engine_at: Callable[..., Engine]
+) -> None:
+    with Session(engine_at(database.as_role("control"))) as session:
+        session.execute(text("INSERT INTO public.hosts VALUES (1)"))
+        idle_too_long(session, superuser)
+        with raises(errors.ConnectionLost, Retry.SAFE) as raised:
+            session.commit()
+        assert raised.value.sqlstate == "25P03"
+        session.rollback()
+        assert session.scalar(text("SELECT count(*) FROM public.hosts")) == 0
+
+
+def idle_too_long(session: Session, observer: Connect) -> None:
+    pid = session.scalar(text("SELECT pg_backend_pid()"))
+    session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '1ms'"))
+    await_gone(observer, pid)
+
+
+def await_gone(observer: Connect, pid: int) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if scalar(observer, "SELECT count(*) FROM pg_stat_activity WHERE pid = %s", (pid,)) == 0:
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"the backend {pid} is still there")
+
+
+@pytest.mark.superuser
+def test_a_warning_of_a_deferred_trigger_is_no_doubt_about_the_commit(
+    database: scratch.Database, superuser: Connect, engine_at: Callable[..., Engine]
+) -> None:
+    superuser.execute(
+        """
+        CREATE TABLE public.warned (id integer);
+        CREATE FUNCTION public.warn() RETURNS trigger LANGUAGE plpgsql
+        AS 'BEGIN RAISE WARNING ''canceling wait for synchronous replication''; RETURN NULL; END';
+        CREATE CONSTRAINT TRIGGER warn AFTER INSERT ON public.warned
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.warn()
+        """
+    )
+    engine = engine_at(database.url)
+    run_in_transaction(
+        sessionmaker(engine), lambda s: s.execute(text("INSERT INTO public.warned VALUES (1)"))
+    )
+    assert superuser.execute("SELECT count(*) FROM public.warned").fetchone() == (1,)
 
 
 @pytest.mark.superuser

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 from tools import scratch
 
-from orchestration import errors, transactions
+from orchestration import errors, schema, transactions
 from orchestration.errors import OrchestrationError, Retry
 from orchestration.records import NewPolicyVersion, PolicyVersionRecord
 from orchestration.repo import PolicyVersionRepository
@@ -33,6 +33,7 @@ def classes(root: type[OrchestrationError] = OrchestrationError) -> list[type[Or
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transactions, "LONGEST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(transactions, "PAUSE_SECONDS", 0.001)
 
 
 @pytest.fixture
@@ -113,6 +114,98 @@ def test_it_gives_up_with_the_last_error(control: Factory) -> None:
     with pytest.raises(errors.SerializationFailure, match=f"try {transactions.ATTEMPTS}"):
         run_in_transaction(control, work)
     assert tries == transactions.ATTEMPTS
+
+
+def test_a_deadline_takes_the_place_of_the_number_of_tries(control: Factory) -> None:
+    tries = 0
+
+    def work(_session: Session) -> int:
+        nonlocal tries
+        tries += 1
+        if tries < 3 * transactions.ATTEMPTS:
+            raise errors.ConnectionLost
+        return tries
+
+    made = run_in_transaction(control, work, deadline=timedelta(minutes=1))
+    assert made == tries == 3 * transactions.ATTEMPTS
+
+
+@pytest.mark.parametrize("seconds", [-1, 0])
+def test_after_its_deadline_a_unit_is_not_run_again(control: Factory, seconds: int) -> None:
+    tries = 0
+
+    def work(_session: Session) -> None:
+        nonlocal tries
+        tries += 1
+        raise errors.ConnectionLost(f"try {tries}")
+
+    with pytest.raises(errors.ConnectionLost, match="try 1"):
+        run_in_transaction(control, work, deadline=timedelta(seconds=seconds))
+
+
+def test_the_last_try_starts_at_the_deadline(
+    control: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transactions, "PAUSE_SECONDS", 60.0)
+    tries = 0
+
+    def work(_session: Session) -> None:
+        nonlocal tries
+        tries += 1
+        raise errors.DiskFull(f"try {tries}")
+
+    with pytest.raises(errors.DiskFull, match="try 2"):
+        run_in_transaction(control, work, deadline=timedelta(milliseconds=50))
+
+
+def test_a_deadline_is_a_timedelta(control: Factory) -> None:
+    with pytest.raises(TypeError, match="deadline: expected a timedelta, got int"):
+        run_in_transaction(control, lambda _: None, deadline=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cls", [errors.DiskFull, errors.OutOfMemory])
+def test_a_server_without_room_is_left_alone_for_a_while(
+    control: Factory, monkeypatch: pytest.MonkeyPatch, cls: type[OrchestrationError]
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(transactions, "PAUSE_SECONDS", 5.0)
+    monkeypatch.setattr("tenacity.nap.time.sleep", waits.append)
+    tries = 0
+
+    def work(_session: Session) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise cls
+        if tries == 2:
+            raise errors.SerializationFailure
+
+    run_in_transaction(control, work)
+    assert 2.5 <= waits[0] <= 5
+    assert waits[1] <= 0.001
+
+
+def test_an_unknown_outcome_is_run_again_only_if_the_unit_says_that_it_may(
+    host: Factory, superuser: Connect
+) -> None:
+    superuser.execute(COMMIT_RAISES.format(code="57P01"))
+
+    def work(session: Session) -> object:
+        return session.execute(text("INSERT INTO public.hosts VALUES (1)"))
+
+    with pytest.raises(errors.CommitOutcomeUnknown):
+        run_in_transaction(host, work)
+    run_in_transaction(host, work, replayable=True)
+    assert superuser.execute("SELECT last_value FROM public.tries").fetchone() == (3,)
+
+
+def test_every_function_that_is_known_to_write_is_one_of_ours() -> None:
+    """A stale name would cost a round trip, one that only reads an unknown outcome."""
+    expected = schema.expected()
+    for name in transactions.WRITING_FUNCTIONS:
+        body = expected[f"functions/{name}"]
+        assert "STABLE" not in body
+        assert "RETURNS" in body
 
 
 def test_what_a_failed_try_wrote_is_undone(control: Factory, owner: Connect) -> None:
@@ -203,7 +296,7 @@ def test_a_serialization_failure_at_commit_is_run_again_on_a_hosts_engine_too(
     assert superuser.execute("SELECT count(*) FROM public.hosts").fetchone() == (1,)
 
 
-@pytest.mark.parametrize("code", ["40001", "40P01", "55P03"])
+@pytest.mark.parametrize("code", ["40001", "40P01", "55P03", "53100", "53200", "57P01", "25006"])
 def test_a_safe_error_of_the_hosts_own_table_is_run_again_on_its_own_engine(
     host: Factory, superuser: Connect, code: str
 ) -> None:

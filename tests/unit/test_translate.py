@@ -176,6 +176,10 @@ def test_a_loss_before_commit_is_safe_and_during_commit_unknown(code: str) -> No
     before = translate(server_says(code))
     during = translate(server_says(code), committing=True)
     assert (type(before), before.retry) == (errors.ConnectionLost, errors.Retry.SAFE)
+    if code == "25P03":
+        # The server ended an idle transaction: it had not received the COMMIT.
+        assert (type(during), during.retry) == (errors.ConnectionLost, errors.Retry.SAFE)
+        return
     assert (type(during), during.retry) == (
         errors.CommitOutcomeUnknown,
         errors.Retry.AFTER_RESOLUTION,
@@ -204,6 +208,13 @@ def test_a_server_that_did_not_speak_is_lost(
     typed = translate(cls("server closed the connection"), committing=committing)
     assert (type(typed), typed.sqlstate) == (wanted, None)
     assert str(typed) == "server closed the connection"
+
+
+def test_the_code_of_a_refused_connect_decides() -> None:
+    error = psycopg.OperationalError("connection failed")
+    typed = translate(error, refusal="28P01")
+    assert (type(typed), typed.sqlstate) == (errors.InvalidPassword, "28P01")
+    assert type(translate(error, refusal="53300")) is errors.ConnectionLost
 
 
 def test_what_sqlalchemy_found_dead_is_lost() -> None:

@@ -27,6 +27,14 @@ COUNT: Final[TypeAdapter[int]] = TypeAdapter(
 DURATION: Final[TypeAdapter[timedelta]] = TypeAdapter(
     Annotated[timedelta, Field(strict=True, ge=timedelta(days=-(10**8)), le=timedelta(days=10**8))]
 )
+WRONG_TYPES: Final[Mapping[str, str]] = {
+    "string_type": "str",
+    "int_type": "int",
+    "uuid_type": "UUID",
+    "time_delta_type": "timedelta",
+    "datetime_type": "datetime",
+}
+"""pydantic's errors about the Python type of a value, and the type that they expect."""
 
 
 def dump_json(value: object) -> str:
@@ -57,36 +65,35 @@ def _check_again(name: str, inputs: Sequence[BaseModel]) -> None:
 
 
 def argument(name: str, adapter: TypeAdapter[T], value: object) -> T:
-    """An argument that is no model, as its type wants it.
+    """Validate an argument that is not a model, and return it converted.
 
-    Raises pydantic.ValidationError, which names it and does not show the value.
+    Raises TypeError if its Python type is wrong and pydantic.ValidationError if its content is.
+    Both name the argument and do not show the value.
     """
+    refusal: Exception
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        refusal = _naming(error, name)
-    # Raised out here, so that what shows the value does not hang on it as its context.
+        refusal = _wrong_type(name, error, value) or _naming(error, name)
+    # Raised here, outside of the handler: its context would show the value.
     raise refusal
 
 
 def instances(name: str, kind: type[T], values: object) -> list[T]:
-    """A batch of inputs or records, each of its kind. Raises pydantic.ValidationError."""
+    """A batch of inputs or records, each of this kind. Raises TypeError."""
     given = values
     if isinstance(values, str | bytes | Mapping | BaseModel) or not isinstance(values, Iterable):
-        raise _refusal(name, f"it is a {kind_of(given)}, no batch", name)
+        raise TypeError(f"{name}: expected a batch of {kind.__name__}, got {kind_of(given)}")
     found = list(cast("Iterable[T]", values))
     for index, one in enumerate(found):
-        if not isinstance(one, kind):
-            reason = f"it is a {kind_of(one)}, no {kind.__name__}"
-            raise _refusal(name, reason, name, index)
+        instance(f"{name}[{index}]", kind, one)
     return found
 
 
 def instance(name: str, kind: type[T], value: T) -> T:
-    """An argument that is a model of its kind. Raises pydantic.ValidationError."""
+    """An argument that is an instance of this kind. Raises TypeError."""
     if not isinstance(value, kind):
-        reason = f"it is a {kind_of(value)}, no {kind.__name__}"
-        raise _refusal(name, reason, name)
+        raise TypeError(_expected(name, kind.__name__, value))
     return value
 
 
@@ -94,11 +101,18 @@ def kind_of(value: object) -> str:
     return type(value).__name__
 
 
-def _refusal(title: str, reason: str, *at: str | int) -> ValidationError:
-    kind = PydanticCustomError("wrong_type", cast("Any", reason))
-    return ValidationError.from_exception_data(
-        title, [InitErrorDetails(type=kind, loc=at, input=None)], hide_input=True
-    )
+def _expected(name: str, kind: str, value: object) -> str:
+    article = "an" if kind[0] in "AEIOaeio" else "a"
+    return f"{name}: expected {article} {kind}, got {kind_of(value)}"
+
+
+def _wrong_type(name: str, error: ValidationError, value: object) -> TypeError | None:
+    kind = error.errors(include_url=False, include_context=False, include_input=False)[0]["type"]
+    # A StrEnum takes every str, right or wrong: one that it does not know is wrong content.
+    if kind == "enum" and not isinstance(value, str):
+        kind = "string_type"
+    expected = WRONG_TYPES.get(kind)
+    return TypeError(_expected(name, expected, value)) if expected is not None else None
 
 
 def _naming(error: ValidationError, *at: str | int) -> ValidationError:

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Executable, Text, cast, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from orchestration.connect_failure import refusal_state
 from orchestration.errors import OrchestrationError, UnclassifiedDatabaseError
 from orchestration.repo.arguments import instance
 from orchestration.translate import (
@@ -15,6 +16,7 @@ from orchestration.translate import (
     SCHEMA_CODES,
     fails_transaction,
     refuse_failed,
+    require_psycopg,
     translate_in_call,
 )
 
@@ -22,14 +24,19 @@ from orchestration.translate import (
 class Repository:
     """Works in the caller's transaction on the caller's Session, and never commits.
 
-    A malformed argument never reaches the database: `pydantic.ValidationError` names it, and does
-    not show its value. A refusal that is expected belongs into `session.begin_nested()`: caught
-    without a savepoint it has failed the transaction, and the commit raises FailedTransaction
-    (25P02).
+    A malformed argument never reaches the database. An argument of a wrong Python type raises
+    TypeError, one of wrong content `pydantic.ValidationError`; both name the argument and do not
+    show its value. A Session of another driver than psycopg 3 raises UnsupportedDriver.
+
+    A refusal that is expected belongs into `session.begin_nested()`: caught without a savepoint it
+    has failed the transaction, and the commit raises FailedTransaction (25P02).
     """
 
     def __init__(self, session: Session) -> None:
         self._session = instance("session", Session, session)
+        self._driver_is_known = session.bind is not None
+        if session.bind is not None:
+            require_psycopg(session.bind.dialect)
 
     def _rows(
         self, statement: Executable, parameters: Mapping[str, Any] | None = None
@@ -49,6 +56,10 @@ class Repository:
 
     @contextmanager
     def _guard(self) -> Generator[None]:
+        if not self._driver_is_known:
+            # The Session had no bind when the repository was made.
+            require_psycopg(self._session.get_bind().dialect)
+            self._driver_is_known = True
         # The caller's pending objects are written first, outside the guard: what their tables
         # refuse is the caller's own error.
         if self._session.autoflush:
@@ -70,7 +81,10 @@ class Repository:
             if error.orig is None:
                 raise
             raise translate_in_call(
-                error.orig, committing=autocommit, disconnected=error.connection_invalidated
+                error.orig,
+                committing=autocommit,
+                disconnected=error.connection_invalidated,
+                refusal=refusal_state(error.orig, self._session.get_bind().engine),
             ) from error.orig
 
     @contextmanager

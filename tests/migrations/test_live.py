@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 from tools import scratch
 
@@ -141,6 +141,8 @@ def in_a_long_transaction(engine: Engine) -> Iterator[None]:
     """A worker that claims and does not commit."""
     with Session(engine) as session:
         claim(session, "slow")
+        # The gate has bounded its idle time.
+        session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         yield
         session.commit()
 
@@ -214,6 +216,7 @@ def test_the_head_itself_gives_up_before_a_transaction_of_control(
     control = connections(database.as_role("control"))
     with control.transaction():
         activate_policy(control, "v1")
+        control.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         upgrade = alembic("upgrade", "head", database_url=database.url)
         out, err = ended(upgrade, within=PATIENCE_SECONDS)
         assert upgrade.returncode != 0

@@ -1001,9 +1001,9 @@ BEGIN
       'payment_outbox_items', '{}', 'Send a batch in parts.'
     );
   END IF;
-  IF pg_column_size(p_items) > 16000000 THEN
+  IF pg_column_size(p_items) > 67108864 THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'p_items must be at most 16,000,000 octets',
+      'INV-API-001', '22023', 'p_items must be at most 64 MiB',
       'payment_outbox_items', '{}', 'Split the batch.'
     );
   END IF;
@@ -1759,9 +1759,9 @@ BEGIN
       'payment_outbox_attempts', '{}', 'Send a batch in parts.'
     );
   END IF;
-  IF pg_column_size(p_completions) > 16000000 THEN
+  IF pg_column_size(p_completions) > 67108864 THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'p_completions must be at most 16,000,000 octets',
+      'INV-API-001', '22023', 'p_completions must be at most 64 MiB',
       'payment_outbox_attempts', '{}', 'Split the batch.'
     );
   END IF;

@@ -141,8 +141,8 @@ AS $$
                      THEN f.after -> 'changes'
                        = to_jsonb((f.before ->> 'changes')::numeric + 1) END
                  WHEN 'policy_versions' THEN
-                   f.before - '{status,grace_expires_at,retired_at}'::text[]
-                     = f.after - '{status,grace_expires_at,retired_at}'::text[]
+                   f.before - '{status,grace_expires_at,retired_at,retired_db_user}'::text[]
+                     = f.after - '{status,grace_expires_at,retired_at,retired_db_user}'::text[]
                    AND CASE WHEN (f.before ->> 'status', f.after ->> 'status') = ('GRACE', 'GRACE')
                      THEN (f.after ->> 'grace_expires_at') COLLATE "C"
                        < (f.before ->> 'grace_expires_at') COLLATE "C"

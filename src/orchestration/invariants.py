@@ -1103,8 +1103,8 @@ INTERFACE = (
             "constraints/ck_transaction_attempts_worker_id",
             "functions/revocations_since",
         ),
-        hint="Claim 1 to 10,000 items of 1 byte to 1 GiB, send 0 to 10,000 in at most 16,000,000"
-        " octets, due within 400 days, lease 1 s to 1 day, grace from zero; a text key is 1 to"
+        hint="Claim 1 to 10,000 items of 1 byte to 1 GiB, send 0 to 10,000 in at most 64 MiB,"
+        " due within 400 days, lease 1 s to 1 day, grace from zero; a text key is 1 to"
         " 1,000 octets, a free text at most 4,000, a payload at most 1,000,000, a hash 64 lowercase"
         " hex digits.",
     ),

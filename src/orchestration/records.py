@@ -7,6 +7,7 @@ naming the field. Records are plain values: they outlive their Session.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from math import isfinite
 from typing import Annotated, Any, Final, Literal, Self, cast
@@ -18,10 +19,12 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     PlainValidator,
     StringConstraints,
     model_validator,
 )
+from pydantic_core import CoreSchema
 
 from orchestration.errors import LeaseLost
 from orchestration.vocabulary import (
@@ -596,6 +599,19 @@ LONGEST_DELAY: Final = timedelta(days=36525)
 """A hundred years, the longest delay and the longest grace."""
 
 
+class _ValidatedAs:
+    """Validate as the enum alone. The Literal beside it is for type checkers: as a union pydantic
+    would report each error twice, and keep a str that the Literal names as a str."""
+
+    def __init__(self, enum: type[StrEnum]) -> None:
+        self._enum = enum
+
+    def __get_pydantic_core_schema__(
+        self, _source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return handler.generate_schema(self._enum)
+
+
 class Completion(Input):
     """What a worker reports of an attempt.
 
@@ -606,15 +622,14 @@ class Completion(Input):
 
     state: Annotated[
         CompletionState | Literal["DISPATCHED", "RETRYABLE", "FAILED"],
-        # pydantic would keep a str that a Literal names as a str.
-        AfterValidator(CompletionState),
+        _ValidatedAs(CompletionState),
     ]
     rail_reference: Word | None = None
     rail_code: Word | None = None
     error_code: Word | None = None
     error_message: FreeText | None = None
     outcome: (
-        Annotated[Outcome | Literal["REJECTED", "UNKNOWN", "NOT_SENT"], AfterValidator(Outcome)]
+        Annotated[Outcome | Literal["REJECTED", "UNKNOWN", "NOT_SENT"], _ValidatedAs(Outcome)]
         | None
     ) = None
     retry_in: Annotated[timedelta, Field(ge=timedelta(0), le=LONGEST_DELAY)] | None = None

@@ -30,7 +30,7 @@ from orchestration.vocabulary import (
     LateOutcome,
     Outcome,
 )
-from tests.support import Connect, new_instruction_id
+from tests.support import Connect, new_instruction_id, replayed
 
 pytestmark = pytest.mark.instructed
 
@@ -901,8 +901,8 @@ def test_a_retry_at_the_ceiling_fails_and_says_so(
     assert status is not None
     assert (status.state, status.outcome) == (ItemState.FAILED, outcome)
     assert status.error_code == "RETRY_CEILING_EXCEEDED"
-    assert worker.complete(last, completion) == result
-    assert worker.complete_many((last, completion)) == [result]
+    assert worker.complete(last, completion) == replayed(result)
+    assert worker.complete_many((last, completion)) == [replayed(result)]
     assert len(worker.history(made.outbox_id)) == 4
 
 
@@ -924,8 +924,9 @@ def test_the_same_completion_again_gives_what_was_recorded(
     claimed = worker.claim_one()
     first = worker.complete(claimed, completion)
     again = completion.model_copy(update={"latency_ms": 99, "error_message": "told otherwise"})
-    assert worker.complete(claimed, again) == first
-    assert worker.complete_many((claimed, again)) == [first]
+    assert not first.replayed
+    assert worker.complete(claimed, again) == replayed(first)
+    assert worker.complete_many((claimed, again)) == [replayed(first)]
     assert len(worker.outbox.attempts(made.outbox_id)) == 2
 
 
@@ -935,9 +936,9 @@ def test_a_retry_told_again_after_the_next_attempt_gives_what_was_recorded(worke
     first = worker.claim_one("w1")
     result = worker.complete(first, RETRYABLE)
     second = worker.claim_one("w2")
-    assert worker.complete(first, RETRYABLE) == result
+    assert worker.complete(first, RETRYABLE) == replayed(result)
     worker.complete(second, DISPATCHED)
-    assert worker.complete(first, RETRYABLE) == result
+    assert worker.complete(first, RETRYABLE) == replayed(result)
 
 
 @pytest.mark.invariant("INV-OUT-002")

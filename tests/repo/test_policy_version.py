@@ -23,8 +23,10 @@ HOUR = timedelta(hours=1)
 RUNTIME_ROLES = ("ingest", "executor", "control", "readonly", "auditor")
 
 
-def new(id: str, *, by: str = "ops@example.com") -> NewPolicyVersion:
-    return NewPolicyVersion(id=id, description=f"policy {id}", checksum=digest(id), created_by=by)
+def new(id: str, *, by: str = "ops@example.com", content: str | None = None) -> NewPolicyVersion:
+    return NewPolicyVersion(
+        id=id, description=f"policy {id}", checksum=digest(content or id), created_by=by
+    )
 
 
 @pytest.fixture
@@ -229,7 +231,7 @@ def test_rotation_from_the_expected_version_takes_place(control: PolicyVersionRe
 def test_an_id_that_exists_is_a_unique_violation(control: PolicyVersionRepository) -> None:
     control.rotate(new("v1"), grace=HOUR)
     with pytest.raises(errors.UniqueViolation) as raised:
-        control.rotate(new("v1"), grace=HOUR)
+        control.rotate(new("v1", content="other"), grace=HOUR)
     error = raised.value
     assert type(error) is errors.UniqueViolation
     assert (error.sqlstate, error.constraint) == ("23505", "pk_policy_versions")
@@ -264,10 +266,11 @@ def test_the_active_version_is_not_retired(control: PolicyVersionRepository) -> 
 
 
 @pytest.mark.invariant("INV-POL-002")
-def test_a_retired_version_is_not_retired_again(control: PolicyVersionRepository) -> None:
-    control.rotate(new("v1"), grace=HOUR)
-    control.rotate(new("v2"), grace=HOUR)
-    control.retire("v1")
+def test_a_version_that_a_rotation_retired_is_not_retired_again(
+    control: PolicyVersionRepository,
+) -> None:
+    for id in ("v1", "v2", "v3"):
+        control.rotate(new(id), grace=HOUR)
     with pytest.raises(errors.InvalidPolicyTransition) as raised:
         control.retire("v1")
     assert_refused(
@@ -415,7 +418,7 @@ def test_an_expected_refusal_in_a_savepoint_leaves_the_transaction_usable(
         with pytest.raises(errors.ActivePolicyConflict), one.begin_nested():
             versions.rotate(new("v2"), grace=HOUR, expected_active="v0")
         with pytest.raises(errors.UniqueViolation), one.begin_nested():
-            versions.rotate(new("v1"), grace=HOUR)
+            versions.rotate(new("v1", content="other"), grace=HOUR)
         versions.rotate(new("v2"), grace=HOUR)
         one.commit()
     assert owner.execute(
@@ -478,4 +481,4 @@ def test_inside_a_call_errors_are_typed_on_any_engine(host_session: Session) -> 
         versions.active()
     host_session.rollback()
     with pytest.raises(errors.UniqueViolation):
-        versions.rotate(new("v1"), grace=HOUR)
+        versions.rotate(new("v1", content="other"), grace=HOUR)

@@ -22,8 +22,10 @@ from tests.support import Connect, activate_policy, digest
 Factory = Callable[[], Session]
 
 
-def new(id: str) -> NewPolicyVersion:
-    return NewPolicyVersion(id=id, description="test", checksum=digest(id), created_by="test")
+def new(id: str, content: str = "test") -> NewPolicyVersion:
+    return NewPolicyVersion(
+        id=id, description="test", checksum=digest(id, content), created_by="test"
+    )
 
 
 def classes(root: type[OrchestrationError] = OrchestrationError) -> list[type[OrchestrationError]]:
@@ -320,7 +322,7 @@ def test_a_refusal_that_was_swallowed_is_never_told_as_a_commit(
     def work(session: Session) -> PolicyVersionRecord:
         made = PolicyVersionRepository(session).rotate(new("v1"), grace=timedelta(0))
         with contextlib.suppress(errors.UniqueViolation):
-            PolicyVersionRepository(session).rotate(new("v1"), grace=timedelta(0))
+            PolicyVersionRepository(session).rotate(new("v1", "other"), grace=timedelta(0))
         return made
 
     factory: Factory = request.getfixturevalue(whose)

@@ -36,7 +36,9 @@ from orchestration.vocabulary import (
     LateSource,
     Outcome,
 )
-from tests.support import Connect, new_instruction_id
+from tests.support import Connect, new_instruction_id, refusal
+
+Login = Callable[[str], Connect]
 
 pytestmark = pytest.mark.instructed
 
@@ -466,7 +468,6 @@ def test_a_contradiction_stays_until_control_closes_it_with_a_reason(
     refused = desk.refused(lambda: close("for another reason"))
     assert (refused.sqlstate, refused.invariant) == ("P7005", "INV-OUT-011")
     assert desk.refused(lambda: close("none", 9)).sqlstate == "P0002"
-    assert desk.refused(lambda: close("")).sqlstate == "22023"
     assert acts(owner) == ["RESOLVE", "CLOSE_CONTRADICTION"]
 
 
@@ -593,15 +594,29 @@ def test_without_a_live_lease_there_is_none_to_end(desk: Desk) -> None:
     assert (refused.sqlstate, refused.invariant) == ("P7002", "INV-OUT-002")
 
 
+@pytest.mark.parametrize("reason", ["", None])
 @pytest.mark.invariant("INV-API-001")
-def test_an_intervention_needs_a_reason(desk: Desk) -> None:
+def test_an_intervention_needs_a_reason(desk: Desk, login: Login, reason: str | None) -> None:
     made = desk.enqueue()
+    desk.commit()
     for act in (
         lambda: desk.govern.cancel(made.outbox_id, reason=""),
         lambda: desk.govern.expire_lease(made.outbox_id, reason=""),
         lambda: desk.govern.resolve(made.outbox_id, outcome=LateOutcome.SENT, reason=""),
+        lambda: desk.govern.close_contradiction(made.outbox_id, 1, reason=""),
     ):
-        assert desk.refused(act).sqlstate == "22023"
+        with pytest.raises(ValidationError):
+            act()
+    for call in (
+        "cancel_outbox_item(p_outbox_id => %s, p_reason => %s)",
+        "expire_outbox_lease(p_outbox_id => %s, p_reason => %s)",
+        "resolve_outbox_item(p_outbox_id => %s, p_outcome => 'SENT', p_reason => %s)",
+        "close_contradiction(p_outbox_id => %s, p_result_no => 1, p_reason => %s)",
+    ):
+        found = refusal(
+            login("control"), f"SELECT FROM orchestration.{call}", (made.outbox_id, reason)
+        )
+        assert (found.sqlstate, found.constraint) == ("22023", "INV-API-001")
 
 
 @pytest.mark.invariant("INV-API-002")

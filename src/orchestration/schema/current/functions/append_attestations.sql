@@ -18,9 +18,9 @@ BEGIN
       'ingress_attestations', '{}', 'Send a batch in parts.'
     );
   END IF;
-  IF pg_column_size(p_attestations) > 16000000 THEN
+  IF pg_column_size(p_attestations) > 67108864 THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'p_attestations must be at most 16,000,000 octets',
+      'INV-API-001', '22023', 'p_attestations must be at most 64 MiB',
       'ingress_attestations', '{}', 'Split the batch.'
     );
   END IF;

@@ -19,9 +19,9 @@ BEGIN
       'instructions', '{}', 'Send a batch in parts.'
     );
   END IF;
-  IF pg_column_size(p_instructions) > 16000000 THEN
+  IF pg_column_size(p_instructions) > 67108864 THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'p_instructions must be at most 16,000,000 octets',
+      'INV-API-001', '22023', 'p_instructions must be at most 64 MiB',
       'instructions', '{}', 'Split the batch.'
     );
   END IF;

@@ -401,8 +401,8 @@ def attestation() -> NewAttestation:
 
 
 @pytest.fixture
-def hosts_table(superuser: Connect) -> None:
-    activate_policy(superuser, "v1")
+def hosts_table(superuser: Connect, owner: Connect) -> None:
+    activate_policy(owner, "v1")
     superuser.execute(
         """
         CREATE TABLE public.hosts (id integer PRIMARY KEY);

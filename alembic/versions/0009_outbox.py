@@ -1027,13 +1027,15 @@ BEGIN
                WHEN octet_length(r.rail_type) NOT BETWEEN 1 AND 1000 THEN 'rail_type'
                WHEN r.max_attempts NOT BETWEEN 1 AND 1000 THEN 'max_attempts'
                WHEN NOT orchestration.is_storable_payload(r.payload) THEN 'payload'
+               WHEN octet_length(r.context::text) > 8192
+                 OR NOT orchestration.is_storable_payload(r.context) THEN 'context'
              END AS malformed
       FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
         instruction_id uuid, participant_id text, idempotency_key text, rail_type text,
-        payload jsonb, due_at timestamptz, max_attempts integer
+        payload jsonb, due_at timestamptz, max_attempts integer, context jsonb
       )) WITH ORDINALITY AS r (
         instruction_id, participant_id, idempotency_key, rail_type,
-        payload, due_at, max_attempts, ord
+        payload, due_at, max_attempts, context, ord
       )
     ) t
     WHERE t.missing IS NOT NULL OR t.malformed IS NOT NULL

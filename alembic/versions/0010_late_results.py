@@ -359,7 +359,7 @@ BEGIN
   IF current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription() THEN
     -- Its items and late results may come later: verify_outbox compares the count with them.
-    RETURN NEW;
+    RETURN NULL;
   END IF;
   SELECT count(*) INTO v_unknown
   FROM orchestration.payment_outbox_status s
@@ -373,7 +373,7 @@ BEGIN
       'unresolved'
     );
   END IF;
-  RETURN NEW;
+  RETURN NULL;
 END
 $$
 """
@@ -694,7 +694,7 @@ EXECUTE FUNCTION orchestration.guard_instruction_end()
     op.execute("ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER guard_end")
     op.execute(
         """
-CREATE TRIGGER guard_unresolved_insert BEFORE INSERT ON orchestration.instructions
+CREATE TRIGGER guard_unresolved_insert AFTER INSERT ON orchestration.instructions
 FOR EACH ROW
 WHEN (NEW.unresolved <> 0)
 EXECUTE FUNCTION orchestration.guard_unresolved()
@@ -702,7 +702,7 @@ EXECUTE FUNCTION orchestration.guard_unresolved()
     )
     op.execute(
         """
-CREATE TRIGGER guard_unresolved_update BEFORE UPDATE ON orchestration.instructions
+CREATE TRIGGER guard_unresolved_update AFTER UPDATE ON orchestration.instructions
 FOR EACH ROW
 WHEN (NEW.unresolved IS DISTINCT FROM OLD.unresolved)
 EXECUTE FUNCTION orchestration.guard_unresolved()
@@ -868,6 +868,10 @@ DECLARE
   v_result orchestration.payment_outbox_late_results;
   v_replayed boolean := true;
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'payment_outbox_late_results', ARRAY['recorded_by', 'outcome', 'rail_reference'],
+    ARRAY[p_worker_id, p_outcome, p_rail_reference]
+  );
   PERFORM orchestration.lock_outbox_item(p_outbox_id);
   IF NOT EXISTS (
     SELECT FROM orchestration.payment_outbox_attempts o
@@ -946,6 +950,11 @@ DECLARE
   v_attempt_no integer := p_attempt_no;
   v_replayed boolean := true;
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'payment_outbox_late_results', ARRAY['recorded_by', 'outcome', 'rail_reference'],
+    ARRAY[p_resolved_by, p_outcome, p_rail_reference]
+  );
+  PERFORM orchestration.refuse_long_texts('payment_outbox_late_results', ARRAY['reason'], ARRAY[p_reason], 4000);
   IF coalesce(p_reason, '') = '' THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'p_reason must not be empty', 'payment_outbox_late_results',
@@ -1020,10 +1029,12 @@ CREATE FUNCTION orchestration.record_late_result(
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- With a token it is the worker's own result, without one a reconciliation. It runs with the rights
--- of its caller: a worker that reconciles, or a controller that reports for a worker, gets 42501.
+-- With a token it is the worker's own result, without one a reconciliation by a caller who may
+-- reconcile. It runs with the rights of its caller: control that reports for a worker gets 42501.
 BEGIN
-  IF p_lease_token IS NOT NULL THEN
+  IF p_lease_token IS NOT NULL OR NOT has_function_privilege(
+    'orchestration.resolve_outbox_item(uuid, text, text, text, text, integer)', 'EXECUTE'
+  ) THEN
     RETURN QUERY
     SELECT w.*
     FROM orchestration.record_worker_result(
@@ -1072,6 +1083,8 @@ DECLARE
   v_intervention orchestration.payment_outbox_interventions;
   v_replayed boolean := true;
 BEGIN
+  PERFORM orchestration.refuse_long_texts('payment_outbox_interventions', ARRAY['acted_by'], ARRAY[v_by]);
+  PERFORM orchestration.refuse_long_texts('payment_outbox_interventions', ARRAY['reason'], ARRAY[p_reason], 4000);
   IF coalesce(p_reason, '') = '' THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'p_reason must not be empty', 'payment_outbox_interventions',
@@ -1254,6 +1267,8 @@ DECLARE
   v_intervention orchestration.payment_outbox_interventions;
   v_replayed boolean := true;
 BEGIN
+  PERFORM orchestration.refuse_long_texts('payment_outbox_interventions', ARRAY['acted_by'], ARRAY[v_by]);
+  PERFORM orchestration.refuse_long_texts('payment_outbox_interventions', ARRAY['reason'], ARRAY[p_reason], 4000);
   IF coalesce(p_reason, '') = '' THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'p_reason must not be empty', 'payment_outbox_interventions',
@@ -1344,6 +1359,8 @@ DECLARE
   v_intervention orchestration.payment_outbox_interventions;
   v_replayed boolean := true;
 BEGIN
+  PERFORM orchestration.refuse_long_texts('payment_outbox_interventions', ARRAY['acted_by'], ARRAY[v_by]);
+  PERFORM orchestration.refuse_long_texts('payment_outbox_interventions', ARRAY['reason'], ARRAY[p_reason], 4000);
   IF coalesce(p_reason, '') = '' THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'p_reason must not be empty', 'payment_outbox_interventions',

@@ -1197,8 +1197,9 @@ def test_one_key_replayed_a_hundred_times_moves_no_head(
     history(owner)
     ingest = login("ingest")
     first = attest(ingest, "alice", "k3")
+    again = [made | {"replayed": True} for made in first]
     for _ in range(100):
-        assert attest(ingest, "alice", "k3") == first
+        assert attest(ingest, "alice", "k3") == again
     assert_whole(owner, "alice", 3)
     attest(ingest, "alice", "k4")
     assert_whole(owner, "alice", 4)
@@ -1307,7 +1308,8 @@ def test_a_replay_without_its_payload_hash_is_refused_and_shows_nothing(
     del item["payload_hash"]
     statement = "SELECT orchestration.append_attestations(%s)"
     found = refusal(login("ingest"), statement, (json.dumps([item | given]),))
-    assert_invariant(found, "INV-ATT-007", "P7303", ROWS)
+    assert_invariant(found, "INV-API-001", "23502", ROWS)
+    assert found.keys == {"ordinal": 1, "column": "payload_hash"}
     assert picture(owner) == before
 
 
@@ -1383,7 +1385,8 @@ def test_a_revoked_credential_attests_nothing_more(
         "idempotency_key": "k4",
     }
     # Acceptance is judged once: the replay is answered.
-    assert attest(ingest, "alice", "k3", **{field: revoked}) == earlier
+    again = [made | {"replayed": True} for made in earlier]
+    assert attest(ingest, "alice", "k3", **{field: revoked}) == again
     assert_whole(owner, "alice", 3)
 
 
@@ -1456,16 +1459,19 @@ def test_an_event_is_recorded_once_and_a_repetition_is_answered_with_it(
 ) -> None:
     history(owner)
     executor = login("executor")
-    started = record_event(executor, ALICE_2, "EXECUTION_STARTED")
-    assert record_event(executor, ALICE_2, "EXECUTION_STARTED") == started
-    completed = record_event(executor, ALICE_2, "EXECUTION_COMPLETED", "REPAIRED")
-    assert record_event(executor, ALICE_2, "EXECUTION_COMPLETED", "REPAIRED") == completed
-    assert record_event(executor, ALICE_2, "EXECUTION_STARTED") == started
+    *started, replayed = record_event(executor, ALICE_2, "EXECUTION_STARTED")
+    assert replayed is False
+    assert record_event(executor, ALICE_2, "EXECUTION_STARTED") == (*started, True)
+    *completed, replayed = record_event(executor, ALICE_2, "EXECUTION_COMPLETED", "REPAIRED")
+    assert replayed is False
+    again = record_event(executor, ALICE_2, "EXECUTION_COMPLETED", "REPAIRED")
+    assert again == (*completed, True)
+    assert record_event(executor, ALICE_2, "EXECUTION_STARTED") == (*started, True)
     stored = owner.execute(
         f"SELECT * FROM orchestration.{EVENTS} WHERE attestation_id = %s ORDER BY event DESC",
         (ALICE_2,),
     ).fetchall()
-    assert stored == [started, completed]
+    assert stored == [tuple(started), tuple(completed)]
     found = executor.execute(
         "SELECT execution_started, execution_started_at, execution_completed,"
         " execution_completed_at, terminal_status"
@@ -1523,7 +1529,7 @@ def test_a_flag_counts_as_its_event(owner: Connect, login: Callable[[str], Conne
     for kind, status in (("EXECUTION_STARTED", None), ("EXECUTION_COMPLETED", "SUCCESS")):
         assert record_event(executor, BOB_1, kind, status) == (
             *(BOB_1, kind, "bob", status, record["attested_at"]),
-            *(record["db_user"], record["db_user"], record["xact_id"]),
+            *(record["db_user"], record["db_user"], record["xact_id"], True),
         )
     assert (
         scalar(

@@ -22,6 +22,7 @@ NATIVE = {"22P02", "22003", "22007", "22008", "22023", "23502", "23514"}
 BOUNDED_OTHERWISE = {
     # Set by the database.
     "db_user": "session_user is a name",
+    "retired_db_user": "session_user is a name",
     "db_role": "a role is a name",
     "prev_hash": "the record_hash of the record before",
     "record_hash": "computed; a head copies it from its chain",
@@ -178,7 +179,64 @@ def test_a_text_out_of_bounds_is_refused_before_any_lock(gated: Login, function:
 
 
 LONG = "x" * 1001
+ID = "'00000000-0000-0000-0000-000000000000'"
+
 SCALARS = {
+    "resolve_outbox_item: reason": (
+        "control",
+        f"resolve_outbox_item({ID}, 'SENT', %s)",
+        LONG * 4,
+        "reason",
+    ),
+    "resolve_outbox_item: resolved_by": (
+        "control",
+        f"resolve_outbox_item({ID}, 'SENT', 'why', %s)",
+        LONG,
+        "recorded_by",
+    ),
+    "resolve_outbox_item: rail_reference": (
+        "control",
+        f"resolve_outbox_item({ID}, 'SENT', 'why', 'me', %s)",
+        LONG,
+        "rail_reference",
+    ),
+    "record_worker_result: rail_reference": (
+        "executor",
+        f"record_worker_result({ID}, 1, {ID}, 'me', 'SENT', %s)",
+        LONG,
+        "rail_reference",
+    ),
+    "cancel_outbox_item: reason": ("control", f"cancel_outbox_item({ID}, %s)", LONG * 4, "reason"),
+    "cancel_outbox_item: cancelled_by": (
+        "control",
+        f"cancel_outbox_item({ID}, 'why', %s)",
+        LONG,
+        "acted_by",
+    ),
+    "expire_outbox_lease: reason": (
+        "control",
+        f"expire_outbox_lease({ID}, %s)",
+        LONG * 4,
+        "reason",
+    ),
+    "expire_outbox_lease: expired_by": (
+        "control",
+        f"expire_outbox_lease({ID}, 'why', %s)",
+        LONG,
+        "acted_by",
+    ),
+    "close_contradiction: reason": (
+        "control",
+        f"close_contradiction({ID}, 1, %s)",
+        LONG * 4,
+        "reason",
+    ),
+    "close_contradiction: closed_by": (
+        "control",
+        f"close_contradiction({ID}, 1, 'why', %s)",
+        LONG,
+        "acted_by",
+    ),
     "engage_kill_switch: target": (
         "control",
         "engage_kill_switch('RAIL', 'why', %s, 'me')",

@@ -1068,9 +1068,12 @@ def test_the_active_version_is_not_retired(login: Callable[[str], Connect]) -> N
 
 
 @pytest.mark.invariant("INV-POL-002")
-def test_a_retired_version_is_not_retired_again(login: Callable[[str], Connect]) -> None:
+@pytest.mark.parametrize("history", ["+v1 +v2 +v3", "+v1 +v2 -v1"], ids=["rotation", "owner"])
+def test_what_a_rotation_or_another_login_retired_is_not_retired_again(
+    owner: Connect, login: Callable[[str], Connect], history: str
+) -> None:
     control = login("control")
-    live_through("+v1 +v2 -v1", control)
+    live_through(history, owner)
     found = refusal(control, "SELECT orchestration.retire_policy_version('v1')")
     assert_invariant(found, "INV-POL-002", "P7101", "policy_versions")
     assert found.keys == {"id": "v1", "from": "RETIRED", "to": "RETIRED"}

@@ -20,7 +20,7 @@ WRITERS: Final[Mapping[str, tuple[str, ...]]] = {
     "execution_attempts": ("executor",),
     "transaction_attempts": ("executor",),
     "payment_outbox_items": ("executor",),
-    "payment_outbox_attempts": ("executor",),
+    "payment_outbox_attempts": ("executor", "control"),
     "payment_outbox_late_results": ("control",),
     "payment_outbox_interventions": ("control",),
 }

@@ -103,7 +103,7 @@ MAY_EXECUTE: Final[Mapping[str, frozenset[str]]] = {
 VERIFYING: Final = frozenset({"control", "auditor"})
 """Who may execute `verify_*`, whatever is verified."""
 
-AS_CALLER: Final = frozenset({"gate_holders"})
+AS_CALLER: Final = frozenset({"gate_holders", "record_late_result"})
 """Functions that run with their caller's rights: what they read is in no table of ours, and the
 server shows a caller with pg_read_all_stats more of it."""
 

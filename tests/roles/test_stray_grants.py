@@ -71,6 +71,8 @@ GUARDED = [
     *guarded("transaction_attempts", "INV-APP-001", "P0001", *WRITES),
     *guarded("payment_outbox_items", "INV-OUT-001", "P0001", *WRITES),
     *guarded("payment_outbox_attempts", "INV-OUT-001", "P0001", *WRITES),
+    *guarded("payment_outbox_late_results", "INV-APP-001", "P0001", *WRITES),
+    *guarded("payment_outbox_interventions", "INV-APP-001", "P0001", *WRITES),
     *guarded("payment_outbox_pending", "INV-OUT-009", "P7006", "DELETE", "TRUNCATE"),
     *guarded("participant_outbox_sequences", "INV-OUT-007", "P0001", "DELETE", "TRUNCATE"),
 ]
@@ -297,8 +299,8 @@ def test_a_stray_attempt_meets_the_guard(login: Login) -> None:
         login("readonly"),
         "INSERT INTO orchestration.payment_outbox_attempts"
         " (outbox_id, attempt_no, phase, state, lease_token, worker_id, claimed_at)"
-        " SELECT outbox_id, 1, 'OPEN', 'DISPATCHING', gen_random_uuid(), 'forger',"
-        " clock_timestamp() FROM orchestration.payment_outbox_pending WHERE attempt_count = 0",
+        " SELECT outbox_id, attempt_count + 1, 'OPEN', 'DISPATCHING', gen_random_uuid(), 'forger',"
+        " clock_timestamp() FROM orchestration.payment_outbox_pending",
     )
     assert_invariant(found, "INV-OUT-005", "P7005", "payment_outbox_attempts")
 

@@ -13,6 +13,8 @@ DECLARE
   v_intervention orchestration.payment_outbox_interventions;
   v_replayed boolean := true;
 BEGIN
+  PERFORM orchestration.refuse_long_texts('payment_outbox_interventions', ARRAY['acted_by'], ARRAY[v_by]);
+  PERFORM orchestration.refuse_long_texts('payment_outbox_interventions', ARRAY['reason'], ARRAY[p_reason], 4000);
   IF coalesce(p_reason, '') = '' THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'p_reason must not be empty', 'payment_outbox_interventions',

@@ -10,7 +10,7 @@ BEGIN
   IF current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription() THEN
     -- Its items and late results may come later: verify_outbox compares the count with them.
-    RETURN NEW;
+    RETURN NULL;
   END IF;
   SELECT count(*) INTO v_unknown
   FROM orchestration.payment_outbox_status s
@@ -24,7 +24,7 @@ BEGIN
       'unresolved'
     );
   END IF;
-  RETURN NEW;
+  RETURN NULL;
 END
 $function$;
 -- owner: symphony_owner

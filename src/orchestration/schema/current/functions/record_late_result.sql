@@ -3,10 +3,12 @@ CREATE OR REPLACE FUNCTION orchestration.record_late_result(p_outbox_id uuid, p_
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
 AS $function$
--- With a token it is the worker's own result, without one a reconciliation. It runs with the rights
--- of its caller: a worker that reconciles, or a controller that reports for a worker, gets 42501.
+-- With a token it is the worker's own result, without one a reconciliation by a caller who may
+-- reconcile. It runs with the rights of its caller: control that reports for a worker gets 42501.
 BEGIN
-  IF p_lease_token IS NOT NULL THEN
+  IF p_lease_token IS NOT NULL OR NOT has_function_privilege(
+    'orchestration.resolve_outbox_item(uuid, text, text, text, text, integer)', 'EXECUTE'
+  ) THEN
     RETURN QUERY
     SELECT w.*
     FROM orchestration.record_worker_result(

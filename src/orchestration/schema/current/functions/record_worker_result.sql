@@ -9,6 +9,10 @@ DECLARE
   v_result orchestration.payment_outbox_late_results;
   v_replayed boolean := true;
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'payment_outbox_late_results', ARRAY['recorded_by', 'outcome', 'rail_reference'],
+    ARRAY[p_worker_id, p_outcome, p_rail_reference]
+  );
   PERFORM orchestration.lock_outbox_item(p_outbox_id);
   IF NOT EXISTS (
     SELECT FROM orchestration.payment_outbox_attempts o

@@ -11,6 +11,11 @@ DECLARE
   v_attempt_no integer := p_attempt_no;
   v_replayed boolean := true;
 BEGIN
+  PERFORM orchestration.refuse_long_texts(
+    'payment_outbox_late_results', ARRAY['recorded_by', 'outcome', 'rail_reference'],
+    ARRAY[p_resolved_by, p_outcome, p_rail_reference]
+  );
+  PERFORM orchestration.refuse_long_texts('payment_outbox_late_results', ARRAY['reason'], ARRAY[p_reason], 4000);
   IF coalesce(p_reason, '') = '' THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'p_reason must not be empty', 'payment_outbox_late_results',

@@ -357,7 +357,8 @@ CREATE FUNCTION orchestration.lock_attempted_instruction(p_instruction_id uuid) 
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- One writer of an instruction's logs at a time; enqueuing, which shares the key, goes on.
+-- One writer of an instruction's logs at a time. Who enqueues for the instruction waits until this
+-- transaction ends.
 BEGIN
   PERFORM 1
   FROM orchestration.instructions i

@@ -187,18 +187,22 @@ def test_an_opener_waits_for_the_closer_to_commit_or_not(
 
 
 @pytest.mark.invariant("INV-APP-002")
-def test_the_log_does_not_hold_up_who_enqueues(owner: Connect, login: Login) -> None:
+def test_who_enqueues_waits_for_the_log_and_goes_on(
+    owner: Connect, login: Login, background: ThreadPoolExecutor
+) -> None:
     worker, other = login("executor"), login("executor")
     begin(worker, "READ COMMITTED")
     open_next(worker, LOGS[0])
-    other.execute("SET lock_timeout = '1s'")
-    other.execute(
+    enqueuing = background.submit(
+        other.execute,
         "SELECT FROM orchestration.enqueue_payment_outbox(p_items => jsonb_build_array("
         "jsonb_build_object('instruction_id', %s::uuid, 'participant_id', 'p', 'idempotency_key',"
         " 'k', 'rail_type', 'SEPA', 'payload', '{}'::jsonb)))",
         (P,),
     )
+    assert await_blocked(owner, backend(other)) == [backend(worker)]
     worker.execute("COMMIT")
+    enqueuing.result(PATIENCE_SECONDS)
 
 
 # Snapshots that are older than the log.

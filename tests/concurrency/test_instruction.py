@@ -392,7 +392,7 @@ def receive_for_the_gates(owner: Connect, count: int) -> list[UUID]:
 
 @pytest.mark.invariant("INV-INS-001", "INV-INS-004", "INV-INS-009")
 @each_isolation
-def test_of_two_authorizations_at_once_one_wins(
+def test_of_two_authorizations_at_once_by_one_login_one_authorizes(
     owner: Connect, login: Callable[[str], Connect], isolation: str
 ) -> None:
     for id in receive_for_the_gates(owner, 5):
@@ -402,8 +402,10 @@ def test_of_two_authorizations_at_once_one_wins(
                 for connection in (login("executor"), login("executor"))
             ]
         )
-        assert accepted(results) == [("AUTHORIZED", 2)]
-        assert errors_of(results) == ["P7403" if isolation == "READ COMMITTED" else "40001"]
+        # In READ COMMITTED the second one is a repeat of the first.
+        repeats = isolation == "READ COMMITTED"
+        assert accepted(results) == [("AUTHORIZED", 2)] * (1 + repeats)
+        assert errors_of(results) == ([] if repeats else ["40001"])
         history = owner.execute(
             "SELECT version, to_state FROM orchestration.status_history"
             " WHERE instruction_id = %s ORDER BY version",
@@ -429,12 +431,9 @@ def test_a_transition_waits_for_the_one_in_flight_and_is_judged_after_it(
     assert await_blocked(owner, backend(two)) == [backend(one)]
     one.execute(end)
     found = settle(two, waiting)
-    if end == "ROLLBACK":
+    # In READ COMMITTED the same login's act is answered with what is recorded.
+    if end == "ROLLBACK" or isolation == "READ COMMITTED":
         assert found is None
-    elif isolation == "READ COMMITTED":
-        assert found is not None
-        assert_invariant(found, "INV-INS-009", "P7403", "instructions")
-        assert (found.column, found.keys["version"], found.keys["given"]) == ("version", 3, 2)
     else:
         assert found is not None
         assert found.sqlstate == "40001"

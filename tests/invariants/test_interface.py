@@ -179,61 +179,64 @@ def test_a_text_out_of_bounds_is_refused_before_any_lock(gated: Login, function:
 
 
 LONG = "x" * 1001
-ID = "'00000000-0000-0000-0000-000000000000'"
-
 SCALARS = {
     "resolve_outbox_item: reason": (
         "control",
-        f"resolve_outbox_item({ID}, 'SENT', %s)",
+        f"resolve_outbox_item('{ID}', 'SENT', %s)",
         LONG * 4,
         "reason",
     ),
     "resolve_outbox_item: resolved_by": (
         "control",
-        f"resolve_outbox_item({ID}, 'SENT', 'why', %s)",
+        f"resolve_outbox_item('{ID}', 'SENT', 'why', %s)",
         LONG,
         "recorded_by",
     ),
     "resolve_outbox_item: rail_reference": (
         "control",
-        f"resolve_outbox_item({ID}, 'SENT', 'why', 'me', %s)",
+        f"resolve_outbox_item('{ID}', 'SENT', 'why', 'me', %s)",
         LONG,
         "rail_reference",
     ),
     "record_worker_result: rail_reference": (
         "executor",
-        f"record_worker_result({ID}, 1, {ID}, 'me', 'SENT', %s)",
+        f"record_worker_result('{ID}', 1, '{ID}', 'me', 'SENT', %s)",
         LONG,
         "rail_reference",
     ),
-    "cancel_outbox_item: reason": ("control", f"cancel_outbox_item({ID}, %s)", LONG * 4, "reason"),
+    "cancel_outbox_item: reason": (
+        "control",
+        f"cancel_outbox_item('{ID}', %s)",
+        LONG * 4,
+        "reason",
+    ),
     "cancel_outbox_item: cancelled_by": (
         "control",
-        f"cancel_outbox_item({ID}, 'why', %s)",
+        f"cancel_outbox_item('{ID}', 'why', %s)",
         LONG,
         "acted_by",
     ),
     "expire_outbox_lease: reason": (
         "control",
-        f"expire_outbox_lease({ID}, %s)",
+        f"expire_outbox_lease('{ID}', %s)",
         LONG * 4,
         "reason",
     ),
     "expire_outbox_lease: expired_by": (
         "control",
-        f"expire_outbox_lease({ID}, 'why', %s)",
+        f"expire_outbox_lease('{ID}', 'why', %s)",
         LONG,
         "acted_by",
     ),
     "close_contradiction: reason": (
         "control",
-        f"close_contradiction({ID}, 1, %s)",
+        f"close_contradiction('{ID}', 1, %s)",
         LONG * 4,
         "reason",
     ),
     "close_contradiction: closed_by": (
         "control",
-        f"close_contradiction({ID}, 1, 'why', %s)",
+        f"close_contradiction('{ID}', 1, 'why', %s)",
         LONG,
         "acted_by",
     ),
@@ -437,7 +440,7 @@ def test_a_call_is_bounded_as_a_whole_before_any_lock(gated: Login, function: st
         gated(role),
         f"SELECT FROM orchestration.{function}("
         "(SELECT jsonb_agg(%s::jsonb || jsonb_build_object('more', repeat('x', 900000)))"
-        " FROM generate_series(1, 18)))",
+        " FROM generate_series(1, 75)))",
         (json.dumps(element()),),
     )
     assert (found.sqlstate, found.constraint) == ("22023", "INV-API-001"), found

@@ -111,6 +111,7 @@ def event(scope: str = "GLOBAL", target: str | None = None, **changed: str) -> d
         "action": "'ENGAGE'",
         "reason": "'fraud'",
         "actor": "'forger'",
+        "key": "CAST(NULL AS text)",
         "occurred_at": "CAST('2020-01-01Z' AS timestamptz)",
         "db_user": "'forger'",
         "xact_id": "CAST(1 AS bigint)",
@@ -125,6 +126,7 @@ def copied(**changed: str | None) -> str:
         "action": "ENGAGE",
         "reason": "fraud",
         "actor": "forger",
+        "key": None,
         "occurred_at": "2020-01-01Z",
         "db_user": "forger",
         "xact_id": "1",
@@ -446,6 +448,30 @@ def events() -> Iterator[Attack]:
         every_insert(EVENTS, event("PARTICIPANT")) | {"COPY": copied(scope="PARTICIPANT")}
     )
 
+    yield Attack(
+        "a key twice",
+        "INV-KIL-003",
+        "23505",
+        EVENTS,
+        tuple(
+            insert(EVENTS, event(event_no=number, action=action, key="'key'"))
+            for number, action in (("4", "'ENGAGE'"), ("5", "'RELEASE'"))
+        ),
+        None,
+        (f"constraints/uq_{EVENTS}_key",),
+        constraint=f"uq_{EVENTS}_key",
+    )
+    yield Attack(
+        "a key of no characters",
+        "INV-KIL-003",
+        "23514",
+        EVENTS,
+        (insert(EVENTS, event(key="CAST('' AS text)")),),
+        None,
+        (f"constraints/ck_{EVENTS}_key",),
+        constraint=f"ck_{EVENTS}_key",
+    )
+
     append_only = Attack(
         "",
         "INV-APP-001",
@@ -463,6 +489,7 @@ def events() -> Iterator[Attack]:
         "action": "'RELEASE'",
         "reason": "'forged'",
         "actor": "'forged'",
+        "key": "'forged'",
         "occurred_at": "'2020-01-01Z'",
         "db_user": "'forged'",
         "xact_id": "1",
@@ -546,6 +573,7 @@ def test_an_attack_is_refused_until_the_object_that_keeps_the_rule_is_gone(
     [
         pytest.param("INV-KIL-001", marks=pytest.mark.invariant("INV-KIL-001")),
         pytest.param("INV-KIL-002", marks=pytest.mark.invariant("INV-KIL-002")),
+        pytest.param("INV-KIL-003", marks=pytest.mark.invariant("INV-KIL-003")),
         pytest.param("INV-APP-001", marks=pytest.mark.invariant("INV-APP-001")),
     ],
 )

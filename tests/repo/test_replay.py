@@ -13,7 +13,6 @@ from tests.support import (
     Connect,
     activate_policy,
     digest,
-    drop,
     instruction_id,
     refusal,
     scalar,
@@ -312,7 +311,7 @@ def test_a_key_is_refused_for_another_act(
         (owner, ENGAGE, ("RAIL", "test", "SEPA", "key")),
     ):
         found = refusal(connection, statement, arguments)
-        assert (found.sqlstate, found.constraint) == ("23505", "uq_kill_switches_key")
+        assert (found.sqlstate, found.constraint) == ("23505", "INV-KIL-003")
 
 
 @pytest.mark.invariant("INV-KIL-003", "INV-API-001")
@@ -338,15 +337,6 @@ def test_without_a_key_each_call_is_an_event(owner: Connect, login: Login) -> No
     assert refusal(control, RELEASE, ("GLOBAL", "test", None, None)).sqlstate == "P0002"
     assert refusal(control, RELEASE, ("GLOBAL", "test", None, "new")).sqlstate == "P0002"
     assert scalar(owner, "SELECT count(*) FROM orchestration.kill_switches") == 3
-
-
-@pytest.mark.invariant("INV-KIL-003")
-def test_without_its_constraint_a_key_names_two_events(owner: Connect, login: Login) -> None:
-    drop(owner, "constraints/uq_kill_switches_key")
-    control = login("control")
-    control.execute(ENGAGE, ("RAIL", "test", "SEPA", "key"))
-    control.execute(ENGAGE, ("DISPATCH", "test", None, "key"))
-    assert scalar(owner, "SELECT count(*) FROM orchestration.kill_switches") == 2
 
 
 # Batches.

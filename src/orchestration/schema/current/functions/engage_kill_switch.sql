@@ -23,6 +23,13 @@ BEGIN
   IF FOUND THEN
     RETURN;
   END IF;
+  -- The unique constraint would refuse it too, with the whole key in DETAIL.
+  IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.key = p_key) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-KIL-003', '23505', 'p_key names another event', 'kill_switches',
+      jsonb_build_object('key', p_key), 'Use a new key for another act.', 'key'
+    );
+  END IF;
   RETURN QUERY
   INSERT INTO orchestration.kill_switches (scope, target, action, reason, actor, key)
   VALUES (p_scope, p_target, 'ENGAGE', p_reason, p_engaged_by, p_key)

@@ -3,7 +3,8 @@ CREATE OR REPLACE FUNCTION orchestration.lock_attempted_instruction(p_instructio
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
 AS $function$
--- One writer of an instruction's logs at a time; enqueuing, which shares the key, goes on.
+-- One writer of an instruction's logs at a time. Who enqueues for the instruction waits until this
+-- transaction ends.
 BEGIN
   PERFORM 1
   FROM orchestration.instructions i

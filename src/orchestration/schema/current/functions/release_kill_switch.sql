@@ -22,7 +22,13 @@ BEGIN
   IF FOUND THEN
     RETURN;
   END IF;
-  -- A key that another event has is refused by the unique constraint, whatever is engaged.
+  -- The unique constraint would refuse it too, with the whole key in DETAIL.
+  IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.key = p_key) THEN
+    PERFORM orchestration.raise_invariant(
+      'INV-KIL-003', '23505', 'p_key names another event', 'kill_switches',
+      jsonb_build_object('key', p_key), 'Use a new key for another act.', 'key'
+    );
+  END IF;
   IF NOT EXISTS (
     SELECT FROM orchestration.kill_switch_state s
     WHERE s.scope = p_scope AND s.target IS NOT DISTINCT FROM p_target AND s.engaged

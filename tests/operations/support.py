@@ -129,7 +129,12 @@ def work(by: Writers, name: str) -> None:
     enqueue(by, completes, [f"{name} dispatched"])
     enqueue(by, stays, [f"{name} rejected", f"{name} waits"])
     for rejected in dispatch(by):
+        by.control.execute(
+            "SELECT FROM orchestration.resolve_outbox_item(%s, 'REJECTED', 'test')", (rejected,)
+        )
         by.control.execute("SELECT FROM orchestration.redrive_outbox_item(%s)", (rejected,))
+    (cancelled,) = enqueue(by, stays, [f"{name} cancelled"])
+    by.control.execute("SELECT FROM orchestration.cancel_outbox_item(%s, 'test')", (cancelled,))
     by.executor.execute("SELECT FROM orchestration.complete_instruction(%s, 3)", (completes,))
     by.executor.execute("SELECT FROM orchestration.fail_instruction(%s, 1, 'test')", (fails,))
 
@@ -167,7 +172,8 @@ def attempt(by: Writers, instruction_id: object) -> None:
         by.executor.execute(closing, (instruction_id, 2, "ABANDONED"))
 
 
-def enqueue(by: Writers, instruction_id: object, keys: list[str]) -> None:
+def enqueue(by: Writers, instruction_id: object, keys: list[str]) -> list[Any]:
+    """The ids of the items."""
     items = [
         {
             "instruction_id": str(instruction_id),
@@ -178,9 +184,11 @@ def enqueue(by: Writers, instruction_id: object, keys: list[str]) -> None:
         }
         for key in keys
     ]
-    by.executor.execute(
-        "SELECT FROM orchestration.enqueue_payment_outbox(%s::jsonb)", (json.dumps(items),)
-    )
+    rows = by.executor.execute(
+        "SELECT outbox_id FROM orchestration.enqueue_payment_outbox(%s::jsonb)",
+        (json.dumps(items),),
+    ).fetchall()
+    return [outbox_id for (outbox_id,) in rows]
 
 
 def dispatch(by: Writers) -> list[Any]:
@@ -207,7 +215,7 @@ def dispatch(by: Writers) -> list[Any]:
                 **{
                     "dispatched": {"state": "DISPATCHED"},
                     "rejected": {"state": "FAILED", "outcome": "REJECTED"},
-                }.get(end, {"state": "RETRYABLE", "retry_in": "0"}),
+                }.get(end, {"state": "RETRYABLE", "outcome": "NOT_SENT", "retry_in": "0"}),
             }
         )
     by.executor.execute(

@@ -80,7 +80,7 @@ PLANTED = {
     "an attempt that no worker closed is not UNKNOWN": (
         "ALTER TABLE orchestration.payment_outbox_attempts"
         " DROP CONSTRAINT ck_payment_outbox_attempts_requested_state",
-        "UPDATE orchestration.payment_outbox_attempts SET requested_state = NULL"
+        "UPDATE orchestration.payment_outbox_attempts SET requested_state = NULL, error_code = NULL"
         f" WHERE outbox_id = ({FAILED})",
     ),
     "an instruction's history is not its state": (

@@ -207,6 +207,7 @@ PARTS = {
             ("instructions", "HISTORY"),
             ("instructions", "ORPHAN"),
             ("outbox", "ATTEMPTS"),
+            ("outbox", "CANCELLED"),
             ("outbox", "ENDED"),
             ("outbox", "LOST"),
             ("outbox", "ORPHAN"),

@@ -5,3 +5,4 @@ CREATE ROLE shop_desk LOGIN PASSWORD '...' IN ROLE symphony_executor;
 CREATE ROLE shop_compliance LOGIN PASSWORD '...' IN ROLE symphony_control;
 GRANT SELECT, INSERT ON public.orders, public.deliveries TO shop_web;
 GRANT SELECT, UPDATE ON public.orders TO shop_desk;
+GRANT SELECT ON public.deliveries TO shop_desk;

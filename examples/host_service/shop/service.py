@@ -1,8 +1,8 @@
 """What the shop does. Every act works in the caller's Session and leaves the commit to it: the
 shop's rows and the library's are stored together, or none of them is.
 
-The web login (a member of symphony_ingest) attests and receives; another login, the desk's (a
-member of symphony_executor), authorizes.
+The web login (a member of symphony_ingest) attests and receives. The desk's login (a member of
+symphony_executor) authorizes and enqueues.
 """
 
 from hashlib import sha256
@@ -62,14 +62,23 @@ def approve(session: Session, number: str, *, version: int) -> OutboxItemRecord:
     return _enqueue(session, order, "deposit", order.amount_minor // 2)
 
 
-def deliver(session: Session, number: str, *, request_body: bytes, policy: str) -> OutboxItemRecord:
-    """The customer confirms the delivery: the delivery, the attestation and the rest to pay.
-
-    Raises InstructionStateForbids (P7404) where the order is not approved.
-    """
+def deliver(session: Session, number: str, *, request_body: bytes, policy: str) -> Delivery:
+    """The customer confirms the delivery: the delivery and the attestation of who confirmed it."""
     order = session.get_one(Order, number)
     attestation = _attest(session, order, "deliver", request_body, policy)
-    session.add(Delivery(order_number=number, attestation_id=attestation.id))
+    delivery = Delivery(order_number=number, attestation_id=attestation.id)
+    session.add(delivery)
+    return delivery
+
+
+def settle(session: Session, number: str) -> OutboxItemRecord:
+    """The desk settles an order that was delivered: marked, and the rest of the payment enqueued.
+
+    Raises InstructionStateForbids (P7404) if the order is not approved.
+    """
+    session.get_one(Delivery, number)
+    order = session.get_one(Order, number)
+    order.state = "SETTLED"
     return _enqueue(session, order, "rest", order.amount_minor - order.amount_minor // 2)
 
 

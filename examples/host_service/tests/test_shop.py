@@ -71,9 +71,15 @@ def place(session: Session, new: Order) -> Order:
     )
 
 
-def deliver(session: Session, number: str) -> UUID:
-    item = service.deliver(session, number, request_body=b"it is here", policy=POLICY)
-    return item.outbox_id
+def deliver(session: Session, number: str) -> None:
+    service.deliver(session, number, request_body=b"it is here", policy=POLICY)
+
+
+def delivered(number: str) -> str:
+    with web() as session:
+        deliver(session, number)
+        session.commit()
+    return number
 
 
 def placed(number: str) -> str:
@@ -150,32 +156,35 @@ def test_the_authorization_the_order_and_the_deposit_commit_together() -> None:
     assert enqueued("PO-2") == ["deposit"]
 
 
-def test_the_delivery_its_attestation_and_the_rest_commit_together() -> None:
-    approved("PO-3")
-    with web() as session:
-        deliver(session, "PO-3")
-        session.commit()
+def test_the_delivery_and_its_attestation_commit_together() -> None:
+    delivered(approved("PO-3"))
     with web() as session:
         assert session.get(Delivery, "PO-3") is not None
     assert attested("PO-3") == ["place", "deliver"]
-    assert enqueued("PO-3") == ["deposit", "rest"]
+
+
+def test_the_order_and_the_rest_of_its_payment_commit_together() -> None:
+    delivered(approved("PO-6"))
+    with desk() as session:
+        service.settle(session, "PO-6")
+        session.commit()
+    with desk() as session:
+        assert session.get_one(Order, "PO-6").state == "SETTLED"
+    assert enqueued("PO-6") == ["deposit", "rest"]
 
 
 def test_a_refusal_of_the_library_s_takes_the_whole_unit_back() -> None:
-    placed("PO-4")
-    with web() as session, pytest.raises(errors.InstructionStateForbids) as refused:
-        deliver(session, "PO-4")
+    delivered(placed("PO-4"))
+    with desk() as session, pytest.raises(errors.InstructionStateForbids) as refused:
+        service.settle(session, "PO-4")
     assert refused.value.sqlstate == "P7404"
-    with web() as session:
-        assert session.get(Delivery, "PO-4") is None
-    assert attested("PO-4") == ["place"]
+    with desk() as session:
+        assert session.get_one(Order, "PO-4").state == "PLACED"
     assert enqueued("PO-4") == []
 
 
 def test_a_refusal_of_the_shop_s_own_takes_the_whole_unit_back() -> None:
-    with web() as session:
-        deliver(session, approved("PO-5"))
-        session.commit()
+    delivered(approved("PO-5"))
     with web() as session:
         session.add(Delivery(order_number="PO-5", attestation_id=UUID(int=0)))
         with pytest.raises(IntegrityError):

@@ -67,7 +67,7 @@ class Site:
     pooler: bool = False
     faults: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
-    """The errors that the clients met, by class and SQLSTATE."""
+    """The errors that the clients' statements met, by class and SQLSTATE."""
 
     def url(self, role: str) -> URL:
         at = self.database.as_role(role)
@@ -165,12 +165,19 @@ class Client(threading.Thread):
         note("enqueued", id=outbox_id)
 
     def _until(self, role: str, work: Callable[[Session], T]) -> T:
+        def counted(session: Session) -> T:
+            # run_in_transaction retries most errors without raising them.
+            try:
+                return work(session)
+            except OrchestrationError as error:
+                self._site.errors[f"{type(error).__name__} {error.sqlstate}"] += 1
+                raise
+
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                return run_in_transaction(self._sessions[role], work)
-            except OrchestrationError as error:
-                self._site.errors[f"{type(error).__name__} {error.sqlstate}"] += 1
+                return run_in_transaction(self._sessions[role], counted)
+            except OrchestrationError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(PAUSE_SECONDS)

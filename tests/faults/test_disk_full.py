@@ -11,7 +11,7 @@ import pytest
 
 from orchestration import _supervisor
 from tests.faults.conftest import SETTINGS, Run, for_seconds
-from tests.faults.site import Site, site
+from tests.faults.site import PATIENCE_SECONDS, Site, Undone, site
 from tests.operations.restartable import restartable
 from tests.operations.runbook import blocks, filled
 
@@ -67,16 +67,28 @@ def fill(disk: Path) -> Path:
     return filler
 
 
+def refused_writes(at: Site) -> int:
+    return sum(count for error, count in at.errors.items() if error.endswith(" 53100"))
+
+
+def await_refused_write(at: Site) -> None:
+    """Wait until a client met the full disk: tables have room left in their last pages."""
+    before = refused_writes(at)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while refused_writes(at) == before:
+        if time.monotonic() > deadline:
+            raise Undone("no write was refused on the full disk")
+        time.sleep(0.05)
+
+
 @pytest.mark.invariant("INV-OUT-009")
 def test_disk_full(site_on_disk: Site, run: Run, disk: Path) -> None:
     tablespaces, slots, _ = blocks("The disk is full")
     with run(site_on_disk), site_on_disk.superuser() as dba:
         for _ in for_seconds(20, every=2):
             filler = fill(disk)
+            await_refused_write(site_on_disk)
             site_on_disk.faults["times disk full"] += 1
-            time.sleep(2)
             assert "small" in {name for name, _ in dba.execute(filled(tablespaces))}
             assert dba.execute(filled(slots)).fetchall() == []
             filler.unlink()
-    met = [error for error in site_on_disk.errors if error.endswith(" 53100")]
-    assert met, site_on_disk.errors

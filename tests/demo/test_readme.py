@@ -1,5 +1,5 @@
-"""README.md and docs/getting-started.md: their SQL and Python run as they are printed there, and the
-refusals that the README prints are the server's."""
+"""README.md and docs/getting-started.md: their SQL and Python run as they are printed there, and
+psql prints the refusals of the README."""
 
 import logging
 import re

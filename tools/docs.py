@@ -24,8 +24,8 @@ INVARIANTS = """# The invariants
 
 `make docs` generates this page from `src/orchestration/invariants.py`. Each section has two parts:
 
-- The table names each invariant, the SQLSTATE that refuses a violation, and the exception of the
-  first SQLSTATE. A rule without an SQLSTATE never refuses anything.
+- The table names each invariant, the SQLSTATE with which a violation is refused, and the exception
+  of the first SQLSTATE. A rule without an SQLSTATE never refuses anything.
 - The list names the database objects that enforce each invariant. Their SQL is in
   `src/orchestration/schema/current/`.
 
@@ -56,14 +56,14 @@ Every error has the attributes `sqlstate`, `invariant`, `schema`, `table`, `colu
   row and what is wrong with it. If PostgreSQL raised the error, `detail["text"]` is PostgreSQL's
   DETAIL. For a CHECK or a NOT NULL that DETAIL would be the whole row, so `detail` is None
   ([limits.md](limits.md#what-an-error-shows)).
-- `retry` says whether to run the same unit of work again:
+- `retry` is one of three values:
   - SAFE: run the whole unit again and read everything again.
     `orchestration.transactions.run_in_transaction` does this.
   - AFTER_RESOLUTION: find something out, or wait until something changes, before you try again.
   - NEVER: the same unit will fail again.
 
-Two exceptions are raised before anything reaches the database: `pydantic.ValidationError` if the
-content of an argument is wrong, and `TypeError` if its Python type is wrong.
+Python checks arguments before anything reaches the database. It raises `pydantic.ValidationError`
+if the content of an argument is wrong, and `TypeError` if its Python type is wrong.
 
 | exception | SQLSTATE | retry | meaning |
 | --- | --- | --- | --- |

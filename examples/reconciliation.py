@@ -75,7 +75,7 @@ COUNT = text(
              sum(amount) FILTER (WHERE ended_once AND endings[1] = 'FAILED'), 0
            )::bigint AS failed_minor,
            count(*) FILTER (WHERE pending) AS pending,
-           count(*) FILTER (WHERE NOT ended_once) AS amiss
+           count(*) FILTER (WHERE NOT ended_once) AS wrong
     FROM judged
     GROUP BY rail, currency
     ORDER BY rail, currency
@@ -85,7 +85,7 @@ COUNT = text(
 
 @dataclass(frozen=True)
 class Line:
-    """One rail and currency; amounts in minor units. `amiss` counts what is missing, unknown to the
+    """One rail and currency; amounts in minor units. `wrong` counts what is missing, unknown to the
     file, pending, or ended more than once."""
 
     rail: str
@@ -97,12 +97,12 @@ class Line:
     failed: int
     failed_minor: int
     pending: int
-    amiss: int
+    wrong: int
 
     @property
     def balances(self) -> bool:
         return (
-            self.amiss == 0
+            self.wrong == 0
             and self.pending == 0
             and self.in_file == self.dispatched + self.failed
             and self.file_minor == self.dispatched_minor + self.failed_minor
@@ -148,7 +148,7 @@ def conclude(console: Console, found: Reconciliation) -> int:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in ("rail", "ccy"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("file", "dispatched", "failed", "pending", "amiss"):
+    for heading in ("file", "dispatched", "failed", "pending", "wrong"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("balances")
     for line in found.lines:
@@ -159,7 +159,7 @@ def conclude(console: Console, found: Reconciliation) -> int:
             _figures(line.dispatched, line.dispatched_minor, line.currency),
             _figures(line.failed, line.failed_minor, line.currency),
             str(line.pending),
-            str(line.amiss),
+            str(line.wrong),
             "[green]yes[/]" if line.balances else "[bold red]NO[/]",
         )
     console.print(Padding(table, (1, 0, 1, 2), expand=False))
@@ -167,10 +167,10 @@ def conclude(console: Console, found: Reconciliation) -> int:
         ended = f"{found.ended_once} of {found.in_file}"
         console.print(f"[bold green]Balanced: {ended} transactions ended exactly once.[/]")
         return 0
-    amiss = sum(line.amiss for line in found.lines)
+    wrong = sum(line.wrong for line in found.lines)
     console.print(
         f"[bold red]Not balanced: {found.ended_once} of {found.in_file} transactions ended exactly"
-        f" once, {amiss} amiss.[/]"
+        f" once, {wrong} wrong.[/]"
     )
     return 1
 

@@ -1,76 +1,174 @@
-"""The pages of docs/ that are generated: guarantees and errors from the catalogue and the classes,
-roles from the grants of `schema/current/`.
+"""Writes the generated pages of docs/, and checks them and the Markdown of every page.
+
+Invariants and errors come from the catalogue and the classes, roles from the grants of
+`schema/current/`, views from a migrated database.
 
 usage: python -m tools.docs write|check
 """
 
 import sys
-from collections.abc import Callable, Mapping
-from typing import Final
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
+from typing import Any, Final
 
 from orchestration import errors as typed
 from orchestration import schema
-from orchestration.invariants import CATALOGUE
+from orchestration.invariants import CATALOGUE, Invariant
+from tools import markdown, scratch
 from tools.scratch import ROOT, RUNTIME_ROLES
 
 FOLDER = ROOT / "docs"
 
-INVARIANTS = """# The guarantees
+INVARIANTS = """# The invariants
 
-Generated from `src/orchestration/invariants.py` by `make docs`. Each object is a file of
-`src/orchestration/schema/current/`, generated from a migrated database. The tests of an entry carry
-its id, `@pytest.mark.invariant("INV-...")`: those of `tests/invariants/` attack it, and see the
-attack succeed once the object is dropped. [errors.md](errors.md) tells when to try again.
+`make docs` generates this page from `src/orchestration/invariants.py`. Each section has two parts:
 
-| id | promise | SQLSTATE | exception | enforced by |
-| --- | --- | --- | --- | --- |
+- The table names each invariant, the SQLSTATE with which a violation is refused, and the exception
+  of the first SQLSTATE. A rule without an SQLSTATE never refuses anything.
+- The list names the database objects that enforce each invariant. Their SQL is in
+  `src/orchestration/schema/current/`.
+
+The tests of an invariant carry its id, `@pytest.mark.invariant("INV-...")`. The tests in
+`tests/invariants/` attack each invariant, and check that the attack succeeds once the object that
+enforces it is dropped. [errors.md](errors.md) says when to retry.
 """
+FAMILIES: Final[Mapping[str, str]] = {
+    "INV-POL": "Policy versions",
+    "INV-REV": "Revocations",
+    "INV-ATT": "Attestations",
+    "INV-INS": "Instructions",
+    "INV-OUT": "The outbox",
+    "INV-KIL": "Kill switches",
+    "INV-APP": "Append-only records",
+    "INV-AUD": "The audit log",
+    "INV-API": "Arguments and errors",
+}
 
-ERRORS = """# The errors
+ERRORS = """# Errors
 
-Generated from `src/orchestration/errors.py` by `make docs`. Every error carries `sqlstate`,
-`invariant`, `schema`, `table`, `column`, `constraint`, `detail`, `hint` and `retry`; `str(error)`
-is the message alone. `detail` is a dict: of a refusal of ours the keys of the offending row and
-what was wrong with it; of a native error PostgreSQL's own DETAIL under `text`. For a CHECK or a NOT
-NULL that DETAIL is the whole row, so `detail` is None (see [limits](limits.md)). What is refused
-before it reaches the database raises `pydantic.ValidationError`, or TypeError if its Python type is
-wrong. `retry` is
+`make docs` generates this page from `src/orchestration/errors.py`.
 
-- SAFE: run the whole unit again, everything re-read, as
-  `orchestration.transactions.run_in_transaction` does;
-- AFTER_RESOLUTION: something must first be found out or change;
-- NEVER: the same unit will fail again.
+Every error has the attributes `sqlstate`, `invariant`, `schema`, `table`, `column`, `constraint`,
+`detail`, `hint` and `retry`. `str(error)` is the message alone.
+
+- `detail` is a dict. If the library's own SQL refused the row, `detail` contains the keys of that
+  row and what is wrong with it. If PostgreSQL raised the error, `detail["text"]` is PostgreSQL's
+  DETAIL. For a CHECK or a NOT NULL that DETAIL would be the whole row, so `detail` is None
+  ([limits.md](limits.md#what-an-error-shows)).
+- `retry` is one of three values:
+  - SAFE: run the whole unit again and read everything again.
+    `orchestration.transactions.run_in_transaction` does this.
+  - AFTER_RESOLUTION: find something out, or wait until something changes, before you try again.
+  - NEVER: the same unit will fail again.
+
+Python checks arguments before anything reaches the database. It raises `pydantic.ValidationError`
+if the content of an argument is wrong, and `TypeError` if its Python type is wrong.
 
 | exception | SQLSTATE | retry | meaning |
 | --- | --- | --- | --- |
 """
 
-ROLES = """# The roles
+ROLES = """# Roles
 
-Generated from `src/orchestration/schema/current/grants/` by `make docs`. A login of a service is a
-member of one role, and may do what stands in its column and nothing else: nobody has INSERT,
-UPDATE, DELETE or TRUNCATE on any table, writes go through the functions. All objects belong to
-`symphony_owner`, which nobody logs in as. [migrations.md](migrations.md#what-the-login-needs) tells
-what an upgrade's login needs.
+`make docs` generates this page from the grants in `src/orchestration/schema/current/`.
+
+Make each login of a service a member of one role. The login can then do what the column of that
+role says, and nothing else. No role has INSERT, UPDATE, DELETE or TRUNCATE on any table: all writes
+go through the functions. `symphony_owner` owns all objects, and no login is a member of it except
+[the one that upgrades](migrations.md#what-the-login-needs).
 
 """
 DUTIES: Final[Mapping[str, str]] = {
-    "ingest": "takes requests in: attests, receives instructions",
-    "executor": "works: authorizes and executes instructions, enqueues, claims and completes items",
-    "control": "governs: policies, revocations, kill switches, redrives",
-    "readonly": "sees where things stand, without accounts and payloads",
+    "ingest": "takes in requests: it attests and receives instructions",
+    "executor": "works: it authorizes and executes instructions, and enqueues, claims and"
+    " completes items",
+    "control": "governs: policies, revocations, kill switches and redrives",
+    "readonly": "reads states, without accounts and payloads",
     "auditor": "reads everything, and verifies",
 }
 
+VIEWS = """# Views
+
+`make docs` generates this page from a migrated database. Read these views rather than the tables:
+their columns will not change after the first release. A view that runs with its owner's rights
+shows the reader only the columns below, so a reader needs no grant on the tables behind it.
+
+The views named `..._result` are not listed. They define the row types that functions return, and no
+role can read them.
+"""
+PURPOSES: Final[Mapping[str, str]] = {
+    "accepted_policy_versions": "The policy versions that a token can be signed under now: the"
+    " ACTIVE version, and a version in GRACE until its grace expires.",
+    "ingress_attestation_status": "Each attestation, with the events of its execution in the same"
+    " row.",
+    "instruction_status": "Each instruction and its state, without accounts and payload."
+    " `unresolved` counts its items whose outcome is unknown.",
+    "kill_switch_state": "The last event of each scope and target.",
+    "payment_outbox_contradictions": "Late results that contradict what was recorded or done. A"
+    " late result stays in this view until control closes the contradiction.",
+    "payment_outbox_depth": "How many items of each rail are pending, due, leased, and leased with"
+    " an expired lease.",
+    "payment_outbox_status": "Each item and its state, without its payload. `state` is PENDING,"
+    " DISPATCHING, DISPATCHED or FAILED. `known_outcome` takes late results into account: it is"
+    " SENT, REJECTED, NOT_SENT or UNKNOWN.",
+    "payment_outbox_unresolved": "Items whose outcome is unknown. An item stays in this view until"
+    " control resolves it.",
+    "revoked_client_certs_in_force": "The revocations of client certificates that are in force now:"
+    " all that have not expired. The view does not compare `revoked_at` with the clock"
+    " (INV-REV-007).",
+    "revoked_tokens_in_force": "The revocations of tokens that are in force now: all that have not"
+    " expired. The view does not compare `revoked_at` with the clock (INV-REV-007).",
+}
+COLUMNS: Final = """
+SELECT c.relname AS view,
+       coalesce('security_invoker=true' = ANY (c.reloptions), false) AS invoker,
+       ARRAY(
+         SELECT r.name
+         FROM unnest(ARRAY['ingest', 'executor', 'control', 'readonly', 'auditor'])
+           WITH ORDINALITY AS r (name, position)
+         WHERE has_table_privilege('symphony_' || r.name, c.oid, 'SELECT')
+         ORDER BY r.position
+       ) AS readers,
+       a.attname AS column_name,
+       format_type(a.atttypid, a.atttypmod) AS type
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE c.relnamespace = 'orchestration'::regnamespace
+  AND c.relkind = 'v'
+ORDER BY c.relname, a.attnum
+"""
+
 
 def invariants() -> str:
-    rows = [
+    families = groupby(CATALOGUE, key=lambda entry: entry.id[:7])
+    return INVARIANTS + "".join(family(prefix, list(entries)) for prefix, entries in families)
+
+
+def family(prefix: str, entries: Iterable[Invariant]) -> str:
+    """The section of one family: the table of its invariants, then the objects of each."""
+    lines = ["", f"## {FAMILIES[prefix]}", ""]
+    lines += ["| id | invariant | SQLSTATE | exception |", "| --- | --- | --- | --- |"]
+    lines += [
         f"| {entry.id} | {entry.sentence} | {', '.join(entry.sqlstates) or '-'} "
-        f"| {entry.exception.__name__ if entry.exception else '-'} "
-        f"| {', '.join(f'`{path}`' for path in entry.enforced_by)} |"
-        for entry in CATALOGUE
+        f"| {entry.exception.__name__ if entry.exception else '-'} |"
+        for entry in entries
     ]
-    return INVARIANTS + "\n".join(rows) + "\n"
+    lines += ["", "Enforced by:", ""]
+    for entry in entries:
+        objects = ", ".join(f"`{path}`" for path in entry.enforced_by)
+        lines.append(wrapped(f"- {entry.id}: {objects}", indent="  "))
+    return "\n".join(lines) + "\n"
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(
+        text,
+        markdown.WIDTH,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def errors() -> str:
@@ -91,7 +189,10 @@ def codes(cls: type[typed.OrchestrationError]) -> tuple[str, ...]:
 
 def roles() -> str:
     picture = schema.expected()
-    duties = "".join(f"- `symphony_{role}` {DUTIES[role]}\n" for role in RUNTIME_ROLES)
+    duties = "".join(
+        wrapped(f"- `symphony_{role}` {DUTIES[role]}.", indent="  ") + "\n"
+        for role in RUNTIME_ROLES
+    )
     kinds = (("SELECT", ("tables", "views")), ("EXECUTE", ("functions",)))
     return ROLES + duties + "".join(matrix(picture, *kind) for kind in kinds)
 
@@ -109,26 +210,56 @@ def matrix(picture: Mapping[str, str], privilege: str, folders: tuple[str, ...])
     return "\n".join(lines) + "\n"
 
 
+def views() -> str:
+    """The page of the views, from a new database that is migrated for it."""
+    with scratch.own_server({"fsync": "off"}) as at:
+        url = scratch.create_database(at, scratch.PREFIX + "docs")
+        scratch.upgrade(url)
+        with scratch.maintenance(url) as connection:
+            return list_views(connection.exec_driver_sql(COLUMNS).all())
+
+
+def list_views(rows: Iterable[tuple[Any, ...]]) -> str:
+    """The page of the views, from the rows of COLUMNS."""
+    page = VIEWS
+    for (view, invoker, readers), columns in groupby(rows, key=lambda row: tuple(row[:3])):
+        if not readers:
+            continue
+        rights = "the rights of its reader" if invoker else "the rights of its owner"
+        told = f"{PURPOSES[view]} Readers: {', '.join(readers)}. The view runs with {rights}."
+        page += f"\n## {view}\n\n{wrapped(told)}\n\n| column | type |\n| --- | --- |\n"
+        page += "".join(f"| `{name}` | {type_} |\n" for *_, name, type_ in columns)
+    return page
+
+
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "invariants.md": invariants,
     "errors.md": errors,
     "roles.md": roles,
+    "views.md": views,
 }
 
 
-def main(verb: str) -> int:
-    status = 0
+def write() -> int:
     for name, page in PAGES.items():
-        file = FOLDER / name
-        if verb == "write":
-            file.write_text(page(), encoding="utf-8")
-        elif not file.is_file() or file.read_text("utf-8") != page():
-            print(f"docs/{name} is not what `make docs` writes: run it.")
-            status = 1
-    return status
+        (FOLDER / name).write_text(page(), encoding="utf-8")
+    return 0
+
+
+def check() -> int:
+    found = [
+        f"docs/{name} differs from what its source says: run `make docs`"
+        for name, page in PAGES.items()
+        if not (FOLDER / name).is_file() or (FOLDER / name).read_text("utf-8") != page()
+    ]
+    for page in markdown.pages():
+        found += [f"{page.relative_to(ROOT)}: {one}" for one in markdown.complaints(page)]
+    print(*found, sep="\n", end="\n" if found else "")
+    return 1 if found else 0
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] not in (["write"], ["check"]):
+    verbs = {"write": write, "check": check}
+    if len(sys.argv) != 2 or sys.argv[1] not in verbs:
         sys.exit(__doc__)
-    sys.exit(main(sys.argv[1]))
+    sys.exit(verbs[sys.argv[1]]())

@@ -1,5 +1,5 @@
--- After the first upgrade, by the login that ran it: the logins of the service, each a member of one
--- runtime role and with rights on the shop's own tables.
+-- The login that ran the first upgrade runs this script after it. It makes the logins of the service:
+-- each is a member of one runtime role and has rights on the shop's own tables.
 CREATE ROLE shop_web LOGIN PASSWORD '...' IN ROLE symphony_ingest;
 CREATE ROLE shop_desk LOGIN PASSWORD '...' IN ROLE symphony_executor;
 CREATE ROLE shop_compliance LOGIN PASSWORD '...' IN ROLE symphony_control;

@@ -1,4 +1,4 @@
-"""The demo as a person runs it, and its reconciliation where something is amiss."""
+"""The demo as a person runs it, and its reconciliation where something is wrong."""
 
 import os
 import re
@@ -22,7 +22,7 @@ from tools import scratch
 from orchestration.records import Completion, NewAttestation, NewInstruction
 from orchestration.repo import AttestationRepository, InstructionRepository, OutboxRepository
 from orchestration.vocabulary import CompletionState
-from tests.support import Connect, activate_policy, digest
+from tests.support import Connect, activate_policy, digest, documented
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -96,14 +96,14 @@ def without_trailing_blanks(output: str) -> str:
     return "\n".join(line.rstrip() for line in output.splitlines())
 
 
-def readme_excerpt() -> str:
-    """The end of the demo's output, as the README shows it."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    [excerpt] = re.findall(r"^```\n(  what was tried.*?)\n```$", readme, re.DOTALL | re.MULTILINE)
-    return str(excerpt)
+def excerpt() -> str:
+    """The end of the demo's output, as docs/demo.md shows it."""
+    fences = r"^```text\n(  what was tried.*?)\n```$"
+    [shown] = re.findall(fences, documented("demo.md"), re.DOTALL | re.MULTILINE)
+    return str(shown)
 
 
-def test_the_demo_ends_as_the_readme_shows_and_leaves_nothing_behind(
+def test_the_demo_ends_as_its_page_shows_and_leaves_nothing_behind(
     server: scratch.Server,
 ) -> None:
     url = server.url.render_as_string(hide_password=False)
@@ -120,9 +120,7 @@ def test_the_demo_ends_as_the_readme_shows_and_leaves_nothing_behind(
     assert ran.stderr == ""
     last = ran.stdout.splitlines()[-1]
     assert last == "Balanced: 60 of 60 transactions ended exactly once."
-    assert readme_excerpt() in without_trailing_blanks(ran.stdout), (
-        "the README shows another output"
-    )
+    assert excerpt() in without_trailing_blanks(ran.stdout), "docs/demo.md shows another output"
     names = set(re.findall(rf"{scratch.PREFIX}\w+", ran.stdout))
     assert len(names) == 5, "a database and four logins"
     with scratch.maintenance(server.url) as connection:
@@ -150,7 +148,7 @@ def test_a_transaction_that_the_database_lacks_does_not_balance(
     dispatch(session, at_most=60)
     assert conclusion(session, transfers) == (
         1,
-        "Not balanced: 59 of 60 transactions ended exactly once, 1 amiss.",
+        "Not balanced: 59 of 60 transactions ended exactly once, 1 wrong.",
     )
 
 
@@ -161,7 +159,7 @@ def test_a_pending_transaction_does_not_balance(
     dispatch(session, at_most=59)
     assert conclusion(session, transfers) == (
         1,
-        "Not balanced: 59 of 60 transactions ended exactly once, 1 amiss.",
+        "Not balanced: 59 of 60 transactions ended exactly once, 1 wrong.",
     )
 
 
@@ -172,7 +170,7 @@ def test_an_item_that_the_file_does_not_know_does_not_balance(
     dispatch(session, at_most=60)
     code, last = conclusion(session, transfers[1:])
     assert code == 1
-    assert last == "Not balanced: 59 of 59 transactions ended exactly once, 1 amiss."
+    assert last == "Not balanced: 59 of 59 transactions ended exactly once, 1 wrong."
 
 
 def test_an_empty_file_and_an_empty_database_do_not_pass_for_balanced(session: SessionOf) -> None:

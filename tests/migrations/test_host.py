@@ -25,7 +25,7 @@ from tests.support import connect
 pytestmark = pytest.mark.own_cluster
 
 EXAMPLE = scratch.ROOT / "examples" / "host_service"
-README = scratch.ROOT / "README.md"
+GUIDE = scratch.ROOT / "docs" / "getting-started.md"
 PAGE = scratch.ROOT / "docs" / "hosts.md"
 MIGRATOR = scratch.PREFIX + "shop_migrator"
 LOGINS = ("shop_web", "shop_desk", "shop_compliance")
@@ -233,9 +233,9 @@ def test_a_next_revision_of_the_host_s_goes_to_its_own_branch(host: Host) -> Non
     assert (host.folder / "migrations" / "versions" / "shop_0002_next.py").is_file()
 
 
-@pytest.mark.parametrize("document", [README, PAGE], ids=lambda path: path.name)
+@pytest.mark.parametrize("document", [GUIDE, PAGE], ids=lambda path: path.name)
 def test_what_the_documents_show_stands_in_the_example(document: Path) -> None:
-    languages = "ini" if document == README else "ini|sql|python"
+    languages = "ini" if document == GUIDE else "ini|sql|python"
     shown = re.findall(
         rf"^```(?:{languages})\n(.*?)^```$", document.read_text("utf-8"), re.DOTALL | re.MULTILINE
     )

@@ -201,7 +201,7 @@ def test_data_alone_without_triggers_demotes_the_guards_until_they_are_put_back(
         erase = "DELETE FROM orchestration.ingress_attestation_events"
         with superuser.transaction(force_rollback=True):
             assert superuser.execute(erase.encode()).rowcount > 0
-        statements = superuser.execute(block("Guards on again", "sql").encode()).fetchall()
+        statements = superuser.execute(block("Re-enabling the guards", "sql").encode()).fetchall()
         assert len(statements) == len(found)
         for (statement,) in statements:
             superuser.execute(statement)

@@ -120,7 +120,7 @@ def test_the_dba_gets_in_when_services_use_all_connections(
 def test_the_kill_switch_does_not_get_in(
     dba: Connect, superuser: Connect, login: Callable[[str], Connect]
 ) -> None:
-    waits, end, engaged = blocks("The kill switch does not get in")
+    waits, end, engaged = blocks("Engaging a kill switch hangs")
     control, executor = login("control"), login("executor")
     executor.execute("BEGIN")
     # A claim takes the gate of the kill switch, and keeps it until its transaction ends.
@@ -214,7 +214,7 @@ def test_a_prepared_transaction_is_forgotten(
 ) -> None:
     prepared, roll_back = blocks("A prepared transaction is forgotten")
     holders, _ = blocks("A gate is held")
-    waits = blocks("The kill switch does not get in")[0]
+    waits = blocks("Engaging a kill switch hangs")[0]
     [monitor] = support.blocks("Server settings", "sql")
     executor, control = login("executor"), login("control")
     executor.execute("BEGIN")

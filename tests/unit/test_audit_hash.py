@@ -40,6 +40,6 @@ def test_the_example_of_the_page_is_the_first_vector() -> None:
 
 def test_the_page_names_every_action() -> None:
     (table,) = re.findall(
-        r"^\| `action` \| done by.*?\n\n", documented(PAGE), re.MULTILINE | re.DOTALL
+        r"^\| `action` \| act \|.*?\n\n", documented(PAGE), re.MULTILINE | re.DOTALL
     )
     assert {action for action in AuditAction if f"`{action}`" in table} == set(AuditAction)

@@ -1,4 +1,5 @@
-"""The shop's own Alembic environment: its models, its version table, and the library's branch."""
+"""The shop's own Alembic environment. It upgrades the shop's branch and the library's branch, and
+keeps both in the shop's version table."""
 
 import os
 
@@ -7,7 +8,7 @@ from sqlalchemy import create_engine, pool, text
 
 from shop.models import Base
 
-# Any number of the shop's own: one upgrade at a time.
+# Any number that nothing else in this database uses. The lock lets one upgrade run at a time.
 UPGRADE_LOCK = 0x73686F70
 
 
@@ -22,7 +23,7 @@ def run_online() -> None:
 
 
 def run_offline() -> None:
-    # A script has no parameters: under the driver's own style every % would be doubled.
+    # A script has no parameters. The driver's own parameter style would double every %.
     context.configure(
         url="postgresql+psycopg://", literal_binds=True, dialect_opts={"paramstyle": "named"}
     )

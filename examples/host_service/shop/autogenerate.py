@@ -1,7 +1,7 @@
 """What `alembic revision --autogenerate` compares if the shop sets `include_schemas`.
 
-Without one of these two, Alembic finds the library's tables in no metadata and writes a revision
-that drops them. `tests/test_autogenerate.py` tries both.
+Alembic finds the library's tables in no metadata of the shop and would write a revision that drops
+them. Each of these two prevents that. `tests/test_autogenerate.py` tests both.
 """
 
 import orchestration.models

@@ -1,4 +1,5 @@
-"""The shop's own engine: what is the library's comes typed, what is the shop's stays as it is."""
+"""The shop's own engine. It raises the library's errors as typed exceptions, and leaves the
+shop's own errors unchanged."""
 
 from sqlalchemy import URL, create_engine
 from sqlalchemy.orm import Session, sessionmaker

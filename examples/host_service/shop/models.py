@@ -7,7 +7,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Base(DeclarativeBase):
-    """The shop's metadata, apart from the library's."""
+    """The shop's metadata, separate from the library's."""
 
 
 class Order(Base):

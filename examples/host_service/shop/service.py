@@ -1,5 +1,5 @@
-"""What the shop does. Every act works in the caller's Session and leaves the commit to it: the
-shop's rows and the library's are stored together, or none of them is.
+"""What the shop does. Every function works in the caller's Session and does not commit. The
+caller's commit stores the shop's rows and the library's rows together, or none of them.
 
 The web login (a member of symphony_ingest) attests and receives. The desk's login (a member of
 symphony_executor) authorizes and enqueues.
@@ -26,9 +26,10 @@ SHOP_ACCOUNT = "GB94BARC10201530093459"
 def place(
     session: Session, order: Order, *, account: str, request_body: bytes, policy: str
 ) -> Order:
-    """A customer orders: the order, the attestation of the request and the instruction to pay.
+    """A customer places an order. Stores the order, the attestation of the request and the
+    instruction to pay.
 
-    Raises the shop's own IntegrityError (23505) at the flush for a number that exists already.
+    The flush raises the shop's own IntegrityError (23505) if the number exists already.
     """
     attestation = _attest(session, order, "place", request_body, policy)
     instruction = InstructionRepository(session).receive(
@@ -52,9 +53,11 @@ def place(
 
 
 def approve(session: Session, number: str, *, version: int) -> OutboxItemRecord:
-    """The desk approves what it saw of the order: authorized, marked and the deposit enqueued.
+    """The desk approves an order: it authorizes the instruction, marks the order and enqueues the
+    deposit. `version` is the version of the instruction that the desk has seen.
 
-    Raises SegregationOfDuties (P7405) for the login that placed it, StaleInstruction (P7403).
+    Raises SegregationOfDuties (P7405) if the same login placed the order, and StaleInstruction
+    (P7403) if the instruction has changed since.
     """
     order = session.get_one(Order, number)
     InstructionRepository(session).authorize(order.instruction_id, version=version)
@@ -63,7 +66,8 @@ def approve(session: Session, number: str, *, version: int) -> OutboxItemRecord:
 
 
 def deliver(session: Session, number: str, *, request_body: bytes, policy: str) -> Delivery:
-    """The customer confirms the delivery: the delivery and the attestation of who confirmed it."""
+    """The customer confirms the delivery. Stores the delivery and the attestation of the
+    request."""
     order = session.get_one(Order, number)
     attestation = _attest(session, order, "deliver", request_body, policy)
     delivery = Delivery(order_number=number, attestation_id=attestation.id)
@@ -72,7 +76,7 @@ def deliver(session: Session, number: str, *, request_body: bytes, policy: str) 
 
 
 def settle(session: Session, number: str) -> OutboxItemRecord:
-    """The desk settles an order that was delivered: marked, and the rest of the payment enqueued.
+    """The desk settles a delivered order: it marks the order and enqueues the rest of the payment.
 
     Raises InstructionStateForbids (P7404) if the order is not approved.
     """

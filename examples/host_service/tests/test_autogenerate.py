@@ -1,4 +1,4 @@
-"""The shop's autogenerate with `include_schemas`: it must not drop the library's tables."""
+"""With `include_schemas`, the shop's autogenerate must not drop the library's tables."""
 
 import os
 from typing import Any
@@ -12,7 +12,7 @@ from shop.models import Base
 
 
 def differences(metadata: Any, **options: Any) -> list[Any]:
-    """What a revision would do, on a database that is at its heads."""
+    """The operations of a new revision, on a database that is at its heads."""
     url = make_url(os.environ["DATABASE_URL"])
     with create_engine(url, poolclass=pool.NullPool).connect() as connection:
         context = MigrationContext.configure(

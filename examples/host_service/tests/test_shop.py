@@ -1,4 +1,4 @@
-"""The shop on its migrated database; DATABASE_URL leads there, and its logins are of logins.sql."""
+"""The shop on its migrated database. DATABASE_URL is its URL, and logins.sql makes its logins."""
 
 import os
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ def policy() -> None:
 
 @pytest.fixture
 def owner() -> Iterator[Session]:
-    """What the migrating login may do as the library's owner: the triggers refuse it too."""
+    """A Session of the migrating login as the library's owner, which the triggers refuse too."""
     with sessions(MIGRATOR)() as session:
         session.execute(text("SET LOCAL ROLE symphony_owner"))
         yield session
@@ -97,7 +97,7 @@ def approved(number: str) -> str:
 
 
 def attested(number: str) -> list[str]:
-    """The acts on an order that were attested."""
+    """The acts on an order that have been attested."""
     with web() as session:
         keys = session.scalars(
             text(

@@ -1,5 +1,5 @@
 """The pages of docs/ that are generated: guarantees and errors from the catalogue and the classes,
-roles from the grants of `schema/current/`.
+roles from the grants of `schema/fingerprint.json`.
 
 usage: python -m tools.docs write|check
 """
@@ -17,10 +17,11 @@ FOLDER = ROOT / "docs"
 
 INVARIANTS = """# The guarantees
 
-Generated from `src/orchestration/invariants.py` by `make docs`. Each object is a file of
-`src/orchestration/schema/current/`, generated from a migrated database. The tests of an entry carry
-its id, `@pytest.mark.invariant("INV-...")`: those of `tests/invariants/` attack it, and see the
-attack succeed once the object is dropped. [errors.md](errors.md) tells when to try again.
+Generated from `src/orchestration/invariants.py` by `make docs`. The SQL of each object is in
+`src/orchestration/schema/current/`: a trigger, constraint or index in the file of its table, a
+grant in the file of the object that it is on. The tests of an entry carry its id,
+`@pytest.mark.invariant("INV-...")`: those of `tests/invariants/` attack it, and see the attack
+succeed once the object is dropped. [errors.md](errors.md) tells when to try again.
 
 | id | promise | SQLSTATE | exception | enforced by |
 | --- | --- | --- | --- | --- |
@@ -47,11 +48,11 @@ wrong. `retry` is
 
 ROLES = """# The roles
 
-Generated from `src/orchestration/schema/current/grants/` by `make docs`. A login of a service is a
-member of one role, and may do what stands in its column and nothing else: nobody has INSERT,
-UPDATE, DELETE or TRUNCATE on any table, writes go through the functions. All objects belong to
-`symphony_owner`, which nobody logs in as. [migrations.md](migrations.md#what-the-login-needs) tells
-what an upgrade's login needs.
+Generated from the grants in `src/orchestration/schema/current/` by `make docs`. A login of a
+service is a member of one role, and may do what stands in its column and nothing else: nobody has
+INSERT, UPDATE, DELETE or TRUNCATE on any table, writes go through the functions. All objects belong
+to `symphony_owner`, which nobody logs in as. [migrations.md](migrations.md#what-the-login-needs)
+tells what an upgrade's login needs.
 
 """
 DUTIES: Final[Mapping[str, str]] = {

@@ -40,6 +40,7 @@ REVISION = re.compile(r'^REVISION = "(\d+)"$', re.MULTILINE)
 INVARIANT = re.compile(r"INV-[A-Z]{3}-\d{3}")
 UNITS = ("functions/", "views/", "triggers/")
 ON_TABLE = re.compile(r"(?:ALTER TABLE|\bON) orchestration\.(\w+)")
+SQL_FUNCTION = re.compile(r"^ ?LANGUAGE sql\b", re.MULTILINE)
 TRIGGER_FUNCTION = re.compile(r"\bRETURNS trigger\b")
 IMPORTS = {
     "sa.": "import sqlalchemy as sa",
@@ -73,6 +74,7 @@ def downgrade() -> None:
 '''
 
 Picture = Mapping[str, str]
+Grant = tuple[str, str]  # An object, and a line of its grants in a picture.
 
 
 class Refused(RuntimeError):
@@ -84,6 +86,7 @@ class State:
     """schema/current as files, and as a database beside a database at head."""
 
     units: Mapping[str, str]
+    stale: set[str]
     wanted: Picture
     found: Picture
     loaded: URL
@@ -122,8 +125,10 @@ class State:
 
 def state(at: scratch.Server) -> State:
     loaded, head = current_schema.loaded(at), current_schema.migrated(at)
+    units = revision_text.units(current.read(current_schema.CURRENT))
     return State(
-        revision_text.units(current.read(current_schema.CURRENT)),
+        units,
+        set(revision_text.stale(units, revision_text.revisions(scratch.VERSIONS))),
         current_schema.picture(loaded),
         current_schema.picture(head),
         loaded,
@@ -152,7 +157,7 @@ def rewrite(named: str) -> None:
         after = current_schema.picture(current_schema.migrated(at))
     left = list(current_schema.described(after, before.wanted, "the revisions", "schema/current"))
     chain = revision_text.revisions(scratch.VERSIONS)
-    left += revision_text.stale(before.units, chain)
+    left += revision_text.stale(before.units, chain).values()
     if left:
         raise Refused("\n".join([*left, f"Not everything is in revision {named}"]))
 
@@ -209,7 +214,8 @@ def add_missing(
     """Add the units that no revision makes."""
     own = {call.table for call in revision.up() if call.name == "create_table"}
     own |= before.tables("missing")
-    missing = [unit for unit in before.units if unit not in made]
+    units = {unit: text for unit, text in before.units.items() if unit not in made}
+    missing = ordered(units)
     for unit in missing:
         revision.insert_before(end_of_upgrade(revision), execute(before.units[unit]))
     for unit in reversed(missing):
@@ -339,7 +345,7 @@ def write_new(title: str) -> str:
     slug = "_".join(re.findall(r"[a-z0-9]+", title.lower()))[:40].strip("_")
     with current_schema.server() as at:
         before = state(at)
-        if not before.differences:
+        if not before.differences and not before.stale:
             raise Refused("The revisions already make what schema/current holds")
         up, down = Steps(before).lines()
         revision = Revision(
@@ -377,9 +383,19 @@ class Steps:
 
     def __init__(self, before: State) -> None:
         self.before = before
-        paths = [path for path in before.kinds if path.startswith(UNITS)]
+        paths = {path for path in before.kinds if path.startswith(UNITS)} | before.stale
+        for path in before.kinds:
+            # What holds a changed grant is written whole, so that its last text is the file's.
+            name = path.partition("/")[2]
+            if path.startswith("grants/"):
+                paths |= {f"functions/{name}", f"views/{name}"} & before.units.keys()
+        paths |= {f"grants/{table}" for table in before.tables("missing")} & before.units.keys()
         self.new = {path: before.units[path] for path in paths if path in before.units}
-        self.old = {path: previous(path, before.found) for path in paths if path in before.found}
+        self.old = {
+            path: previous(path, before.found)
+            for path in paths
+            if path in before.found and not path.startswith("grants/")
+        }
         self.replaced = {
             path for path in self.new.keys() & self.old.keys() if self.replaceable(path)
         }
@@ -388,6 +404,8 @@ class Steps:
 
     def replaceable(self, path: str) -> bool:
         """Whether CREATE OR REPLACE can lead from either definition to the other."""
+        if path.startswith("triggers/"):
+            return False
         if path.startswith("views/"):
             wanted, found = columns(self.before.loaded, path), columns(self.before.head, path)
             return wanted == found
@@ -395,7 +413,7 @@ class Steps:
             picture[path].partition("\n LANGUAGE ")[0]
             for picture in (self.before.wanted, self.before.found)
         )
-        return path.startswith("functions/") and wanted == found
+        return wanted == found
 
     def make_dependents_again(self) -> None:
         """Drop and make what refers to a definition that is dropped."""
@@ -424,16 +442,21 @@ class Steps:
         old: Mapping[str, str],
         new: Mapping[str, str],
         gone: str,
-        lost: Sequence[tuple[str, str]],
+        lost: Sequence[Grant],
         tables: str,
-        gained: Sequence[tuple[str, str]],
+        gained: Sequence[Grant],
     ) -> str:
         with_table = self.before.tables(gone)
-        early, late = [revoking(*grant) for grant in lost], []
+        early = [
+            revoking(self.target(name), line)
+            for name, line in lost
+            if name.partition("__")[0] not in with_table
+        ]
+        late: list[str] = []
         for path in reversed(self.order):
             if path not in old or path in self.replaced:
                 continue
-            if path.startswith("triggers/") and table_of(path) in with_table:
+            if path.startswith(("triggers/", "grants/")) and table_of(path) in with_table:
                 continue
             # Triggers go with their tables, and only then can their functions go.
             after = path.startswith("functions/") and TRIGGER_FUNCTION.search(old[path])
@@ -443,36 +466,31 @@ class Steps:
             for path in self.order
             if path in new
         ]
-        granted = [granting(*grant) for grant in gained]
+        whole = {path.partition("/")[2] for path in self.replaced}
+        granted = [granting(self.target(name), line) for name, line in gained if name not in whole]
         parts = [*map(execute, early), tables, *map(execute, [*late, *made, *granted])]
         return "\n".join(filter(None, parts))
 
-    def grants(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-        """The grants that objects at head gain and lose, as (path, line of the picture)."""
-        gained, lost = [], []
-        made_again = {path.partition("/")[2] for path in self.new.keys() ^ self.old.keys()}
-        made_again |= {
-            path.partition("/")[2] for path in self.new.keys() & self.old.keys() - self.replaced
-        }
+    def grants(self) -> tuple[list[Grant], list[Grant]]:
+        """The grants that the objects which stay gain and lose."""
+        gained: list[Grant] = []
+        lost: list[Grant] = []
+        again = (self.new.keys() | self.old.keys()) - self.replaced
+        made_again = {path.partition("/")[2] for path in again if not path.startswith("triggers/")}
         for path in self.before.kinds:
             name = path.partition("/")[2]
             if not path.startswith("grants/") or name in made_again:
                 continue
-            if name == "schema" or name == "default_privileges":
+            if name in ("schema", "default_privileges"):
                 raise Refused(f"{path} differs: write its GRANT or REVOKE by hand")
             wanted = set(self.before.wanted.get(path, "").splitlines())
             found = set(self.before.found.get(path, "").splitlines())
-            gained += [(self.target(name), line) for line in sorted(wanted - found)]
-            lost += [(self.target(name), line) for line in sorted(found - wanted)]
-        gone = self.before.tables("unexpected")
-        new = self.before.tables("missing")
-        return (
-            [grant for grant in gained if grant[0] not in gone],
-            [grant for grant in lost if grant[0] not in new],
-        )
+            gained += [(name, line) for line in sorted(wanted - found)]
+            lost += [(name, line) for line in sorted(found - wanted)]
+        return gained, lost
 
     def target(self, name: str) -> str:
-        is_function = f"functions/{name}" in self.before.wanted
+        is_function = f"functions/{name}" in self.before.units
         return f"FUNCTION orchestration.{name}" if is_function else f"orchestration.{name}"
 
     def tables(self) -> tuple[str, str]:
@@ -592,7 +610,15 @@ def parts(target: str, line: str) -> tuple[str, str, str, str]:
 
 
 def references(text: str) -> set[str]:
+    """What must exist as long as the object does."""
     return set(current.REFERENCE.findall(current.without(text, "comment", "string", "body")))
+
+
+def needs(text: str) -> set[str]:
+    """What must exist when the object is made: a revision checks the body of a SQL function."""
+    if SQL_FUNCTION.search(text):
+        text = text.replace("$$", "").replace("$function$", "")
+    return references(text)
 
 
 def ordered(*sides: Mapping[str, str]) -> list[str]:
@@ -605,7 +631,7 @@ def ordered(*sides: Mapping[str, str]) -> list[str]:
         path: {
             other
             for side in sides
-            for name in references(side.get(path, ""))
+            for name in needs(side.get(path, ""))
             for other in by_name.get(name, [])
             if other != path
         }

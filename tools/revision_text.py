@@ -209,19 +209,28 @@ def makers(chain: list[Revision]) -> dict[str, list[tuple[Revision, Call]]]:
     return found
 
 
-def stale(wanted: Mapping[str, str], chain: list[Revision]) -> Iterator[str]:
-    """One sentence for each unit whose text in the revisions is not the text of schema/current."""
+def stale(wanted: Mapping[str, str], chain: list[Revision]) -> dict[str, str]:
+    """A sentence for each function, view and trigger whose text in the revisions is not the text of
+    schema/current.
+
+    Grants on tables are left to the comparison of the databases: a later revision may change them
+    one by one.
+    """
     found = makers(chain)
-    for unit in sorted(wanted.keys() - found.keys()):
-        if unit.startswith(("functions/", "views/", "triggers/")):
-            yield f'{unit} is in schema/current and in no revision: run `make revision m="..."`'
+    sentences: dict[str, str] = {}
     for unit, text in sorted(wanted.items()):
+        if not unit.startswith(("functions/", "views/", "triggers/")):
+            continue
         if unit not in found:
+            sentences[unit] = (
+                f'{unit} is in schema/current and in no revision: run `make revision m="..."`'
+            )
             continue
         revision, call = found[unit][-1]
         if creating(call.sql or "") != creating(text):
-            yield (
+            sentences[unit] = (
                 f"{unit} differs between schema/current and revision {revision.id}: run `make "
                 f'revision rewrite={revision.id}`, or `make revision m="..."` if {revision.id} is '
                 "released"
             )
+    return sentences

@@ -77,7 +77,9 @@ def write_generated(found: Mapping[str, str]) -> None:
 def check() -> int:
     files = current.read(CURRENT)
     complaints = list(
-        revision_text.stale(revision_text.units(files), revision_text.revisions(scratch.VERSIONS))
+        revision_text.stale(
+            revision_text.units(files), revision_text.revisions(scratch.VERSIONS)
+        ).values()
     )
     if (CURRENT / current.LOAD).read_text("utf-8") != current.load_script(files):
         complaints.append("schema/current/load.sql does not load these files: run `make schema`")

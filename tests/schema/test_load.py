@@ -104,13 +104,13 @@ def test_a_file_holds_what_its_name_says() -> None:
 
 def test_the_revisions_have_the_text_of_the_files() -> None:
     chain = revision_text.revisions(scratch.VERSIONS)
-    assert list(revision_text.stale(revision_text.units(FILES), chain)) == []
+    assert revision_text.stale(revision_text.units(FILES), chain) == {}
 
 
 def test_an_edited_function_is_named_with_what_to_run() -> None:
     chain = revision_text.revisions(scratch.VERSIONS)
     edited = {**revision_text.units(FILES), "functions/lock_gate": "CREATE FUNCTION lock_gate()"}
-    [sentence] = revision_text.stale(edited, chain)
+    [sentence] = revision_text.stale(edited, chain).values()
     assert sentence.startswith(
         "functions/lock_gate differs between schema/current and revision 0001: "
         "run `make revision rewrite=0001`"

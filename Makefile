@@ -9,7 +9,7 @@ VERSIONS := 15 16 17 18
 OLDEST := 15
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults matrix matrix-oldest pooler containers check soak format lint types layers schema schema-check docs docs-check versions lock db db-stop benchmark clean
+.PHONY: help install demo test faults matrix matrix-oldest pooler containers check soak format lint types layers schema schema-check revision docs docs-check versions lock db db-stop benchmark clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -69,11 +69,14 @@ fix: $(READY) ## Format and mend what the linter can
 	@$(BIN)/ruff format $(SOURCES)
 	@$(BIN)/ruff check --fix $(SOURCES)
 
-schema: $(READY) ## Write src/orchestration/schema/current from a freshly migrated database
+schema: $(READY) ## Write fingerprint.json and current/load.sql from the files in schema/current
 	@$(BIN)/python -m tools.schema write
 
-schema-check: $(READY) ## Compare src/orchestration/schema/current with a freshly migrated database
+schema-check: $(READY) ## Compare schema/current, its fingerprint and the revisions
 	@$(BIN)/python -m tools.schema check
+
+revision: $(READY) ## Write a revision from schema/current (m="what it brings"), or renew one (rewrite=0009)
+	@$(BIN)/python -m tools.revision $(if $(rewrite),"rewrite=$(rewrite)","m=$(m)")
 
 versions: $(READY) ## Compare alembic/versions with versions.lock (tools.versions write makes it anew)
 	@$(BIN)/python -m tools.versions check

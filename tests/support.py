@@ -268,7 +268,7 @@ class Attack:
     detail: Mapping[str, Any] | None
     """The keys of the refusal; None where the server's own code and wording arrive."""
     without: tuple[str, ...]
-    """The objects, by their file in schema/current, without which the attack succeeds."""
+    """The objects, by their path in schema.read(), without which the attack succeeds."""
     column: str | None = None
     constraint: str | None = None
     """What a native code names; a refusal of ours names its invariant."""
@@ -371,7 +371,7 @@ def run(connection: Connect, statements: Sequence[str]) -> None:
 
 
 def drop(connection: Connect, path: str) -> None:
-    """Drop the object that a file of schema/current shows."""
+    """Drop the object with this path in schema.read()."""
     kind, _, name = path.partition("/")
     if kind == "triggers":
         table, _, trigger = name.partition("__")

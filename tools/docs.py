@@ -1,7 +1,7 @@
 """Writes the generated pages of docs/, and checks them and the Markdown of every page.
 
-Invariants and errors come from the catalogue and the classes, roles from the grants of
-`schema/current/`, views from a migrated database.
+Invariants and errors come from the catalogue and the classes, roles from the grants in
+`schema/fingerprint.json`, views from a migrated database.
 
 usage: python -m tools.docs write|check
 """
@@ -27,7 +27,8 @@ INVARIANTS = """# The invariants
 - The table names each invariant, the SQLSTATE with which a violation is refused, and the exception
   of the first SQLSTATE. A rule without an SQLSTATE never refuses anything.
 - The list names the database objects that enforce each invariant. Their SQL is in
-  `src/orchestration/schema/current/`.
+  `src/orchestration/schema/current/`: a trigger, constraint or index in the file of its table, a
+  grant in the file of the object that it is on.
 
 The tests of an invariant carry its id, `@pytest.mark.invariant("INV-...")`. The tests in
 `tests/invariants/` attack each invariant, and check that the attack succeeds once the object that

@@ -1,63 +1,133 @@
-"""Writes src/orchestration/schema/current from a freshly migrated database, or compares with it.
+"""Loads src/orchestration/schema/current, writes what is generated from it, and compares it with
+the revisions.
 
-usage: python -m tools.schema write|check
+usage: python -m tools.schema write       write current/load.sql and fingerprint.json
+       python -m tools.schema check       compare current/, fingerprint.json and the revisions
+       python -m tools.schema load URL    load current/ into an empty database
 """
 
 import difflib
+import json
 import secrets
-import shutil
 import sys
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
-from sqlalchemy import create_engine, pool
+from sqlalchemy import URL, Connection, create_engine, pool
 
 from orchestration import embedded, schema
-from tools import scratch
+from orchestration.database import normalize_url
+from tools import current, revision_text, scratch
 
-CURRENT = Path(schema.__file__).parent / "current"
+FOLDER = scratch.ROOT / "src" / "orchestration" / "schema"
+CURRENT = FOLDER / "current"
+FINGERPRINT = FOLDER / "fingerprint.json"
 
 
-def picture() -> dict[str, str]:
-    """The schema of a new database on the embedded server, whatever DATABASE_URL says: the files
-    are of one server version."""
+@contextmanager
+def server() -> Iterator[scratch.Server]:
+    """The embedded server, whatever DATABASE_URL says, so that every run uses one version."""
     with embedded.serve(settings={"fsync": "off"}) as running:
-        at = scratch.describe(scratch.make_url(running.url), "embedded")
-        url = scratch.create_database(at, scratch.PREFIX + secrets.token_hex(4))
-        scratch.upgrade(url)
-        with create_engine(url, poolclass=pool.NullPool).connect() as connection:
-            return schema.read(connection)
+        yield scratch.describe(scratch.make_url(running.url), "embedded")
 
 
-def write(found: dict[str, str]) -> None:
-    shutil.rmtree(CURRENT, ignore_errors=True)
-    for path, definition in found.items():
-        file = CURRENT / f"{path}.sql"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(definition + "\n", encoding="utf-8")
+@contextmanager
+def connected(url: URL) -> Iterator[Connection]:
+    with create_engine(url, poolclass=pool.NullPool).connect() as connection:
+        yield connection
 
 
-def check(found: dict[str, str]) -> int:
-    wanted = schema.expected()
-    differences = schema.compare(wanted, found)
-    for difference in differences:
-        print(difference)
+def picture(url: URL) -> dict[str, str]:
+    with connected(url) as connection:
+        return schema.read(connection)
+
+
+def loaded(at: scratch.Server) -> URL:
+    """A new database with what current/ holds."""
+    url = scratch.create_database(at, scratch.PREFIX + secrets.token_hex(4))
+    load(url)
+    return url
+
+
+def migrated(at: scratch.Server) -> URL:
+    """A new database at the newest revision."""
+    url = scratch.create_database(at, scratch.PREFIX + secrets.token_hex(4))
+    scratch.upgrade(url)
+    return url
+
+
+def load(url: URL) -> None:
+    with connected(url) as connection:
+        current.load(connection, CURRENT)
+
+
+def write() -> int:
+    with server() as at:
+        write_generated(picture(loaded(at)))
+    return 0
+
+
+def write_generated(found: Mapping[str, str]) -> None:
+    """Write load.sql, and fingerprint.json from the picture of current/."""
+    script = current.load_script(current.read(CURRENT))
+    (CURRENT / current.LOAD).write_text(script, encoding="utf-8")
+    FINGERPRINT.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def check() -> int:
+    files = current.read(CURRENT)
+    complaints = list(
+        revision_text.stale(
+            revision_text.units(files), revision_text.revisions(scratch.VERSIONS)
+        ).values()
+    )
+    if (CURRENT / current.LOAD).read_text("utf-8") != current.load_script(files):
+        complaints.append("schema/current/load.sql does not load these files: run `make schema`")
+    with server() as at:
+        wanted, found = picture(loaded(at)), picture(migrated(at))
+    if schema.compare(schema.expected(), wanted):
+        complaints.append(
+            "schema/fingerprint.json does not match schema/current: run `make schema`"
+        )
+    if differences := list(described(found, wanted, "the revisions", "schema/current")):
+        complaints += differences
+        complaints.append(
+            'The revisions make another schema than schema/current: run `make revision m="..."`, '
+            "or `make revision rewrite=NNNN` with a revision that is not released"
+        )
+    print(*complaints, sep="\n", end="\n" if complaints else "")
+    return 1 if complaints else 0
+
+
+def described(
+    old: Mapping[str, str], new: Mapping[str, str], old_name: str, new_name: str
+) -> Iterator[str]:
+    """The differences, with the changed lines of each object that both have."""
+    for difference in schema.compare(new, old):
+        yield str(difference)
         if difference.kind == "changed":
-            old, new = wanted[difference.path], found[difference.path]
-            print(*difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm=""), sep="\n")
-    if differences:
-        print("schema/current differs from what the revisions make: run `make schema`.")
-    return 1 if differences else 0
+            path = difference.path
+            yield from difflib.unified_diff(
+                old[path].splitlines(), new[path].splitlines(), old_name, new_name, lineterm=""
+            )
 
 
-def main(verb: str) -> int:
-    found = picture()
-    if verb == "write":
-        write(found)
-        return 0
-    return check(found)
+def main(arguments: list[str]) -> int:
+    match arguments:
+        case ["write"]:
+            return write()
+        case ["check"]:
+            return check()
+        case ["load", url]:
+            load(normalize_url(url))
+            return 0
+        case _:
+            print(__doc__, file=sys.stderr)
+            return 2
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] not in (["write"], ["check"]):
-        sys.exit(__doc__)
-    sys.exit(main(sys.argv[1]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except current.InvalidFiles as error:
+        sys.exit(str(error))

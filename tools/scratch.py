@@ -24,6 +24,7 @@ from orchestration import embedded
 from orchestration.database import normalize_url
 
 ROOT = Path(__file__).resolve().parent.parent
+VERSIONS = ROOT / "alembic" / "versions"
 PREFIX = "orchestration_scratch_"
 OFFICIAL_IMAGE = "postgres:18"
 RUNTIME_ROLES = ("ingest", "executor", "control", "readonly", "auditor")

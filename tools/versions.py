@@ -6,9 +6,8 @@ usage: python -m tools.versions write|check
 import hashlib
 import sys
 
-from tools.scratch import ROOT
+from tools.scratch import ROOT, VERSIONS
 
-VERSIONS = ROOT / "alembic" / "versions"
 LOCK = ROOT / "alembic" / "versions.lock"
 
 

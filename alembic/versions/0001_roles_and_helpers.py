@@ -30,10 +30,10 @@ END
 $$
 """
     )
-    # Roles that somebody made before us are taken over only as we would have made them.
     op.execute(
         """
 DO $$
+-- Roles that somebody made before us are taken over only as we would have made them.
 DECLARE
   v_role text;
   v_other text;
@@ -68,11 +68,11 @@ END
 $$
 """
     )
-    # Roles belong to the cluster: another database may create them in the same moment, which shows
-    # as a unique violation or as a concurrently updated catalogue row.
     op.execute(
         """
 DO $$
+-- Roles belong to the cluster: another database may create them in the same moment, which shows
+-- as a unique violation or as a concurrently updated catalogue row.
 DECLARE
   v_login text := pg_catalog.quote_ident(current_user);
   v_database text := pg_catalog.quote_ident(pg_catalog.current_database());
@@ -147,13 +147,13 @@ TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symp
         sa.PrimaryKeyConstraint("singleton", name=op.f("pk_schema_revision")),
         schema="orchestration",
     )
-    op.execute("INSERT INTO orchestration.schema_revision (revision) VALUES ('0001')")
     op.execute(
         """
 GRANT SELECT ON orchestration.schema_revision
 TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
 """
     )
+    op.execute("INSERT INTO orchestration.schema_revision (revision) VALUES ('0001')")
     op.execute(
         """
 CREATE FUNCTION orchestration.raise_invariant(
@@ -206,7 +206,10 @@ BEGIN
       HINT = p_hint;
   END IF;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.raise_invariant OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.raise_invariant FROM PUBLIC
 """
     )
     op.execute(
@@ -233,7 +236,10 @@ BEGIN
     END IF;
   END LOOP;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.refuse_long_texts OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.refuse_long_texts FROM PUBLIC
 """
     )
     op.execute(
@@ -263,7 +269,10 @@ BEGIN
     p_malformed
   );
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.refuse_element OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.refuse_element FROM PUBLIC
 """
     )
     op.execute(
@@ -284,13 +293,16 @@ BEGIN
     p_message, p_table, '{}', 'Give every value in the form that the type of its column takes.'
   );
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.refuse_unreadable OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.refuse_unreadable FROM PUBLIC
 """
     )
-    # RFC 9562, method 3: 48 bits of milliseconds and 12 bits of their fraction are one number,
-    # milliseconds * 4096, so the clock is read once and the expression can be inlined.
     op.execute(
         """
+-- RFC 9562, method 3: 48 bits of milliseconds and 12 bits of their fraction are one number,
+-- milliseconds * 4096, so the clock is read once and the expression can be inlined.
 CREATE FUNCTION orchestration.uuid_v7() RETURNS uuid
 LANGUAGE sql VOLATILE PARALLEL SAFE
 RETURN (
@@ -298,18 +310,24 @@ RETURN (
     lpad(to_hex((extract(epoch FROM clock_timestamp()) * 4096000)::bigint), 15, '0')
     PLACING '7' FROM 13 FOR 0
   ) || substr(gen_random_uuid()::text, 20)
-)::uuid
+)::uuid;
+
+ALTER FUNCTION orchestration.uuid_v7 OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.uuid_v7 FROM PUBLIC
 """
     )
-    # A subscription's worker brings rows that were judged where they were written: in no order of
-    # tables, nor of the rows of one, when it copies them, and later than they say in any case. The
-    # guards then judge what a row tells alone. Whoever only sets session_replication_role is judged
-    # as everybody.
     op.execute(
         """
+-- A subscription's worker brings rows that were judged where they were written: in no order of
+-- tables, nor of the rows of one, when it copies them, and later than they say in any case. The
+-- guards then judge what a row tells alone. Whoever only sets session_replication_role is judged as
+-- everybody.
 CREATE FUNCTION orchestration.copies_a_subscription() RETURNS boolean
 LANGUAGE sql STABLE
-RETURN EXISTS (SELECT FROM pg_stat_subscription s WHERE s.pid = pg_backend_pid())
+RETURN EXISTS (SELECT FROM pg_stat_subscription s WHERE s.pid = pg_backend_pid());
+
+ALTER FUNCTION orchestration.copies_a_subscription OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.copies_a_subscription FROM PUBLIC
 """
     )
     op.execute(
@@ -337,21 +355,27 @@ BEGIN
   );
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.refuse_change OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.refuse_change FROM PUBLIC
 """
     )
-    # Counted, so that no two changes of the revision look the same in the audit log.
     op.execute(
         """
 CREATE FUNCTION orchestration.count_schema_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+-- Counted, so that no two changes of the revision look the same in the audit log.
 BEGIN
   NEW.changes := OLD.changes + 1;
   RETURN NEW;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.count_schema_change OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.count_schema_change FROM PUBLIC
 """
     )
     op.execute(
@@ -363,20 +387,20 @@ FOR EACH ROW EXECUTE FUNCTION orchestration.count_schema_change()
     op.execute(
         """
 CREATE TRIGGER no_delete BEFORE DELETE ON orchestration.schema_revision
-FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-AUD-001', 'P0001', 'revision')
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-AUD-001', 'P0001', 'revision');
+ALTER TABLE orchestration.schema_revision ENABLE ALWAYS TRIGGER no_delete
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.schema_revision
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-AUD-001', 'P0001')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-AUD-001', 'P0001');
+ALTER TABLE orchestration.schema_revision ENABLE ALWAYS TRIGGER no_truncate
 """
     )
-    op.execute("ALTER TABLE orchestration.schema_revision ENABLE ALWAYS TRIGGER no_delete")
-    op.execute("ALTER TABLE orchestration.schema_revision ENABLE ALWAYS TRIGGER no_truncate")
-    # A SQL-standard body without a SET clause is inlined into its callers, which are on hot paths.
     op.execute(
         """
+-- A SQL-standard body without a SET clause is inlined into its callers, which are on hot paths.
 CREATE FUNCTION orchestration.bound_idle_time() RETURNS text
 LANGUAGE sql VOLATILE
 RETURN CASE
@@ -384,7 +408,10 @@ RETURN CASE
   WHEN current_setting('idle_in_transaction_session_timeout') = '0'
     OR current_setting('idle_in_transaction_session_timeout')::interval > interval '10 seconds'
     THEN set_config('idle_in_transaction_session_timeout', '10s', true)
-END
+END;
+
+ALTER FUNCTION orchestration.bound_idle_time OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.bound_idle_time FROM PUBLIC
 """
     )
     op.execute(
@@ -459,7 +486,12 @@ BEGIN
   ) ON h.pid IS NULL AND x.virtualtransaction = h.virtualtransaction
   ORDER BY h.gate, h.granted DESC, coalesce(a.xact_start, p.prepared), h.waiting_since, h.pid;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.gate_holders OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.gate_holders FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.gate_holders
+TO symphony_control, symphony_readonly, symphony_auditor
 """
     )
     op.execute(
@@ -517,7 +549,10 @@ BEGIN
     );
   END IF;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.lock_gate OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.lock_gate FROM PUBLIC
 """
     )
     op.execute(
@@ -539,31 +574,10 @@ BEGIN
   );
   RETURN NULL;
 END
-$$
-"""
-    )
-    op.execute(
-        """
-REVOKE EXECUTE ON FUNCTION
-  orchestration.bound_idle_time(),
-  orchestration.gate_holders(),
-  orchestration.lock_gate(text),
-  orchestration.change_gate(),
-  orchestration.raise_invariant(text, text, text, text, jsonb, text, text),
-  orchestration.refuse_long_texts(text, text[], text[], integer),
-  orchestration.refuse_element(text, bigint, text, text),
-  orchestration.refuse_unreadable(text, text, text),
-  orchestration.uuid_v7(),
-  orchestration.copies_a_subscription(),
-  orchestration.refuse_change(),
-  orchestration.count_schema_change()
-FROM PUBLIC
-"""
-    )
-    op.execute(
-        """
-GRANT EXECUTE ON FUNCTION orchestration.gate_holders()
-TO symphony_control, symphony_readonly, symphony_auditor
+$$;
+
+ALTER FUNCTION orchestration.change_gate OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.change_gate FROM PUBLIC
 """
     )
     op.execute("RESET ROLE")
@@ -571,21 +585,19 @@ TO symphony_control, symphony_readonly, symphony_auditor
 
 def downgrade() -> None:
     op.execute("SET LOCAL ROLE symphony_owner")
-    op.execute("DROP FUNCTION orchestration.change_gate()")
-    op.execute("DROP FUNCTION orchestration.lock_gate(text)")
-    op.execute("DROP FUNCTION orchestration.gate_holders()")
-    op.execute("DROP FUNCTION orchestration.bound_idle_time()")
-    op.execute("DROP FUNCTION orchestration.copies_a_subscription()")
-    op.execute("DROP FUNCTION orchestration.uuid_v7()")
-    op.execute("DROP FUNCTION orchestration.refuse_unreadable(text, text, text)")
-    op.execute("DROP FUNCTION orchestration.refuse_element(text, bigint, text, text)")
-    op.execute("DROP FUNCTION orchestration.refuse_long_texts(text, text[], text[], integer)")
-    op.execute(
-        "DROP FUNCTION orchestration.raise_invariant(text, text, text, text, jsonb, text, text)"
-    )
+    op.execute("DROP FUNCTION orchestration.change_gate")
+    op.execute("DROP FUNCTION orchestration.lock_gate")
+    op.execute("DROP FUNCTION orchestration.gate_holders")
+    op.execute("DROP FUNCTION orchestration.bound_idle_time")
+    op.execute("DROP FUNCTION orchestration.copies_a_subscription")
+    op.execute("DROP FUNCTION orchestration.uuid_v7")
+    op.execute("DROP FUNCTION orchestration.refuse_unreadable")
+    op.execute("DROP FUNCTION orchestration.refuse_element")
+    op.execute("DROP FUNCTION orchestration.refuse_long_texts")
+    op.execute("DROP FUNCTION orchestration.raise_invariant")
     op.drop_table("schema_revision", schema="orchestration")
-    op.execute("DROP FUNCTION orchestration.count_schema_change()")
-    op.execute("DROP FUNCTION orchestration.refuse_change()")
+    op.execute("DROP FUNCTION orchestration.count_schema_change")
+    op.execute("DROP FUNCTION orchestration.refuse_change")
     op.execute(
         """
 REVOKE USAGE ON SCHEMA orchestration
@@ -593,11 +605,11 @@ FROM symphony_ingest, symphony_executor, symphony_control, symphony_readonly, sy
 """
     )
     op.execute("RESET ROLE")
-    # The owner, the schema and the version table stay. A runtime role stays, with a notice, while
-    # another database uses it, a login is its member, or whoever goes down may not drop it.
     op.execute(
         """
 DO $$
+-- The owner, the schema and the version table stay. A runtime role stays, with a notice, while
+-- another database uses it, a login is its member, or whoever goes down may not drop it.
 DECLARE
   v_role text;
   v_members text;

@@ -26,6 +26,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("singleton", name=op.f("pk_audit_log_head")),
         schema="orchestration",
     )
+    op.execute("GRANT SELECT ON orchestration.audit_log_head TO symphony_auditor")
     op.execute("INSERT INTO orchestration.audit_log_head DEFAULT VALUES")
     op.create_table(
         "audit_log",
@@ -51,7 +52,6 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "octet_length(table_name) BETWEEN 1 AND 1000", name=op.f("ck_audit_log_table_name")
         ),
-        # What a JSON reader would choke on, 500 levels or 1234 digits, is kept out.
         sa.CheckConstraint(
             "jsonb_typeof(before) = 'object' AND (octet_length(before::text) <= 1000"
             " OR NOT jsonb_path_exists(before, 'strict $.**{501}')"
@@ -92,10 +92,11 @@ def upgrade() -> None:
         schema="orchestration",
         postgresql_using="brin",
     )
+    op.execute("GRANT SELECT ON orchestration.audit_log TO symphony_control, symphony_auditor")
 
-    # Format orchestration.audit.v1, frozen; fields are encoded as in the attestations' format.
     op.execute(
         """
+-- Format orchestration.audit.v1, frozen; fields are encoded as in the attestations' format.
 CREATE FUNCTION orchestration.audit_record_hash(p orchestration.audit_log)
 RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
@@ -113,7 +114,10 @@ RETURN encode(sha256(convert_to(
   || coalesce(octet_length(host((p).client_addr)) || ':' || host((p).client_addr), '-') || ','
   || octet_length((p).prev_hash) || ':' || (p).prev_hash || ',',
   'UTF8'
-)), 'hex')
+)), 'hex');
+
+ALTER FUNCTION orchestration.audit_record_hash OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.audit_record_hash FROM PUBLIC
 """
     )
     op.execute(
@@ -202,7 +206,10 @@ BEGIN
   END IF;
   RETURN NEW;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.guard_audit_log OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_audit_log FROM PUBLIC
 """
     )
     op.execute(
@@ -220,7 +227,10 @@ BEGIN
   WHERE h.chain_seq < last.chain_seq;
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.advance_audit_log_head OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.advance_audit_log_head FROM PUBLIC
 """
     )
     op.execute(
@@ -238,10 +248,12 @@ BEGIN
   );
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.record_migration OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_migration FROM PUBLIC
 """
     )
-    # UTC, so that times look the same whoever acts, and whoever compares them later.
     op.execute(
         """
 CREATE FUNCTION orchestration.record_act() RETURNS trigger
@@ -249,6 +261,7 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET timezone = 'UTC'
 AS $$
+-- UTC, so that times look the same whoever acts, and whoever compares them later.
 -- Arguments of the trigger: the key column, the action where no column holds it, and the second
 -- key column if the key has one. A statement that does two kinds of act does two acts.
 BEGIN
@@ -263,13 +276,17 @@ BEGIN
   ORDER BY action;
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.record_act OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_act FROM PUBLIC
 """
     )
     op.execute(
         """
 CREATE TRIGGER guard BEFORE INSERT ON orchestration.audit_log
-FOR EACH ROW EXECUTE FUNCTION orchestration.guard_audit_log()
+FOR EACH ROW EXECUTE FUNCTION orchestration.guard_audit_log();
+ALTER TABLE orchestration.audit_log ENABLE ALWAYS TRIGGER guard
 """
     )
     op.execute(
@@ -282,58 +299,44 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.advance_audit_log_head()
     op.execute(
         """
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.audit_log
-FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001', 'chain_seq')
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001', 'chain_seq');
+ALTER TABLE orchestration.audit_log ENABLE ALWAYS TRIGGER append_only
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.audit_log
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001');
+ALTER TABLE orchestration.audit_log ENABLE ALWAYS TRIGGER no_truncate
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_delete BEFORE DELETE ON orchestration.audit_log_head
-FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-AUD-001', 'P0001', 'chain_seq')
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-AUD-001', 'P0001', 'chain_seq');
+ALTER TABLE orchestration.audit_log_head ENABLE ALWAYS TRIGGER no_delete
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.audit_log_head
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-AUD-001', 'P0001')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-AUD-001', 'P0001');
+ALTER TABLE orchestration.audit_log_head ENABLE ALWAYS TRIGGER no_truncate
 """
     )
-    op.execute("ALTER TABLE orchestration.audit_log ENABLE ALWAYS TRIGGER guard")
-    op.execute("ALTER TABLE orchestration.audit_log ENABLE ALWAYS TRIGGER append_only")
-    op.execute("ALTER TABLE orchestration.audit_log ENABLE ALWAYS TRIGGER no_truncate")
-    op.execute("ALTER TABLE orchestration.audit_log_head ENABLE ALWAYS TRIGGER no_delete")
-    op.execute("ALTER TABLE orchestration.audit_log_head ENABLE ALWAYS TRIGGER no_truncate")
     op.execute(
         """
 CREATE TRIGGER audit AFTER INSERT OR UPDATE ON orchestration.schema_revision
 FOR EACH ROW EXECUTE FUNCTION orchestration.record_migration()
 """
     )
-    # The first revision came before the log.
     op.execute(
         """
+-- The first revision came before the log.
 INSERT INTO orchestration.audit_log (action, table_name, after)
 SELECT 'MIGRATE', 'schema_revision', to_jsonb(r) FROM orchestration.schema_revision r
 """
     )
-    op.execute(
-        """
-REVOKE EXECUTE ON FUNCTION
-  orchestration.audit_record_hash(orchestration.audit_log),
-  orchestration.guard_audit_log(),
-  orchestration.advance_audit_log_head(),
-  orchestration.record_migration(),
-  orchestration.record_act()
-FROM PUBLIC
-"""
-    )
-    op.execute("GRANT SELECT ON orchestration.audit_log TO symphony_control, symphony_auditor")
-    op.execute("GRANT SELECT ON orchestration.audit_log_head TO symphony_auditor")
     op.execute("UPDATE orchestration.schema_revision SET revision = '0002'")
     op.execute("RESET ROLE")
 
@@ -354,13 +357,13 @@ $$
         )
     op.execute("SET LOCAL ROLE symphony_owner")
     op.execute("DROP TRIGGER audit ON orchestration.schema_revision")
-    op.execute("DROP FUNCTION orchestration.record_act()")
-    op.execute("DROP FUNCTION orchestration.record_migration()")
+    op.execute("DROP FUNCTION orchestration.record_act")
+    op.execute("DROP FUNCTION orchestration.record_migration")
     op.execute("DROP TRIGGER head ON orchestration.audit_log")
     op.execute("DROP TRIGGER guard ON orchestration.audit_log")
-    op.execute("DROP FUNCTION orchestration.advance_audit_log_head()")
-    op.execute("DROP FUNCTION orchestration.guard_audit_log()")
-    op.execute("DROP FUNCTION orchestration.audit_record_hash(orchestration.audit_log)")
+    op.execute("DROP FUNCTION orchestration.advance_audit_log_head")
+    op.execute("DROP FUNCTION orchestration.guard_audit_log")
+    op.execute("DROP FUNCTION orchestration.audit_record_hash")
     op.drop_table("audit_log", schema="orchestration")
     op.drop_table("audit_log_head", schema="orchestration")
     op.execute("UPDATE orchestration.schema_revision SET revision = '0001'")

@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("singleton", name=op.f("pk_kill_switch_gate")),
         schema="orchestration",
     )
+    op.execute("GRANT SELECT ON orchestration.kill_switch_gate TO symphony_auditor")
     op.execute("INSERT INTO orchestration.kill_switch_gate DEFAULT VALUES")
     op.create_table(
         "kill_switches",
@@ -74,6 +75,12 @@ def upgrade() -> None:
     )
     op.execute(
         """
+GRANT SELECT ON orchestration.kill_switches
+TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
+    op.execute(
+        """
 CREATE VIEW orchestration.kill_switch_state
 WITH (security_barrier = true)
 AS
@@ -86,17 +93,23 @@ SELECT DISTINCT ON (k.scope, k.target)
        k.occurred_at,
        k.db_user
 FROM orchestration.kill_switches k
-ORDER BY k.scope, k.target, k.event_no DESC
+ORDER BY k.scope, k.target, k.event_no DESC;
+
+ALTER VIEW orchestration.kill_switch_state OWNER TO symphony_owner;
+GRANT SELECT ON orchestration.kill_switch_state
+TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
 """
     )
-    # No role reads it: its row type is what the functions return.
     op.execute(
         """
+-- No role reads it: its row type is what the functions return.
 CREATE VIEW orchestration.kill_switch_result
 WITH (security_invoker = true)
 AS
 SELECT k.*, false AS replayed
-FROM orchestration.kill_switches k
+FROM orchestration.kill_switches k;
+
+ALTER VIEW orchestration.kill_switch_result OWNER TO symphony_owner
 """
     )
 
@@ -122,7 +135,10 @@ BEGIN
     END IF;
   END IF;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.share_kill_switch_gate OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.share_kill_switch_gate FROM PUBLIC
 """
     )
     op.execute(
@@ -156,11 +172,12 @@ BEGIN
   END IF;
   RETURN NEW;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.guard_kill_switch OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_kill_switch FROM PUBLIC
 """
     )
-    # Gated writes look single switches up, so that the events may become many. As a row comparison
-    # only the one index serves: by equality the planner might walk the primary key backwards.
     op.execute(
         """
 CREATE FUNCTION orchestration.stopped_targets(p_scope text) RETURNS text[]
@@ -168,6 +185,10 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
+-- Gated writes look single switches up, so that the events may become many. As a row comparison
+-- only the one index serves: by equality the planner might walk the primary key backwards.
   WITH RECURSIVE named (target) AS (
     SELECT min(coalesce(k.target, ''))
     FROM orchestration.kill_switches k
@@ -191,7 +212,10 @@ AS $$
     LIMIT 1
   ) last
   WHERE (last.scope, last.target) = (p_scope, n.target) AND last.action = 'ENGAGE'
-$$
+$$;
+
+ALTER FUNCTION orchestration.stopped_targets OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.stopped_targets FROM PUBLIC
 """
     )
     op.execute(
@@ -205,6 +229,8 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
 -- The caller holds the gate: what is allowed here commits before the next switch engages.
 DECLARE
   v_switch orchestration.kill_switches;
@@ -257,7 +283,10 @@ BEGIN
     );
   END IF;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.refuse_if_killed OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.refuse_if_killed FROM PUBLIC
 """
     )
     op.execute(
@@ -267,6 +296,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
 -- Argument of the trigger: the scope. After the rows, so that a replay that stored nothing is not
 -- judged; the functions have taken the gate before their other locks already.
 DECLARE
@@ -337,19 +368,24 @@ BEGIN
   PERFORM orchestration.refuse_if_killed(TG_ARGV[0], v_participant_ids, v_rail_types);
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.block_execution_if_killed OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.block_execution_if_killed FROM PUBLIC
 """
     )
     op.execute(
         """
 CREATE TRIGGER gate BEFORE INSERT ON orchestration.kill_switches
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.change_gate('kill_switch_gate')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.change_gate('kill_switch_gate');
+ALTER TABLE orchestration.kill_switches ENABLE ALWAYS TRIGGER gate
 """
     )
     op.execute(
         """
 CREATE TRIGGER guard BEFORE INSERT ON orchestration.kill_switches
-FOR EACH ROW EXECUTE FUNCTION orchestration.guard_kill_switch()
+FOR EACH ROW EXECUTE FUNCTION orchestration.guard_kill_switch();
+ALTER TABLE orchestration.kill_switches ENABLE ALWAYS TRIGGER guard
 """
     )
     op.execute(
@@ -362,33 +398,31 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_act('event_no')
     op.execute(
         """
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.kill_switches
-FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001', 'event_no')
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001', 'event_no');
+ALTER TABLE orchestration.kill_switches ENABLE ALWAYS TRIGGER append_only
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.kill_switches
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001');
+ALTER TABLE orchestration.kill_switches ENABLE ALWAYS TRIGGER no_truncate
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_delete BEFORE DELETE ON orchestration.kill_switch_gate
-FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-KIL-002', 'P0001')
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-KIL-002', 'P0001');
+ALTER TABLE orchestration.kill_switch_gate ENABLE ALWAYS TRIGGER no_delete
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.kill_switch_gate
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-KIL-002', 'P0001')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-KIL-002', 'P0001');
+ALTER TABLE orchestration.kill_switch_gate ENABLE ALWAYS TRIGGER no_truncate
 """
     )
-    op.execute("ALTER TABLE orchestration.kill_switches ENABLE ALWAYS TRIGGER gate")
-    op.execute("ALTER TABLE orchestration.kill_switches ENABLE ALWAYS TRIGGER guard")
-    op.execute("ALTER TABLE orchestration.kill_switches ENABLE ALWAYS TRIGGER append_only")
-    op.execute("ALTER TABLE orchestration.kill_switches ENABLE ALWAYS TRIGGER no_truncate")
-    op.execute("ALTER TABLE orchestration.kill_switch_gate ENABLE ALWAYS TRIGGER no_delete")
-    op.execute("ALTER TABLE orchestration.kill_switch_gate ENABLE ALWAYS TRIGGER no_truncate")
 
     op.execute(
         """
@@ -433,7 +467,11 @@ BEGIN
   VALUES (p_scope, p_target, 'ENGAGE', p_reason, p_engaged_by, p_key)
   RETURNING *, false;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.engage_kill_switch OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.engage_kill_switch FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.engage_kill_switch TO symphony_control
 """
     )
     op.execute(
@@ -489,41 +527,11 @@ BEGIN
   VALUES (p_scope, p_target, 'RELEASE', p_reason, p_released_by, p_key)
   RETURNING *, false;
 END
-$$
-"""
-    )
-    op.execute(
-        """
-REVOKE EXECUTE ON FUNCTION
-  orchestration.share_kill_switch_gate(),
-  orchestration.guard_kill_switch(),
-  orchestration.stopped_targets(text),
-  orchestration.refuse_if_killed(text, text[], text[]),
-  orchestration.block_execution_if_killed(),
-  orchestration.engage_kill_switch(text, text, text, text, text),
-  orchestration.release_kill_switch(text, text, text, text, text)
-FROM PUBLIC
-"""
-    )
-    op.execute(
-        """
-GRANT SELECT ON orchestration.kill_switches
-TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
-"""
-    )
-    op.execute(
-        """
-GRANT SELECT ON orchestration.kill_switch_state
-TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
-"""
-    )
-    op.execute("GRANT SELECT ON orchestration.kill_switch_gate TO symphony_auditor")
-    op.execute(
-        """
-GRANT EXECUTE ON FUNCTION
-  orchestration.engage_kill_switch(text, text, text, text, text),
-  orchestration.release_kill_switch(text, text, text, text, text)
-TO symphony_control
+$$;
+
+ALTER FUNCTION orchestration.release_kill_switch OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.release_kill_switch FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.release_kill_switch TO symphony_control
 """
     )
     op.execute("UPDATE orchestration.schema_revision SET revision = '0003'")
@@ -545,16 +553,16 @@ $$
 """
         )
     op.execute("SET LOCAL ROLE symphony_owner")
-    op.execute("DROP FUNCTION orchestration.release_kill_switch(text, text, text, text, text)")
-    op.execute("DROP FUNCTION orchestration.engage_kill_switch(text, text, text, text, text)")
-    op.execute("DROP FUNCTION orchestration.block_execution_if_killed()")
-    op.execute("DROP FUNCTION orchestration.refuse_if_killed(text, text[], text[])")
-    op.execute("DROP FUNCTION orchestration.stopped_targets(text)")
+    op.execute("DROP FUNCTION orchestration.release_kill_switch")
+    op.execute("DROP FUNCTION orchestration.engage_kill_switch")
+    op.execute("DROP FUNCTION orchestration.block_execution_if_killed")
+    op.execute("DROP FUNCTION orchestration.refuse_if_killed")
+    op.execute("DROP FUNCTION orchestration.stopped_targets")
     op.execute("DROP VIEW orchestration.kill_switch_result")
     op.execute("DROP VIEW orchestration.kill_switch_state")
     op.drop_table("kill_switches", schema="orchestration")
-    op.execute("DROP FUNCTION orchestration.guard_kill_switch()")
-    op.execute("DROP FUNCTION orchestration.share_kill_switch_gate()")
+    op.execute("DROP FUNCTION orchestration.guard_kill_switch")
+    op.execute("DROP FUNCTION orchestration.share_kill_switch_gate")
     op.drop_table("kill_switch_gate", schema="orchestration")
     op.execute("UPDATE orchestration.schema_revision SET revision = '0002'")
     op.execute("RESET ROLE")

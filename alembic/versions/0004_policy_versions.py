@@ -23,6 +23,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("singleton", name=op.f("pk_policy_gate")),
         schema="orchestration",
     )
+    op.execute("GRANT SELECT ON orchestration.policy_gate TO symphony_auditor")
     op.execute("INSERT INTO orchestration.policy_gate DEFAULT VALUES")
     op.create_table(
         "policy_versions",
@@ -61,7 +62,6 @@ def upgrade() -> None:
             " AND (status = 'RETIRED') = (retired_at IS NOT NULL)",
             name=op.f("ck_policy_versions_times"),
         ),
-        # Years that every reader's calendar has, in whatever zone it shows them.
         sa.CheckConstraint(
             "extract(year FROM activated_at AT TIME ZONE 'UTC') >= 1"
             " AND extract(year FROM activated_at AT TIME ZONE 'UTC') <= 9998"
@@ -94,23 +94,35 @@ def upgrade() -> None:
     )
     op.execute(
         """
+GRANT SELECT ON orchestration.policy_versions
+TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
+    op.execute(
+        """
 CREATE VIEW orchestration.accepted_policy_versions
 WITH (security_invoker = true)
 AS
 SELECT id, checksum, status, activated_at, grace_expires_at
 FROM orchestration.policy_versions
 WHERE status = 'ACTIVE'
-   OR (status = 'GRACE' AND grace_expires_at > clock_timestamp())
+   OR (status = 'GRACE' AND grace_expires_at > clock_timestamp());
+
+ALTER VIEW orchestration.accepted_policy_versions OWNER TO symphony_owner;
+GRANT SELECT ON orchestration.accepted_policy_versions
+TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
 """
     )
-    # No role reads it: its row type is what the functions return.
     op.execute(
         """
+-- No role reads it: its row type is what the functions return.
 CREATE VIEW orchestration.policy_version_result
 WITH (security_invoker = true)
 AS
 SELECT p.*, false AS replayed
-FROM orchestration.policy_versions p
+FROM orchestration.policy_versions p;
+
+ALTER VIEW orchestration.policy_version_result OWNER TO symphony_owner
 """
     )
 
@@ -136,7 +148,10 @@ BEGIN
     END IF;
   END IF;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.share_policy_gate OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.share_policy_gate FROM PUBLIC
 """
     )
     op.execute(
@@ -256,7 +271,10 @@ BEGIN
   END IF;
   RETURN NEW;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.guard_policy_version OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_policy_version FROM PUBLIC
 """
     )
     op.execute(
@@ -275,12 +293,12 @@ BEGIN
   END IF;
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.check_active_policy_remains OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.check_active_policy_remains FROM PUBLIC
 """
     )
-    # A rotation updates and inserts in one statement, and is one act: what one statement has
-    # written carries one transaction and one command number. The number of a row that somebody has
-    # changed in vain since (xmax) is another's, and not believed.
     op.execute(
         """
 CREATE FUNCTION orchestration.record_policy_entry() RETURNS trigger
@@ -288,6 +306,9 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET timezone = 'UTC'
 AS $$
+-- A rotation updates and inserts in one statement, and is one act: what one statement has written
+-- carries one transaction and one command number. The number of a row that somebody has changed in
+-- vain since (xmax) is another's, and not believed.
 BEGIN
   IF EXISTS (
     SELECT FROM inserted i
@@ -313,7 +334,10 @@ BEGIN
   );
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.record_policy_entry OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_policy_entry FROM PUBLIC
 """
     )
     op.execute(
@@ -370,19 +394,24 @@ BEGIN
   VALUES (v_action, 'policy_versions', v_before, v_after);
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.record_policy_change OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_policy_change FROM PUBLIC
 """
     )
     op.execute(
         """
 CREATE TRIGGER gate BEFORE INSERT OR UPDATE ON orchestration.policy_versions
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.change_gate('policy_gate')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.change_gate('policy_gate');
+ALTER TABLE orchestration.policy_versions ENABLE ALWAYS TRIGGER gate
 """
     )
     op.execute(
         """
 CREATE TRIGGER guard BEFORE INSERT OR UPDATE ON orchestration.policy_versions
-FOR EACH ROW EXECUTE FUNCTION orchestration.guard_policy_version()
+FOR EACH ROW EXECUTE FUNCTION orchestration.guard_policy_version();
+ALTER TABLE orchestration.policy_versions ENABLE ALWAYS TRIGGER guard
 """
     )
     op.execute(
@@ -402,41 +431,39 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_policy_change()
     op.execute(
         """
 CREATE TRIGGER no_delete BEFORE DELETE ON orchestration.policy_versions
-FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-POL-006', 'P7102', 'id', 'status')
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-POL-006', 'P7102', 'id', 'status');
+ALTER TABLE orchestration.policy_versions ENABLE ALWAYS TRIGGER no_delete
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.policy_versions
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-POL-006', 'P7102')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-POL-006', 'P7102');
+ALTER TABLE orchestration.policy_versions ENABLE ALWAYS TRIGGER no_truncate
 """
     )
     op.execute(
         """
 CREATE CONSTRAINT TRIGGER active_remains AFTER INSERT OR UPDATE ON orchestration.policy_versions
 DEFERRABLE INITIALLY DEFERRED
-FOR EACH ROW EXECUTE FUNCTION orchestration.check_active_policy_remains()
+FOR EACH ROW EXECUTE FUNCTION orchestration.check_active_policy_remains();
+ALTER TABLE orchestration.policy_versions ENABLE ALWAYS TRIGGER active_remains
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_delete BEFORE DELETE ON orchestration.policy_gate
-FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-008', 'P0001')
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-008', 'P0001');
+ALTER TABLE orchestration.policy_gate ENABLE ALWAYS TRIGGER no_delete
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.policy_gate
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-008', 'P0001')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-008', 'P0001');
+ALTER TABLE orchestration.policy_gate ENABLE ALWAYS TRIGGER no_truncate
 """
     )
-    op.execute("ALTER TABLE orchestration.policy_versions ENABLE ALWAYS TRIGGER gate")
-    op.execute("ALTER TABLE orchestration.policy_versions ENABLE ALWAYS TRIGGER guard")
-    op.execute("ALTER TABLE orchestration.policy_versions ENABLE ALWAYS TRIGGER no_delete")
-    op.execute("ALTER TABLE orchestration.policy_versions ENABLE ALWAYS TRIGGER no_truncate")
-    op.execute("ALTER TABLE orchestration.policy_versions ENABLE ALWAYS TRIGGER active_remains")
-    op.execute("ALTER TABLE orchestration.policy_gate ENABLE ALWAYS TRIGGER no_delete")
-    op.execute("ALTER TABLE orchestration.policy_gate ENABLE ALWAYS TRIGGER no_truncate")
 
     op.execute(
         """
@@ -462,7 +489,12 @@ BEGIN
     );
   END IF;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.require_policy_accepted OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.require_policy_accepted FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.require_policy_accepted
+TO symphony_ingest, symphony_executor, symphony_control
 """
     )
     op.execute(
@@ -544,7 +576,11 @@ BEGIN
   SELECT p_id, p_description, p_checksum, p_created_by FROM demoted
   RETURNING *, false;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.rotate_policy_version OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.rotate_policy_version FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.rotate_policy_version TO symphony_control
 """
     )
     op.execute(
@@ -597,42 +633,11 @@ BEGIN
   WHERE p.id = p_id
   RETURNING p.*, false;
 END
-$$
-"""
-    )
-    op.execute(
-        """
-REVOKE EXECUTE ON FUNCTION
-  orchestration.share_policy_gate(),
-  orchestration.guard_policy_version(),
-  orchestration.record_policy_entry(),
-  orchestration.record_policy_change(),
-  orchestration.check_active_policy_remains(),
-  orchestration.require_policy_accepted(text),
-  orchestration.rotate_policy_version(text, text, text, interval, text, text),
-  orchestration.retire_policy_version(text)
-FROM PUBLIC
-"""
-    )
-    op.execute(
-        """
-GRANT SELECT ON orchestration.policy_versions, orchestration.accepted_policy_versions
-TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
-"""
-    )
-    op.execute("GRANT SELECT ON orchestration.policy_gate TO symphony_auditor")
-    op.execute(
-        """
-GRANT EXECUTE ON FUNCTION orchestration.require_policy_accepted(text)
-TO symphony_ingest, symphony_executor, symphony_control
-"""
-    )
-    op.execute(
-        """
-GRANT EXECUTE ON FUNCTION
-  orchestration.rotate_policy_version(text, text, text, interval, text, text),
-  orchestration.retire_policy_version(text)
-TO symphony_control
+$$;
+
+ALTER FUNCTION orchestration.retire_policy_version OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.retire_policy_version FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.retire_policy_version TO symphony_control
 """
     )
     op.execute("UPDATE orchestration.schema_revision SET revision = '0004'")
@@ -654,19 +659,17 @@ $$
 """
         )
     op.execute("SET LOCAL ROLE symphony_owner")
-    op.execute("DROP FUNCTION orchestration.retire_policy_version(text)")
-    op.execute(
-        "DROP FUNCTION orchestration.rotate_policy_version(text, text, text, interval, text, text)"
-    )
-    op.execute("DROP FUNCTION orchestration.require_policy_accepted(text)")
+    op.execute("DROP FUNCTION orchestration.retire_policy_version")
+    op.execute("DROP FUNCTION orchestration.rotate_policy_version")
+    op.execute("DROP FUNCTION orchestration.require_policy_accepted")
     op.execute("DROP VIEW orchestration.policy_version_result")
     op.execute("DROP VIEW orchestration.accepted_policy_versions")
     op.drop_table("policy_versions", schema="orchestration")
-    op.execute("DROP FUNCTION orchestration.check_active_policy_remains()")
-    op.execute("DROP FUNCTION orchestration.record_policy_change()")
-    op.execute("DROP FUNCTION orchestration.record_policy_entry()")
-    op.execute("DROP FUNCTION orchestration.guard_policy_version()")
-    op.execute("DROP FUNCTION orchestration.share_policy_gate()")
+    op.execute("DROP FUNCTION orchestration.check_active_policy_remains")
+    op.execute("DROP FUNCTION orchestration.record_policy_change")
+    op.execute("DROP FUNCTION orchestration.record_policy_entry")
+    op.execute("DROP FUNCTION orchestration.guard_policy_version")
+    op.execute("DROP FUNCTION orchestration.share_policy_gate")
     op.drop_table("policy_gate", schema="orchestration")
     op.execute("UPDATE orchestration.schema_revision SET revision = '0003'")
     op.execute("RESET ROLE")

@@ -23,6 +23,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("singleton", name=op.f("pk_revocation_gate")),
         schema="orchestration",
     )
+    op.execute("GRANT SELECT ON orchestration.revocation_gate TO symphony_auditor")
     op.execute("INSERT INTO orchestration.revocation_gate DEFAULT VALUES")
     op.create_table(
         "revoked_client_certs",
@@ -122,6 +123,12 @@ def upgrade() -> None:
         schema="orchestration",
         postgresql_using="brin",
     )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.revoked_client_certs
+TO symphony_ingest, symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
     op.create_index(
         op.f("ix_revoked_tokens_expires_at"),
         "revoked_tokens",
@@ -141,17 +148,27 @@ def upgrade() -> None:
         schema="orchestration",
         postgresql_using="brin",
     )
-    # A stored revocation was not in the future when it was recorded. The views therefore do not
-    # compare revoked_at with a clock that may have been set back since (INV-REV-007).
     op.execute(
         """
+GRANT SELECT ON orchestration.revoked_tokens
+TO symphony_ingest, symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
+    op.execute(
+        """
+-- A stored revocation was not in the future when it was recorded. The views therefore do not
+-- compare revoked_at with a clock that may have been set back since (INV-REV-007).
 CREATE VIEW orchestration.revoked_client_certs_in_force
 WITH (security_invoker = true)
 AS
 SELECT cert_fingerprint_sha256, revocation_no, revoked_at, expires_at, reason_code
 FROM orchestration.revoked_client_certs
 WHERE expires_at IS NULL
-   OR clock_timestamp() < expires_at
+   OR clock_timestamp() < expires_at;
+
+ALTER VIEW orchestration.revoked_client_certs_in_force OWNER TO symphony_owner;
+GRANT SELECT ON orchestration.revoked_client_certs_in_force
+TO symphony_ingest, symphony_control, symphony_readonly, symphony_auditor
 """
     )
     op.execute(
@@ -162,7 +179,11 @@ AS
 SELECT token_hash, revocation_no, revoked_at, expires_at, reason_code
 FROM orchestration.revoked_tokens
 WHERE expires_at IS NULL
-   OR clock_timestamp() < expires_at
+   OR clock_timestamp() < expires_at;
+
+ALTER VIEW orchestration.revoked_tokens_in_force OWNER TO symphony_owner;
+GRANT SELECT ON orchestration.revoked_tokens_in_force
+TO symphony_ingest, symphony_control, symphony_readonly, symphony_auditor
 """
     )
     op.execute(
@@ -187,7 +208,10 @@ BEGIN
     END IF;
   END IF;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.share_revocation_gate OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.share_revocation_gate FROM PUBLIC
 """
     )
     op.execute(
@@ -256,95 +280,100 @@ BEGIN
   END IF;
   RETURN NEW;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.guard_revocation OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_revocation FROM PUBLIC
 """
     )
     op.execute(
         """
 CREATE TRIGGER gate BEFORE INSERT ON orchestration.revoked_client_certs
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.change_gate('revocation_gate')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.change_gate('revocation_gate');
+ALTER TABLE orchestration.revoked_client_certs ENABLE ALWAYS TRIGGER gate
 """
     )
     op.execute(
         """
 CREATE TRIGGER guard BEFORE INSERT ON orchestration.revoked_client_certs
-FOR EACH ROW EXECUTE FUNCTION orchestration.guard_revocation('cert_fingerprint_sha256')
+FOR EACH ROW EXECUTE FUNCTION orchestration.guard_revocation('cert_fingerprint_sha256');
+ALTER TABLE orchestration.revoked_client_certs ENABLE ALWAYS TRIGGER guard
 """
     )
     op.execute(
         """
 CREATE TRIGGER audit AFTER INSERT ON orchestration.revoked_client_certs
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_act('cert_fingerprint_sha256', 'REVOKE', 'revocation_no')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_act(
+  'cert_fingerprint_sha256', 'REVOKE', 'revocation_no')
 """
     )
     op.execute(
         """
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.revoked_client_certs
 FOR EACH ROW EXECUTE FUNCTION
-  orchestration.refuse_change('INV-REV-001', 'P0001', 'revocation_no', 'revoked_at')
+  orchestration.refuse_change('INV-REV-001', 'P0001', 'revocation_no', 'revoked_at');
+ALTER TABLE orchestration.revoked_client_certs ENABLE ALWAYS TRIGGER append_only
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.revoked_client_certs
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-REV-001', 'P0001')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-REV-001', 'P0001');
+ALTER TABLE orchestration.revoked_client_certs ENABLE ALWAYS TRIGGER no_truncate
 """
     )
     op.execute(
         """
 CREATE TRIGGER gate BEFORE INSERT ON orchestration.revoked_tokens
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.change_gate('revocation_gate')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.change_gate('revocation_gate');
+ALTER TABLE orchestration.revoked_tokens ENABLE ALWAYS TRIGGER gate
 """
     )
     op.execute(
         """
 CREATE TRIGGER guard BEFORE INSERT ON orchestration.revoked_tokens
-FOR EACH ROW EXECUTE FUNCTION orchestration.guard_revocation('token_hash')
+FOR EACH ROW EXECUTE FUNCTION orchestration.guard_revocation('token_hash');
+ALTER TABLE orchestration.revoked_tokens ENABLE ALWAYS TRIGGER guard
 """
     )
     op.execute(
         """
 CREATE TRIGGER audit AFTER INSERT ON orchestration.revoked_tokens
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_act('token_hash', 'REVOKE', 'revocation_no')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_act(
+  'token_hash', 'REVOKE', 'revocation_no')
 """
     )
     op.execute(
         """
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.revoked_tokens
 FOR EACH ROW EXECUTE FUNCTION
-  orchestration.refuse_change('INV-REV-001', 'P0001', 'revocation_no', 'revoked_at')
+  orchestration.refuse_change('INV-REV-001', 'P0001', 'revocation_no', 'revoked_at');
+ALTER TABLE orchestration.revoked_tokens ENABLE ALWAYS TRIGGER append_only
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.revoked_tokens
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-REV-001', 'P0001')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-REV-001', 'P0001');
+ALTER TABLE orchestration.revoked_tokens ENABLE ALWAYS TRIGGER no_truncate
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_delete BEFORE DELETE ON orchestration.revocation_gate
-FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-009', 'P0001')
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-009', 'P0001');
+ALTER TABLE orchestration.revocation_gate ENABLE ALWAYS TRIGGER no_delete
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.revocation_gate
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-009', 'P0001')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-009', 'P0001');
+ALTER TABLE orchestration.revocation_gate ENABLE ALWAYS TRIGGER no_truncate
 """
     )
-    op.execute("ALTER TABLE orchestration.revoked_client_certs ENABLE ALWAYS TRIGGER gate")
-    op.execute("ALTER TABLE orchestration.revoked_client_certs ENABLE ALWAYS TRIGGER guard")
-    op.execute("ALTER TABLE orchestration.revoked_client_certs ENABLE ALWAYS TRIGGER append_only")
-    op.execute("ALTER TABLE orchestration.revoked_client_certs ENABLE ALWAYS TRIGGER no_truncate")
-    op.execute("ALTER TABLE orchestration.revoked_tokens ENABLE ALWAYS TRIGGER gate")
-    op.execute("ALTER TABLE orchestration.revoked_tokens ENABLE ALWAYS TRIGGER guard")
-    op.execute("ALTER TABLE orchestration.revoked_tokens ENABLE ALWAYS TRIGGER append_only")
-    op.execute("ALTER TABLE orchestration.revoked_tokens ENABLE ALWAYS TRIGGER no_truncate")
-    op.execute("ALTER TABLE orchestration.revocation_gate ENABLE ALWAYS TRIGGER no_delete")
-    op.execute("ALTER TABLE orchestration.revocation_gate ENABLE ALWAYS TRIGGER no_truncate")
 
     op.execute(
         """
@@ -385,7 +414,11 @@ BEGIN
   VALUES (p_cert_fingerprint_sha256, p_revoked_at, p_expires_at, p_reason_code, p_revoked_by)
   RETURNING *;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.revoke_client_cert OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.revoke_client_cert FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.revoke_client_cert TO symphony_control
 """
     )
     op.execute(
@@ -427,7 +460,11 @@ BEGIN
   VALUES (p_token_hash, p_revoked_at, p_expires_at, p_reason_code, p_revoked_by)
   RETURNING *;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.revoke_token OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.revoke_token FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.revoke_token TO symphony_control
 """
     )
     op.execute(
@@ -470,7 +507,12 @@ BEGIN
     );
   END IF;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.require_credential_not_revoked OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.require_credential_not_revoked FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.require_credential_not_revoked
+TO symphony_ingest, symphony_executor, symphony_control
 """
     )
     op.execute(
@@ -573,50 +615,12 @@ BEGIN
   LEFT JOIN told t ON true
   ORDER BY t.recorded_at, t.hash, t.revocation_no;
 END
-$$
-"""
-    )
-    op.execute(
-        """
-REVOKE EXECUTE ON FUNCTION
-  orchestration.share_revocation_gate(),
-  orchestration.guard_revocation(),
-  orchestration.revoke_client_cert(text, text, text, timestamptz, timestamptz),
-  orchestration.revoke_token(text, text, text, timestamptz, timestamptz),
-  orchestration.require_credential_not_revoked(text, text),
-  orchestration.revocations_since(pg_snapshot)
-FROM PUBLIC
-"""
-    )
-    op.execute(
-        """
-GRANT SELECT ON
-  orchestration.revoked_client_certs,
-  orchestration.revoked_tokens,
-  orchestration.revoked_client_certs_in_force,
-  orchestration.revoked_tokens_in_force
+$$;
+
+ALTER FUNCTION orchestration.revocations_since OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.revocations_since FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.revocations_since
 TO symphony_ingest, symphony_control, symphony_readonly, symphony_auditor
-"""
-    )
-    op.execute(
-        """
-GRANT EXECUTE ON FUNCTION orchestration.revocations_since(pg_snapshot)
-TO symphony_ingest, symphony_control, symphony_readonly, symphony_auditor
-"""
-    )
-    op.execute("GRANT SELECT ON orchestration.revocation_gate TO symphony_auditor")
-    op.execute(
-        """
-GRANT EXECUTE ON FUNCTION orchestration.require_credential_not_revoked(text, text)
-TO symphony_ingest, symphony_executor, symphony_control
-"""
-    )
-    op.execute(
-        """
-GRANT EXECUTE ON FUNCTION
-  orchestration.revoke_client_cert(text, text, text, timestamptz, timestamptz),
-  orchestration.revoke_token(text, text, text, timestamptz, timestamptz)
-TO symphony_control
 """
     )
     op.execute("UPDATE orchestration.schema_revision SET revision = '0005'")
@@ -640,20 +644,16 @@ $$
 """
         )
     op.execute("SET LOCAL ROLE symphony_owner")
-    op.execute("DROP FUNCTION orchestration.revocations_since(pg_snapshot)")
-    op.execute("DROP FUNCTION orchestration.require_credential_not_revoked(text, text)")
-    op.execute(
-        "DROP FUNCTION orchestration.revoke_token(text, text, text, timestamptz, timestamptz)"
-    )
-    op.execute(
-        "DROP FUNCTION orchestration.revoke_client_cert(text, text, text, timestamptz, timestamptz)"
-    )
+    op.execute("DROP FUNCTION orchestration.revocations_since")
+    op.execute("DROP FUNCTION orchestration.require_credential_not_revoked")
+    op.execute("DROP FUNCTION orchestration.revoke_token")
+    op.execute("DROP FUNCTION orchestration.revoke_client_cert")
     op.execute("DROP VIEW orchestration.revoked_tokens_in_force")
     op.execute("DROP VIEW orchestration.revoked_client_certs_in_force")
     op.drop_table("revoked_tokens", schema="orchestration")
     op.drop_table("revoked_client_certs", schema="orchestration")
-    op.execute("DROP FUNCTION orchestration.guard_revocation()")
-    op.execute("DROP FUNCTION orchestration.share_revocation_gate()")
+    op.execute("DROP FUNCTION orchestration.guard_revocation")
+    op.execute("DROP FUNCTION orchestration.share_revocation_gate")
     op.drop_table("revocation_gate", schema="orchestration")
     op.execute("UPDATE orchestration.schema_revision SET revision = '0004'")
     op.execute("RESET ROLE")

@@ -26,9 +26,9 @@ def upgrade() -> None:
         sa.CheckConstraint("chain_seq >= 0", name=op.f("ck_ingress_attestation_heads_chain_seq")),
         sa.PrimaryKeyConstraint("caller_identity", name=op.f("pk_ingress_attestation_heads")),
         schema="orchestration",
-        # Every append updates its caller's head: with room on the page the update stays there.
         postgresql_with={"fillfactor": "50"},
     )
+    op.execute("GRANT SELECT ON orchestration.ingress_attestation_heads TO symphony_auditor")
     op.create_table(
         "ingress_attestations",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -114,7 +114,6 @@ def upgrade() -> None:
             "idempotency_key",
             name=op.f("uq_ingress_attestations_caller_identity_idempotency_key"),
         ),
-        # What an instruction refers to: an attestation together with its policy.
         sa.UniqueConstraint(
             "id", "policy_version_id", name=op.f("uq_ingress_attestations_id_policy_version_id")
         ),
@@ -126,6 +125,12 @@ def upgrade() -> None:
         ["xact_id"],
         schema="orchestration",
         postgresql_using="brin",
+    )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.ingress_attestations
+TO symphony_control, symphony_readonly, symphony_auditor
+"""
     )
     op.create_table(
         "ingress_attestation_events",
@@ -171,14 +176,22 @@ def upgrade() -> None:
         schema="orchestration",
         postgresql_using="brin",
     )
-    # No role reads it: its row type is what the functions return.
     op.execute(
         """
+GRANT SELECT ON orchestration.ingress_attestation_events
+TO symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
+    op.execute(
+        """
+-- No role reads it: its row type is what the functions return.
 CREATE VIEW orchestration.ingress_attestation_result
 WITH (security_invoker = true)
 AS
 SELECT i.*, false AS replayed
-FROM orchestration.ingress_attestations i
+FROM orchestration.ingress_attestations i;
+
+ALTER VIEW orchestration.ingress_attestation_result OWNER TO symphony_owner
 """
     )
     op.execute(
@@ -187,7 +200,9 @@ CREATE VIEW orchestration.ingress_attestation_event_result
 WITH (security_invoker = true)
 AS
 SELECT e.*, false AS replayed
-FROM orchestration.ingress_attestation_events e
+FROM orchestration.ingress_attestation_events e;
+
+ALTER VIEW orchestration.ingress_attestation_event_result OWNER TO symphony_owner
 """
     )
     op.execute(
@@ -210,14 +225,18 @@ FROM orchestration.ingress_attestations a
 LEFT JOIN orchestration.ingress_attestation_events s
   ON s.attestation_id = a.id AND s.event = 'EXECUTION_STARTED'
 LEFT JOIN orchestration.ingress_attestation_events c
-  ON c.attestation_id = a.id AND c.event = 'EXECUTION_COMPLETED'
+  ON c.attestation_id = a.id AND c.event = 'EXECUTION_COMPLETED';
+
+ALTER VIEW orchestration.ingress_attestation_status OWNER TO symphony_owner;
+GRANT SELECT ON orchestration.ingress_attestation_status
+TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
 """
     )
 
-    # Format orchestration.attestation.v1, frozen: each field is its length in octets, a colon, its
-    # UTF-8 bytes and a comma; a null is a hyphen and a comma. Times are microseconds since 1970.
     op.execute(
         """
+-- Format orchestration.attestation.v1, frozen: each field is its length in octets, a colon, its
+-- UTF-8 bytes and a comma; a null is a hyphen and a comma. Times are microseconds since 1970.
 CREATE FUNCTION orchestration.attestation_record_hash(p orchestration.ingress_attestations)
 RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
@@ -240,7 +259,10 @@ RETURN encode(sha256(convert_to(
   || octet_length((p).db_user) || ':' || (p).db_user || ','
   || octet_length((p).prev_hash) || ':' || (p).prev_hash || ',',
   'UTF8'
-)), 'hex')
+)), 'hex');
+
+ALTER FUNCTION orchestration.attestation_record_hash OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.attestation_record_hash FROM PUBLIC
 """
     )
     op.execute(
@@ -389,11 +411,12 @@ BEGIN
   END IF;
   RETURN NEW;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.guard_attestation OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_attestation FROM PUBLIC
 """
     )
-    # One update a caller and statement: a row's worth each would leave a dead head a record.
-    # Without sequential scans the plan stays right when it was made on an empty table.
     op.execute(
         """
 CREATE FUNCTION orchestration.advance_attestation_heads() RETURNS trigger
@@ -401,6 +424,9 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
+-- Update each caller's head once per statement; once per row would leave a dead tuple per record.
 BEGIN
   UPDATE orchestration.ingress_attestation_heads h
   SET chain_seq = last.chain_seq, record_hash = last.record_hash
@@ -412,7 +438,10 @@ BEGIN
   WHERE h.caller_identity = last.caller_identity;
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.advance_attestation_heads OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.advance_attestation_heads FROM PUBLIC
 """
     )
     op.execute(
@@ -496,13 +525,17 @@ BEGIN
   END IF;
   RETURN NEW;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.guard_attestation_event OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_attestation_event FROM PUBLIC
 """
     )
     op.execute(
         """
 CREATE TRIGGER guard BEFORE INSERT ON orchestration.ingress_attestations
-FOR EACH ROW EXECUTE FUNCTION orchestration.guard_attestation()
+FOR EACH ROW EXECUTE FUNCTION orchestration.guard_attestation();
+ALTER TABLE orchestration.ingress_attestations ENABLE ALWAYS TRIGGER guard
 """
     )
     op.execute(
@@ -516,74 +549,63 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.advance_attestation_heads()
         """
 CREATE TRIGGER kill_switch AFTER INSERT ON orchestration.ingress_attestations
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST');
+ALTER TABLE orchestration.ingress_attestations ENABLE ALWAYS TRIGGER kill_switch
 """
     )
     op.execute(
         """
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.ingress_attestations
 FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change(
-  'INV-ATT-001', 'P0001', 'id', 'caller_identity', 'chain_seq')
+  'INV-ATT-001', 'P0001', 'id', 'caller_identity', 'chain_seq');
+ALTER TABLE orchestration.ingress_attestations ENABLE ALWAYS TRIGGER append_only
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.ingress_attestations
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-001', 'P0001')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-001', 'P0001');
+ALTER TABLE orchestration.ingress_attestations ENABLE ALWAYS TRIGGER no_truncate
 """
     )
     op.execute(
         """
 CREATE TRIGGER guard BEFORE INSERT ON orchestration.ingress_attestation_events
-FOR EACH ROW EXECUTE FUNCTION orchestration.guard_attestation_event()
+FOR EACH ROW EXECUTE FUNCTION orchestration.guard_attestation_event();
+ALTER TABLE orchestration.ingress_attestation_events ENABLE ALWAYS TRIGGER guard
 """
     )
     op.execute(
         """
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.ingress_attestation_events
 FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change(
-  'INV-ATT-001', 'P0001', 'attestation_id', 'event')
+  'INV-ATT-001', 'P0001', 'attestation_id', 'event');
+ALTER TABLE orchestration.ingress_attestation_events ENABLE ALWAYS TRIGGER append_only
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.ingress_attestation_events
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-001', 'P0001')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-001', 'P0001');
+ALTER TABLE orchestration.ingress_attestation_events ENABLE ALWAYS TRIGGER no_truncate
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_delete BEFORE DELETE ON orchestration.ingress_attestation_heads
 FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change(
-  'INV-ATT-005', 'P0001', 'caller_identity', 'chain_seq')
+  'INV-ATT-005', 'P0001', 'caller_identity', 'chain_seq');
+ALTER TABLE orchestration.ingress_attestation_heads ENABLE ALWAYS TRIGGER no_delete
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.ingress_attestation_heads
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-005', 'P0001')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-005', 'P0001');
+ALTER TABLE orchestration.ingress_attestation_heads ENABLE ALWAYS TRIGGER no_truncate
 """
     )
-    op.execute("ALTER TABLE orchestration.ingress_attestations ENABLE ALWAYS TRIGGER guard")
-    op.execute("ALTER TABLE orchestration.ingress_attestations ENABLE ALWAYS TRIGGER kill_switch")
-    op.execute("ALTER TABLE orchestration.ingress_attestations ENABLE ALWAYS TRIGGER append_only")
-    op.execute("ALTER TABLE orchestration.ingress_attestations ENABLE ALWAYS TRIGGER no_truncate")
-    op.execute("ALTER TABLE orchestration.ingress_attestation_events ENABLE ALWAYS TRIGGER guard")
-    op.execute(
-        "ALTER TABLE orchestration.ingress_attestation_events ENABLE ALWAYS TRIGGER append_only"
-    )
-    op.execute(
-        "ALTER TABLE orchestration.ingress_attestation_events ENABLE ALWAYS TRIGGER no_truncate"
-    )
-    op.execute(
-        "ALTER TABLE orchestration.ingress_attestation_heads ENABLE ALWAYS TRIGGER no_delete"
-    )
-    op.execute(
-        "ALTER TABLE orchestration.ingress_attestation_heads ENABLE ALWAYS TRIGGER no_truncate"
-    )
 
-    # OFFSET 0 keeps each look-up a look-up: as a join its plan would be chosen once, perhaps on an
-    # empty table, for the life of the session.
     op.execute(
         """
 CREATE FUNCTION orchestration.append_attestations(p_attestations jsonb)
@@ -592,6 +614,10 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
+-- OFFSET 0 keeps each look-up a look-up: as a join its plan would be chosen once, perhaps on an
+-- empty table, for the life of the session.
 DECLARE
   v_bad record;
   v_new uuid[];
@@ -837,7 +863,11 @@ BEGIN
   ) a
   ORDER BY r.ord;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.append_attestations OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.append_attestations FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.append_attestations TO symphony_ingest
 """
     )
     op.execute(
@@ -899,7 +929,11 @@ BEGIN
   END IF;
   RETURN NEXT v_recorded;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.record_attestation_event OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_attestation_event FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.record_attestation_event TO symphony_executor
 """
     )
     op.execute(
@@ -985,47 +1019,11 @@ AS $$
   SELECT b.reason IS NULL, (SELECT count(*) FROM judged), b.chain_seq, b.id, b.reason
   FROM (SELECT) once
   LEFT JOIN LATERAL (SELECT * FROM breaks ORDER BY chain_seq, id LIMIT 1) b ON true
-$$
-"""
-    )
-    op.execute(
-        """
-REVOKE EXECUTE ON FUNCTION
-  orchestration.attestation_record_hash(orchestration.ingress_attestations),
-  orchestration.guard_attestation(),
-  orchestration.advance_attestation_heads(),
-  orchestration.guard_attestation_event(),
-  orchestration.append_attestations(jsonb),
-  orchestration.record_attestation_event(uuid, text, text, text),
-  orchestration.verify_attestation_chain(text)
-FROM PUBLIC
-"""
-    )
-    op.execute(
-        """
-GRANT SELECT ON orchestration.ingress_attestations, orchestration.ingress_attestation_events
-TO symphony_control, symphony_readonly, symphony_auditor
-"""
-    )
-    op.execute(
-        """
-GRANT SELECT ON orchestration.ingress_attestation_status
-TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
-"""
-    )
-    op.execute("GRANT SELECT ON orchestration.ingress_attestation_heads TO symphony_auditor")
-    op.execute(
-        "GRANT EXECUTE ON FUNCTION orchestration.append_attestations(jsonb) TO symphony_ingest"
-    )
-    op.execute(
-        """
-GRANT EXECUTE ON FUNCTION orchestration.record_attestation_event(uuid, text, text, text)
-TO symphony_executor
-"""
-    )
-    op.execute(
-        """
-GRANT EXECUTE ON FUNCTION orchestration.verify_attestation_chain(text)
+$$;
+
+ALTER FUNCTION orchestration.verify_attestation_chain OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.verify_attestation_chain FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.verify_attestation_chain
 TO symphony_control, symphony_auditor
 """
     )
@@ -1049,21 +1047,19 @@ $$
 """
         )
     op.execute("SET LOCAL ROLE symphony_owner")
-    op.execute("DROP FUNCTION orchestration.verify_attestation_chain(text)")
-    op.execute("DROP FUNCTION orchestration.record_attestation_event(uuid, text, text, text)")
-    op.execute("DROP FUNCTION orchestration.append_attestations(jsonb)")
+    op.execute("DROP FUNCTION orchestration.verify_attestation_chain")
+    op.execute("DROP FUNCTION orchestration.record_attestation_event")
+    op.execute("DROP FUNCTION orchestration.append_attestations")
     op.execute("DROP VIEW orchestration.ingress_attestation_status")
     op.execute("DROP VIEW orchestration.ingress_attestation_event_result")
     op.execute("DROP VIEW orchestration.ingress_attestation_result")
     op.drop_table("ingress_attestation_events", schema="orchestration")
     op.execute("DROP TRIGGER guard ON orchestration.ingress_attestations")
     op.execute("DROP TRIGGER heads ON orchestration.ingress_attestations")
-    op.execute("DROP FUNCTION orchestration.guard_attestation_event()")
-    op.execute("DROP FUNCTION orchestration.advance_attestation_heads()")
-    op.execute("DROP FUNCTION orchestration.guard_attestation()")
-    op.execute(
-        "DROP FUNCTION orchestration.attestation_record_hash(orchestration.ingress_attestations)"
-    )
+    op.execute("DROP FUNCTION orchestration.guard_attestation_event")
+    op.execute("DROP FUNCTION orchestration.advance_attestation_heads")
+    op.execute("DROP FUNCTION orchestration.guard_attestation")
+    op.execute("DROP FUNCTION orchestration.attestation_record_hash")
     op.drop_table("ingress_attestations", schema="orchestration")
     op.drop_table("ingress_attestation_heads", schema="orchestration")
     op.execute("UPDATE orchestration.schema_revision SET revision = '0005'")

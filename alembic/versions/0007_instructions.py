@@ -21,7 +21,6 @@ def upgrade() -> None:
     create_view()
     create_guards()
     create_functions()
-    grant()
     op.execute("UPDATE orchestration.schema_revision SET revision = '0007'")
     op.execute("RESET ROLE")
 
@@ -100,7 +99,6 @@ def create_tables() -> None:
             "octet_length(creditor_account) BETWEEN 1 AND 1000",
             name=op.f("ck_instructions_creditor_account"),
         ),
-        # What a JSON reader would choke on, 500 levels or 1234 digits, is kept out.
         sa.CheckConstraint(
             "octet_length(payload::text) <= 1000000"
             " AND jsonb_typeof(payload) = 'object' AND (octet_length(payload::text) <= 1000"
@@ -173,6 +171,12 @@ def create_tables() -> None:
         schema="orchestration",
         postgresql_using="brin",
     )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.instructions
+TO symphony_ingest, symphony_executor, symphony_control, symphony_auditor
+"""
+    )
     op.create_table(
         "status_history",
         sa.Column("instruction_id", sa.Uuid(), nullable=False),
@@ -214,17 +218,25 @@ def create_tables() -> None:
         schema="orchestration",
         postgresql_using="brin",
     )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.status_history
+TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
 
 
 def create_view() -> None:
-    # No role reads it: its row type is what the functions return.
     op.execute(
         """
+-- No role reads it: its row type is what the functions return.
 CREATE VIEW orchestration.instruction_result
 WITH (security_invoker = true)
 AS
 SELECT i.*, false AS replayed
-FROM orchestration.instructions i
+FROM orchestration.instructions i;
+
+ALTER VIEW orchestration.instruction_result OWNER TO symphony_owner
 """
     )
     op.execute(
@@ -252,7 +264,11 @@ SELECT i.id,
        i.updated_at,
        i.completed_at,
        i.db_user
-FROM orchestration.instructions i
+FROM orchestration.instructions i;
+
+ALTER VIEW orchestration.instruction_status OWNER TO symphony_owner;
+GRANT SELECT ON orchestration.instruction_status
+TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
 """
     )
 
@@ -374,7 +390,10 @@ BEGIN
   END IF;
   RETURN NEW;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.guard_instruction OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_instruction FROM PUBLIC
 """
     )
     op.execute(
@@ -384,7 +403,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_nestloop = off
 AS $$
--- Without nested loops: a plan made for one row would join the many of a later statement in pairs.
+-- enable_nestloop is off because the session keeps the first plan. A nested loop that was planned for
+-- one row would compare every pair of rows when a later statement changes many.
 BEGIN
   IF TG_OP = 'INSERT' THEN
     INSERT INTO orchestration.status_history (instruction_id, version, participant_id, to_state)
@@ -401,7 +421,10 @@ BEGIN
   END IF;
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.record_status_history OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_status_history FROM PUBLIC
 """
     )
     op.execute(
@@ -446,20 +469,25 @@ BEGIN
   END IF;
   RETURN NEW;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.guard_status_history OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_status_history FROM PUBLIC
 """
     )
     op.execute(
         """
 CREATE TRIGGER guard BEFORE INSERT OR UPDATE ON orchestration.instructions
-FOR EACH ROW EXECUTE FUNCTION orchestration.guard_instruction()
+FOR EACH ROW EXECUTE FUNCTION orchestration.guard_instruction();
+ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER guard
 """
     )
     op.execute(
         """
 CREATE TRIGGER kill_switch_insert AFTER INSERT ON orchestration.instructions
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST');
+ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER kill_switch_insert
 """
     )
     op.execute(
@@ -467,7 +495,8 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('ING
 CREATE TRIGGER kill_switch_update AFTER UPDATE ON orchestration.instructions
 FOR EACH ROW
 WHEN (NEW.state IN ('AUTHORIZED', 'EXECUTING') AND NEW.state <> OLD.state)
-EXECUTE FUNCTION orchestration.block_execution_if_killed('EXECUTION')
+EXECUTE FUNCTION orchestration.block_execution_if_killed('EXECUTION');
+ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER kill_switch_update
 """
     )
     op.execute(
@@ -487,48 +516,45 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_status_history()
     op.execute(
         """
 CREATE TRIGGER no_delete BEFORE DELETE ON orchestration.instructions
-FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-INS-002', 'P0001', 'id', 'state')
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-INS-002', 'P0001', 'id', 'state');
+ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER no_delete
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.instructions
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-INS-002', 'P0001')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-INS-002', 'P0001');
+ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER no_truncate
 """
     )
     op.execute(
         """
 CREATE TRIGGER guard BEFORE INSERT ON orchestration.status_history
-FOR EACH ROW EXECUTE FUNCTION orchestration.guard_status_history()
+FOR EACH ROW EXECUTE FUNCTION orchestration.guard_status_history();
+ALTER TABLE orchestration.status_history ENABLE ALWAYS TRIGGER guard
 """
     )
     op.execute(
         """
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.status_history
 FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change(
-  'INV-APP-001', 'P0001', 'instruction_id', 'version')
+  'INV-APP-001', 'P0001', 'instruction_id', 'version');
+ALTER TABLE orchestration.status_history ENABLE ALWAYS TRIGGER append_only
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.status_history
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001');
+ALTER TABLE orchestration.status_history ENABLE ALWAYS TRIGGER no_truncate
 """
     )
-    op.execute("ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER guard")
-    op.execute("ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER kill_switch_insert")
-    op.execute("ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER kill_switch_update")
-    op.execute("ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER no_delete")
-    op.execute("ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER no_truncate")
-    op.execute("ALTER TABLE orchestration.status_history ENABLE ALWAYS TRIGGER guard")
-    op.execute("ALTER TABLE orchestration.status_history ENABLE ALWAYS TRIGGER append_only")
-    op.execute("ALTER TABLE orchestration.status_history ENABLE ALWAYS TRIGGER no_truncate")
 
 
 def create_functions() -> None:
-    # As ck_instructions_payload and ck_payment_outbox_items_payload say it.
     op.execute(
         """
+-- As ck_instructions_payload and ck_payment_outbox_items_payload say it.
 CREATE FUNCTION orchestration.is_storable_payload(p_payload jsonb) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN octet_length(p_payload::text) <= 1000000
@@ -536,7 +562,10 @@ RETURN octet_length(p_payload::text) <= 1000000
   AND (octet_length(p_payload::text) <= 1000
     OR NOT jsonb_path_exists(p_payload, 'strict $.**{501}')
     AND NOT jsonb_path_exists(p_payload, 'strict $.** ? (@ >= $n || @ <= -$n)',
-      ('{"n": 1' || repeat('0', 1234) || '}')::jsonb))
+      ('{"n": 1' || repeat('0', 1234) || '}')::jsonb));
+
+ALTER FUNCTION orchestration.is_storable_payload OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.is_storable_payload FROM PUBLIC
 """
     )
     op.execute(
@@ -547,6 +576,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
 DECLARE
   v_bad record;
   v_other record;
@@ -713,7 +744,11 @@ BEGIN
   ) i
   ORDER BY r.ord;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.receive_instruction OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.receive_instruction FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.receive_instruction TO symphony_ingest
 """
     )
     op.execute(
@@ -788,7 +823,10 @@ BEGIN
   END IF;
   RETURN NEXT v_instruction;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.lock_instruction OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.lock_instruction FROM PUBLIC
 """
     )
     op.execute(
@@ -862,7 +900,11 @@ BEGIN
   UPDATE orchestration.instructions i SET state = 'AUTHORIZED' WHERE i.id = p_id
   RETURNING i.*, false;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.authorize_instruction OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.authorize_instruction FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.authorize_instruction TO symphony_executor
 """
     )
     op.execute(
@@ -886,7 +928,11 @@ BEGIN
   UPDATE orchestration.instructions i SET state = 'EXECUTING' WHERE i.id = p_id
   RETURNING i.*, false;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.start_execution OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.start_execution FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.start_execution TO symphony_executor
 """
     )
     op.execute(
@@ -932,7 +978,10 @@ EXCEPTION
       'state'
     );
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.end_instruction OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.end_instruction FROM PUBLIC
 """
     )
     op.execute(
@@ -946,7 +995,11 @@ BEGIN
   RETURN QUERY
   SELECT e.* FROM orchestration.end_instruction(p_id, p_version, 'COMPLETED', NULL) e;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.complete_instruction OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.complete_instruction FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.complete_instruction TO symphony_executor
 """
     )
     op.execute(
@@ -960,7 +1013,11 @@ BEGIN
   RETURN QUERY
   SELECT e.* FROM orchestration.end_instruction(p_id, p_version, 'FAILED', p_reason) e;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.fail_instruction OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.fail_instruction FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.fail_instruction TO symphony_executor
 """
     )
     op.execute(
@@ -1018,65 +1075,11 @@ AS $$
   FROM orchestration.instructions i
   WHERE NOT EXISTS (
     SELECT FROM orchestration.policy_versions p WHERE p.id = i.policy_version_id)
-$$
-"""
-    )
+$$;
 
-
-def grant() -> None:
-    op.execute(
-        """
-REVOKE EXECUTE ON FUNCTION
-  orchestration.guard_instruction(),
-  orchestration.record_status_history(),
-  orchestration.guard_status_history(),
-  orchestration.is_storable_payload(jsonb),
-  orchestration.receive_instruction(jsonb),
-  orchestration.lock_instruction(uuid, integer, text, text),
-  orchestration.authorize_instruction(uuid, integer),
-  orchestration.start_execution(uuid, integer),
-  orchestration.end_instruction(uuid, integer, text, text),
-  orchestration.complete_instruction(uuid, integer),
-  orchestration.fail_instruction(uuid, integer, text),
-  orchestration.verify_instructions()
-FROM PUBLIC
-"""
-    )
-    op.execute(
-        """
-GRANT SELECT ON orchestration.instructions
-TO symphony_ingest, symphony_executor, symphony_control, symphony_auditor
-"""
-    )
-    op.execute(
-        """
-GRANT SELECT ON orchestration.instruction_status
-TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
-"""
-    )
-    op.execute(
-        """
-GRANT SELECT ON orchestration.status_history
-TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
-"""
-    )
-    op.execute(
-        "GRANT EXECUTE ON FUNCTION orchestration.receive_instruction(jsonb) TO symphony_ingest"
-    )
-    op.execute(
-        """
-GRANT EXECUTE ON FUNCTION
-  orchestration.authorize_instruction(uuid, integer),
-  orchestration.start_execution(uuid, integer),
-  orchestration.complete_instruction(uuid, integer),
-  orchestration.fail_instruction(uuid, integer, text)
-TO symphony_executor
-"""
-    )
-    op.execute(
-        """
-GRANT EXECUTE ON FUNCTION orchestration.verify_instructions()
-TO symphony_control, symphony_auditor
+ALTER FUNCTION orchestration.verify_instructions OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.verify_instructions FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.verify_instructions TO symphony_control, symphony_auditor
 """
     )
 
@@ -1096,21 +1099,21 @@ $$
 """
         )
     op.execute("SET LOCAL ROLE symphony_owner")
-    op.execute("DROP FUNCTION orchestration.verify_instructions()")
-    op.execute("DROP FUNCTION orchestration.fail_instruction(uuid, integer, text)")
-    op.execute("DROP FUNCTION orchestration.complete_instruction(uuid, integer)")
-    op.execute("DROP FUNCTION orchestration.end_instruction(uuid, integer, text, text)")
-    op.execute("DROP FUNCTION orchestration.start_execution(uuid, integer)")
-    op.execute("DROP FUNCTION orchestration.authorize_instruction(uuid, integer)")
-    op.execute("DROP FUNCTION orchestration.lock_instruction(uuid, integer, text, text)")
-    op.execute("DROP FUNCTION orchestration.receive_instruction(jsonb)")
-    op.execute("DROP FUNCTION orchestration.is_storable_payload(jsonb)")
+    op.execute("DROP FUNCTION orchestration.verify_instructions")
+    op.execute("DROP FUNCTION orchestration.fail_instruction")
+    op.execute("DROP FUNCTION orchestration.complete_instruction")
+    op.execute("DROP FUNCTION orchestration.end_instruction")
+    op.execute("DROP FUNCTION orchestration.start_execution")
+    op.execute("DROP FUNCTION orchestration.authorize_instruction")
+    op.execute("DROP FUNCTION orchestration.lock_instruction")
+    op.execute("DROP FUNCTION orchestration.receive_instruction")
+    op.execute("DROP FUNCTION orchestration.is_storable_payload")
     op.execute("DROP VIEW orchestration.instruction_status")
     op.execute("DROP VIEW orchestration.instruction_result")
     op.drop_table("status_history", schema="orchestration")
     op.drop_table("instructions", schema="orchestration")
-    op.execute("DROP FUNCTION orchestration.guard_status_history()")
-    op.execute("DROP FUNCTION orchestration.record_status_history()")
-    op.execute("DROP FUNCTION orchestration.guard_instruction()")
+    op.execute("DROP FUNCTION orchestration.guard_status_history")
+    op.execute("DROP FUNCTION orchestration.record_status_history")
+    op.execute("DROP FUNCTION orchestration.guard_instruction")
     op.execute("UPDATE orchestration.schema_revision SET revision = '0006'")
     op.execute("RESET ROLE")

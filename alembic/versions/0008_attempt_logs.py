@@ -17,7 +17,6 @@ def upgrade() -> None:
     create_tables()
     create_guards()
     create_functions()
-    grant()
     op.execute("UPDATE orchestration.schema_revision SET revision = '0008'")
     op.execute("RESET ROLE")
 
@@ -76,6 +75,12 @@ def create_tables() -> None:
         ["xact_id"],
         schema="orchestration",
         postgresql_using="brin",
+    )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.execution_attempts
+TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
+"""
     )
     op.create_table(
         "transaction_attempts",
@@ -142,6 +147,12 @@ def create_tables() -> None:
         schema="orchestration",
         postgresql_using="brin",
     )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.transaction_attempts
+TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
 
 
 def create_guards() -> None:
@@ -193,7 +204,10 @@ BEGIN
       'db_user', SESSION_USER, 'xact_id', pg_current_xact_id()::text::bigint);
   END IF;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.meet_newer_attempts OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.meet_newer_attempts FROM PUBLIC
 """
     )
     op.execute(
@@ -282,64 +296,69 @@ BEGIN
   END IF;
   RETURN NEW;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.guard_attempt_log OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_attempt_log FROM PUBLIC
 """
     )
     op.execute(
         """
 CREATE TRIGGER guard BEFORE INSERT ON orchestration.execution_attempts
-FOR EACH ROW EXECUTE FUNCTION orchestration.guard_attempt_log()
+FOR EACH ROW EXECUTE FUNCTION orchestration.guard_attempt_log();
+ALTER TABLE orchestration.execution_attempts ENABLE ALWAYS TRIGGER guard
 """
     )
     op.execute(
         """
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.execution_attempts
 FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change(
-  'INV-APP-001', 'P0001', 'instruction_id', 'attempt_no', 'phase')
+  'INV-APP-001', 'P0001', 'instruction_id', 'attempt_no', 'phase');
+ALTER TABLE orchestration.execution_attempts ENABLE ALWAYS TRIGGER append_only
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.execution_attempts
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001');
+ALTER TABLE orchestration.execution_attempts ENABLE ALWAYS TRIGGER no_truncate
 """
     )
     op.execute(
         """
 CREATE TRIGGER guard BEFORE INSERT ON orchestration.transaction_attempts
-FOR EACH ROW EXECUTE FUNCTION orchestration.guard_attempt_log()
+FOR EACH ROW EXECUTE FUNCTION orchestration.guard_attempt_log();
+ALTER TABLE orchestration.transaction_attempts ENABLE ALWAYS TRIGGER guard
 """
     )
     op.execute(
         """
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.transaction_attempts
 FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change(
-  'INV-APP-001', 'P0001', 'instruction_id', 'attempt_no', 'phase')
+  'INV-APP-001', 'P0001', 'instruction_id', 'attempt_no', 'phase');
+ALTER TABLE orchestration.transaction_attempts ENABLE ALWAYS TRIGGER append_only
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.transaction_attempts
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001');
+ALTER TABLE orchestration.transaction_attempts ENABLE ALWAYS TRIGGER no_truncate
 """
     )
-    op.execute("ALTER TABLE orchestration.execution_attempts ENABLE ALWAYS TRIGGER guard")
-    op.execute("ALTER TABLE orchestration.execution_attempts ENABLE ALWAYS TRIGGER append_only")
-    op.execute("ALTER TABLE orchestration.execution_attempts ENABLE ALWAYS TRIGGER no_truncate")
-    op.execute("ALTER TABLE orchestration.transaction_attempts ENABLE ALWAYS TRIGGER guard")
-    op.execute("ALTER TABLE orchestration.transaction_attempts ENABLE ALWAYS TRIGGER append_only")
-    op.execute("ALTER TABLE orchestration.transaction_attempts ENABLE ALWAYS TRIGGER no_truncate")
 
 
 def create_functions() -> None:
-    # No role reads it: its row type is what the functions return.
     op.execute(
         """
+-- No role reads it: its row type is what the functions return.
 CREATE VIEW orchestration.execution_attempt_result
 WITH (security_invoker = true)
 AS
 SELECT a.*, false AS replayed
-FROM orchestration.execution_attempts a
+FROM orchestration.execution_attempts a;
+
+ALTER VIEW orchestration.execution_attempt_result OWNER TO symphony_owner
 """
     )
     op.execute(
@@ -348,7 +367,9 @@ CREATE VIEW orchestration.transaction_attempt_result
 WITH (security_invoker = true)
 AS
 SELECT a.*, false AS replayed
-FROM orchestration.transaction_attempts a
+FROM orchestration.transaction_attempts a;
+
+ALTER VIEW orchestration.transaction_attempt_result OWNER TO symphony_owner
 """
     )
     op.execute(
@@ -371,7 +392,10 @@ BEGIN
     );
   END IF;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.lock_attempted_instruction OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.lock_attempted_instruction FROM PUBLIC
 """
     )
     op.execute(
@@ -399,7 +423,11 @@ BEGIN
     EXIT WHEN FOUND;
   END LOOP;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.open_execution_attempt OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.open_execution_attempt FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.open_execution_attempt TO symphony_executor
 """
     )
     op.execute(
@@ -460,7 +488,11 @@ BEGIN
   END IF;
   RETURN NEXT v_recorded;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.close_execution_attempt OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.close_execution_attempt FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.close_execution_attempt TO symphony_executor
 """
     )
     op.execute(
@@ -492,7 +524,11 @@ BEGIN
     EXIT WHEN FOUND;
   END LOOP;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.open_transaction_attempt OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.open_transaction_attempt FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.open_transaction_attempt TO symphony_executor
 """
     )
     op.execute(
@@ -556,7 +592,11 @@ BEGIN
   END IF;
   RETURN NEXT v_recorded;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.close_transaction_attempt OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.close_transaction_attempt FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.close_transaction_attempt TO symphony_executor
 """
     )
     op.execute(
@@ -601,46 +641,11 @@ AS $$
          jsonb_build_object('log', f.log, 'attempt_no', f.attempt_no, 'phase', f.phase)
   FROM found f
   ORDER BY f.finding, f.log, f.instruction_id, f.attempt_no
-$$
-"""
-    )
+$$;
 
-
-def grant() -> None:
-    op.execute(
-        """
-REVOKE EXECUTE ON FUNCTION
-  orchestration.meet_newer_attempts(text, uuid),
-  orchestration.guard_attempt_log(),
-  orchestration.lock_attempted_instruction(uuid),
-  orchestration.open_execution_attempt(uuid, text),
-  orchestration.close_execution_attempt(uuid, integer, text, text, text),
-  orchestration.open_transaction_attempt(uuid, text, text),
-  orchestration.close_transaction_attempt(uuid, integer, text, text, text, text),
-  orchestration.verify_attempt_logs()
-FROM PUBLIC
-"""
-    )
-    op.execute(
-        """
-GRANT SELECT ON orchestration.execution_attempts, orchestration.transaction_attempts
-TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
-"""
-    )
-    op.execute(
-        """
-GRANT EXECUTE ON FUNCTION
-  orchestration.open_execution_attempt(uuid, text),
-  orchestration.close_execution_attempt(uuid, integer, text, text, text),
-  orchestration.open_transaction_attempt(uuid, text, text),
-  orchestration.close_transaction_attempt(uuid, integer, text, text, text, text)
-TO symphony_executor
-"""
-    )
-    op.execute(
-        """
-GRANT EXECUTE ON FUNCTION orchestration.verify_attempt_logs()
-TO symphony_control, symphony_auditor
+ALTER FUNCTION orchestration.verify_attempt_logs OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.verify_attempt_logs FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.verify_attempt_logs TO symphony_control, symphony_auditor
 """
     )
 
@@ -663,22 +668,17 @@ $$
 """
         )
     op.execute("SET LOCAL ROLE symphony_owner")
-    op.execute("DROP FUNCTION orchestration.verify_attempt_logs()")
-    op.execute(
-        "DROP FUNCTION orchestration.close_transaction_attempt(uuid, integer, text, text, text,"
-        " text)"
-    )
-    op.execute("DROP FUNCTION orchestration.open_transaction_attempt(uuid, text, text)")
-    op.execute(
-        "DROP FUNCTION orchestration.close_execution_attempt(uuid, integer, text, text, text)"
-    )
-    op.execute("DROP FUNCTION orchestration.open_execution_attempt(uuid, text)")
-    op.execute("DROP FUNCTION orchestration.lock_attempted_instruction(uuid)")
+    op.execute("DROP FUNCTION orchestration.verify_attempt_logs")
+    op.execute("DROP FUNCTION orchestration.close_transaction_attempt")
+    op.execute("DROP FUNCTION orchestration.open_transaction_attempt")
+    op.execute("DROP FUNCTION orchestration.close_execution_attempt")
+    op.execute("DROP FUNCTION orchestration.open_execution_attempt")
+    op.execute("DROP FUNCTION orchestration.lock_attempted_instruction")
     op.execute("DROP VIEW orchestration.transaction_attempt_result")
     op.execute("DROP VIEW orchestration.execution_attempt_result")
     op.drop_table("transaction_attempts", schema="orchestration")
     op.drop_table("execution_attempts", schema="orchestration")
-    op.execute("DROP FUNCTION orchestration.guard_attempt_log()")
-    op.execute("DROP FUNCTION orchestration.meet_newer_attempts(text, uuid)")
+    op.execute("DROP FUNCTION orchestration.guard_attempt_log")
+    op.execute("DROP FUNCTION orchestration.meet_newer_attempts")
     op.execute("UPDATE orchestration.schema_revision SET revision = '0007'")
     op.execute("RESET ROLE")

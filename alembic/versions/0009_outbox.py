@@ -21,7 +21,6 @@ def upgrade() -> None:
     create_views()
     create_guards()
     create_functions()
-    grant()
     op.execute("UPDATE orchestration.schema_revision SET revision = '0009'")
     op.execute("RESET ROLE")
 
@@ -40,8 +39,12 @@ def create_tables() -> None:
         ),
         sa.PrimaryKeyConstraint("participant_id", name=op.f("pk_participant_outbox_sequences")),
         schema="orchestration",
-        # Every enqueue updates its participant's row: with room on the page the update stays there.
         postgresql_with={"fillfactor": "50"},
+    )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.participant_outbox_sequences TO symphony_control, symphony_auditor
+"""
     )
     op.create_table(
         "payment_outbox_items",
@@ -93,8 +96,6 @@ def create_tables() -> None:
             "octet_length(rail_type) BETWEEN 1 AND 1000",
             name=op.f("ck_payment_outbox_items_rail_type"),
         ),
-        # What a JSON reader would choke on, 500 levels or 1234 digits, is kept out of the queue: a
-        # worker could never get past it. Built-in functions only: who inserts needs no other right.
         sa.CheckConstraint(
             "octet_length(payload::text) <= 1000000"
             " AND jsonb_typeof(payload) = 'object' AND (octet_length(payload::text) <= 1000"
@@ -147,6 +148,12 @@ def create_tables() -> None:
         schema="orchestration",
         postgresql_using="brin",
     )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.payment_outbox_items
+TO symphony_executor, symphony_control, symphony_auditor
+"""
+    )
     op.create_table(
         "payment_outbox_pending",
         sa.Column("outbox_id", sa.Uuid(), nullable=False),
@@ -177,7 +184,6 @@ def create_tables() -> None:
             " AND isfinite(lease_expires_at) AND octet_length(claimed_by) <= 1000",
             name=op.f("ck_payment_outbox_pending_lease"),
         ),
-        # A pending item's instruction is open: authorized, and not ended.
         sa.ForeignKeyConstraint(
             ["participant_id", "instruction_id", "open"],
             [
@@ -189,8 +195,6 @@ def create_tables() -> None:
         ),
         sa.PrimaryKeyConstraint("outbox_id", name=op.f("pk_payment_outbox_pending")),
         schema="orchestration",
-        # A claim updates the row in place (HOT): no index covers what it changes, and the page has
-        # room for a second version of each row, which the lease makes larger.
         postgresql_with={"fillfactor": "40"},
     )
     op.create_index(
@@ -199,12 +203,17 @@ def create_tables() -> None:
         ["instruction_id"],
         schema="orchestration",
     )
-    # The order of claiming. A claim changes neither column, so its update stays on its page.
     op.create_index(
         op.f("ix_payment_outbox_pending_next_attempt_at_outbox_id"),
         "payment_outbox_pending",
         ["next_attempt_at", "outbox_id"],
         schema="orchestration",
+    )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.payment_outbox_pending
+TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
+"""
     )
     op.create_table(
         "payment_outbox_attempts",
@@ -299,6 +308,12 @@ def create_tables() -> None:
         schema="orchestration",
         postgresql_using="brin",
     )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.payment_outbox_attempts
+TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
 
 
 def create_views() -> None:
@@ -315,14 +330,16 @@ SELECT p.rail_type,
        min(p.next_attempt_at) AS oldest_due_at
 FROM orchestration.payment_outbox_pending p
 CROSS JOIN (SELECT clock_timestamp() AS now OFFSET 0) n
-GROUP BY p.rail_type
+GROUP BY p.rail_type;
+
+ALTER VIEW orchestration.payment_outbox_depth OWNER TO symphony_owner;
+GRANT SELECT ON orchestration.payment_outbox_depth
+TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
 """
     )
 
 
 def create_guards() -> None:
-    # A statement's transition table is looked up row by row (OFFSET 0): as joins the plans would be
-    # chosen once, perhaps on empty tables, for the life of the session.
     op.execute(
         """
 CREATE FUNCTION orchestration.bump_participant_outbox_seq(p_participant_id text) RETURNS bigint
@@ -354,7 +371,10 @@ BEGIN
   WHERE s.participant_id = p_participant_id;
   RETURN v_next;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.bump_participant_outbox_seq OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.bump_participant_outbox_seq FROM PUBLIC
 """
     )
     op.execute(
@@ -376,7 +396,10 @@ BEGIN
   END IF;
   RETURN NEW;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.fill_outbox_item OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.fill_outbox_item FROM PUBLIC
 """
     )
     op.execute(
@@ -395,11 +418,12 @@ BEGIN
   WHERE s.next_sequence_id < excluded.next_sequence_id;
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.advance_outbox_sequences OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.advance_outbox_sequences FROM PUBLIC
 """
     )
-    # A redrive is an act of governance, an enqueue is none. No payload and no context: what is erased
-    # later must not live on in the audit log.
     op.execute(
         """
 CREATE FUNCTION orchestration.record_redrive() RETURNS trigger
@@ -407,6 +431,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET timezone = 'UTC'
 AS $$
+-- A redrive is an act of governance, an enqueue is none. No payload and no context: what is erased
+-- later must not live on in the audit log.
 BEGIN
   IF EXISTS (SELECT FROM inserted i WHERE i.redrive_no > 0) THEN
     INSERT INTO orchestration.audit_log (action, table_name, after)
@@ -417,7 +443,10 @@ BEGIN
   END IF;
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.record_redrive OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_redrive FROM PUBLIC
 """
     )
     op.execute(
@@ -427,6 +456,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
 DECLARE
   v_xact_id bigint := pg_current_xact_id()::text::bigint;
   v_now timestamptz := clock_timestamp();
@@ -522,7 +553,10 @@ BEGIN
   );
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.guard_outbox_items OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_outbox_items FROM PUBLIC
 """
     )
     op.execute(
@@ -532,6 +566,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
 DECLARE
   v_xact_id bigint := pg_current_xact_id()::text::bigint;
   v_outbox_id uuid;
@@ -571,7 +607,10 @@ BEGIN
   END IF;
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.guard_outbox_pending_insert OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_outbox_pending_insert FROM PUBLIC
 """
     )
     op.execute(
@@ -641,7 +680,10 @@ BEGIN
   END IF;
   RETURN NEW;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.guard_outbox_pending_update OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_outbox_pending_update FROM PUBLIC
 """
     )
     op.execute(
@@ -651,6 +693,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
 DECLARE
   v_outbox_id uuid;
 BEGIN
@@ -671,7 +715,10 @@ BEGIN
   END IF;
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.guard_outbox_pending_delete OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_outbox_pending_delete FROM PUBLIC
 """
     )
     op.execute(
@@ -681,6 +728,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
 DECLARE
   v_xact_id bigint := pg_current_xact_id()::text::bigint;
   v_since timestamptz := statement_timestamp();
@@ -796,7 +845,10 @@ BEGIN
   END CASE;
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.guard_outbox_attempts OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_outbox_attempts FROM PUBLIC
 """
     )
     op.execute(
@@ -811,14 +863,16 @@ EXECUTE FUNCTION orchestration.fill_outbox_item()
         """
 CREATE TRIGGER guard AFTER INSERT ON orchestration.payment_outbox_items
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.guard_outbox_items()
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.guard_outbox_items();
+ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER guard
 """
     )
     op.execute(
         """
 CREATE TRIGGER kill_switch AFTER INSERT ON orchestration.payment_outbox_items
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST');
+ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER kill_switch
 """
     )
     op.execute(
@@ -838,25 +892,28 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.advance_outbox_sequences()
     op.execute(
         """
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.payment_outbox_items
-FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-OUT-001', 'P0001', 'outbox_id')
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-OUT-001', 'P0001', 'outbox_id');
+ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER append_only
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.payment_outbox_items
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-OUT-001', 'P0001')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-OUT-001', 'P0001');
+ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER no_truncate
 """
     )
     op.execute(
         """
 CREATE TRIGGER guard_insert AFTER INSERT ON orchestration.payment_outbox_pending
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.guard_outbox_pending_insert()
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.guard_outbox_pending_insert();
+ALTER TABLE orchestration.payment_outbox_pending ENABLE ALWAYS TRIGGER guard_insert
 """
     )
-    # One by one: of a comparison of rows, a dump and restore would change the parentheses.
     op.execute(
         """
+-- One by one: of a comparison of rows, a dump and restore would change the parentheses.
 CREATE TRIGGER guard_update BEFORE UPDATE ON orchestration.payment_outbox_pending
 FOR EACH ROW
 WHEN (
@@ -872,91 +929,70 @@ WHEN (
   OR NEW.attempt_count
     <> OLD.attempt_count + (OLD.lease_token IS NULL AND NEW.lease_token IS NOT NULL)::integer
 )
-EXECUTE FUNCTION orchestration.guard_outbox_pending_update()
+EXECUTE FUNCTION orchestration.guard_outbox_pending_update();
+ALTER TABLE orchestration.payment_outbox_pending ENABLE ALWAYS TRIGGER guard_update
 """
     )
     op.execute(
         """
 CREATE TRIGGER guard_delete AFTER DELETE ON orchestration.payment_outbox_pending
 REFERENCING OLD TABLE AS deleted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.guard_outbox_pending_delete()
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.guard_outbox_pending_delete();
+ALTER TABLE orchestration.payment_outbox_pending ENABLE ALWAYS TRIGGER guard_delete
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.payment_outbox_pending
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-OUT-009', 'P7006')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-OUT-009', 'P7006');
+ALTER TABLE orchestration.payment_outbox_pending ENABLE ALWAYS TRIGGER no_truncate
 """
     )
     op.execute(
         """
 CREATE TRIGGER guard AFTER INSERT ON orchestration.payment_outbox_attempts
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.guard_outbox_attempts()
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.guard_outbox_attempts();
+ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER guard
 """
     )
     op.execute(
         """
 CREATE TRIGGER kill_switch AFTER INSERT ON orchestration.payment_outbox_attempts
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('DISPATCH')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('DISPATCH');
+ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER kill_switch
 """
     )
     op.execute(
         """
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.payment_outbox_attempts
 FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change(
-  'INV-OUT-001', 'P0001', 'outbox_id', 'attempt_no', 'phase')
+  'INV-OUT-001', 'P0001', 'outbox_id', 'attempt_no', 'phase');
+ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER append_only
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.payment_outbox_attempts
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-OUT-001', 'P0001')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-OUT-001', 'P0001');
+ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER no_truncate
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_delete BEFORE DELETE ON orchestration.participant_outbox_sequences
 FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change(
-  'INV-OUT-007', 'P0001', 'participant_id', 'next_sequence_id')
+  'INV-OUT-007', 'P0001', 'participant_id', 'next_sequence_id');
+ALTER TABLE orchestration.participant_outbox_sequences ENABLE ALWAYS TRIGGER no_delete
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.participant_outbox_sequences
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-OUT-007', 'P0001')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-OUT-007', 'P0001');
+ALTER TABLE orchestration.participant_outbox_sequences ENABLE ALWAYS TRIGGER no_truncate
 """
-    )
-    op.execute("ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER guard")
-    op.execute("ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER kill_switch")
-    op.execute("ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER append_only")
-    op.execute("ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER no_truncate")
-    op.execute(
-        "ALTER TABLE orchestration.payment_outbox_pending ENABLE ALWAYS TRIGGER guard_insert"
-    )
-    op.execute(
-        "ALTER TABLE orchestration.payment_outbox_pending ENABLE ALWAYS TRIGGER guard_update"
-    )
-    op.execute(
-        "ALTER TABLE orchestration.payment_outbox_pending ENABLE ALWAYS TRIGGER guard_delete"
-    )
-    op.execute("ALTER TABLE orchestration.payment_outbox_pending ENABLE ALWAYS TRIGGER no_truncate")
-    op.execute("ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER guard")
-    op.execute(
-        "ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER kill_switch"
-    )
-    op.execute(
-        "ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER append_only"
-    )
-    op.execute(
-        "ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER no_truncate"
-    )
-    op.execute(
-        "ALTER TABLE orchestration.participant_outbox_sequences ENABLE ALWAYS TRIGGER no_delete"
-    )
-    op.execute(
-        "ALTER TABLE orchestration.participant_outbox_sequences ENABLE ALWAYS TRIGGER no_truncate"
     )
 
 
@@ -985,6 +1021,8 @@ SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 SET enable_mergejoin = off
 AS $$
+-- enable_seqscan and enable_mergejoin are off because the session keeps the first plan. A plan that
+-- was made while a table was empty would still read the whole table after it has grown.
 #variable_conflict use_column
 DECLARE
   v_xact_id bigint := pg_current_xact_id()::text::bigint;
@@ -1273,7 +1311,11 @@ BEGIN
   ) i
   ORDER BY r.ord;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.enqueue_payment_outbox OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.enqueue_payment_outbox FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.enqueue_payment_outbox TO symphony_executor
 """
     )
     op.execute(
@@ -1284,6 +1326,8 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
 -- Given pending rows that the caller has locked: closes attempts whose lease has expired, removes
 -- rows whose item has ended, and sets the others free.
 DECLARE
@@ -1382,7 +1426,10 @@ BEGIN
       OFFSET 0
     );
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.close_dead_attempts OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.close_dead_attempts FROM PUBLIC
 """
     )
     op.execute(
@@ -1402,12 +1449,14 @@ CREATE FUNCTION orchestration.pick_due_items(
 )
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
--- Nothing but a scan of the index in its order serves here, whatever the statistics say.
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET enable_sort = off
 SET plan_cache_mode = force_generic_plan
 AS $$
+-- enable_seqscan, enable_bitmapscan and enable_sort are off, and plan_cache_mode is
+-- force_generic_plan, because only a scan of the index in its own order reads no more rows than it
+-- returns. The planner must choose it whatever the statistics say.
 -- Locks the first free rows after a position, those due longest first. `dead` is the part of
 -- `picked` whose lease has expired or whose item has ended. `passed_over` counts the rows that the
 -- scan met and did not pick.
@@ -1460,7 +1509,10 @@ BEGIN
       'orchestration.ix_payment_outbox_pending_next_attempt_at_outbox_id'::regclass)
     - v_met - coalesce(cardinality(picked), 0);
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.pick_due_items OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.pick_due_items FROM PUBLIC
 """
     )
     op.execute(
@@ -1476,6 +1528,9 @@ SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET enable_sort = off
 AS $$
+-- enable_seqscan, enable_bitmapscan and enable_sort are off because only a scan of the index in its
+-- own order reads no more rows than it returns. The session keeps the first plan, which may have
+-- been made while the table was empty.
 -- Moves leased rows that a claim has passed over, up to the one due at p_last_due, to the time at
 -- which their leases end. Before that time no claim meets them again.
 DECLARE
@@ -1494,7 +1549,10 @@ BEGIN
   SET next_attempt_at = p.lease_expires_at
   WHERE p.outbox_id = ANY (v_leased) AND p.lease_expires_at > p_now;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.set_leases_apart OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.set_leases_apart FROM PUBLIC
 """
     )
     op.execute(
@@ -1527,6 +1585,9 @@ SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 SET plan_cache_mode = force_generic_plan
 AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
+-- plan_cache_mode is force_generic_plan because planning each call anew costs more than a small claim.
 #variable_conflict use_column
 DECLARE
   v_now timestamptz := clock_timestamp();
@@ -1663,7 +1724,11 @@ BEGIN
   ) i
   ORDER BY t.next_attempt_at, t.outbox_id;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.claim_outbox_batch OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.claim_outbox_batch FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.claim_outbox_batch TO symphony_executor
 """
     )
     op.execute(
@@ -1724,7 +1789,11 @@ BEGIN
   END IF;
   RETURN v_expires_at;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.renew_outbox_lease OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.renew_outbox_lease FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.renew_outbox_lease TO symphony_executor
 """
     )
     op.execute(
@@ -1745,6 +1814,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
 #variable_conflict use_column
 -- p_partial: false, a lost lease refuses the whole call; true, it is told in its row.
 DECLARE
@@ -2032,7 +2103,11 @@ BEGIN
   ) c ON true
   ORDER BY r.ord;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.complete_outbox_attempt OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.complete_outbox_attempt FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.complete_outbox_attempt TO symphony_executor
 """
     )
     op.execute(
@@ -2067,72 +2142,11 @@ BEGIN
   SELECT a.outbox_id, a.attempt_no, a.state
   FROM orchestration.close_dead_attempts(v_stale) a;
 END
-$$
-"""
-    )
+$$;
 
-
-def grant() -> None:
-    op.execute(
-        """
-REVOKE EXECUTE ON FUNCTION
-  orchestration.bump_participant_outbox_seq(text),
-  orchestration.fill_outbox_item(),
-  orchestration.advance_outbox_sequences(),
-  orchestration.record_redrive(),
-  orchestration.guard_outbox_items(),
-  orchestration.guard_outbox_pending_insert(),
-  orchestration.guard_outbox_pending_update(),
-  orchestration.guard_outbox_pending_delete(),
-  orchestration.guard_outbox_attempts(),
-  orchestration.enqueue_payment_outbox(jsonb),
-  orchestration.close_dead_attempts(uuid[]),
-  orchestration.pick_due_items(timestamptz, bigint, timestamptz, uuid, text[], text[]),
-  orchestration.set_leases_apart(timestamptz, timestamptz, bigint),
-  orchestration.claim_outbox_batch(text, bigint, interval, bigint),
-  orchestration.renew_outbox_lease(uuid, uuid, text, interval),
-  orchestration.complete_outbox_attempt(jsonb, boolean),
-  orchestration.repair_expired_leases(bigint)
-FROM PUBLIC
-"""
-    )
-    op.execute(
-        """
-GRANT SELECT ON orchestration.payment_outbox_items
-TO symphony_executor, symphony_control, symphony_auditor
-"""
-    )
-    op.execute(
-        """
-GRANT SELECT ON orchestration.payment_outbox_pending, orchestration.payment_outbox_attempts
-TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
-"""
-    )
-    op.execute(
-        """
-GRANT SELECT ON orchestration.payment_outbox_depth
-TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
-"""
-    )
-    op.execute(
-        """
-GRANT SELECT ON orchestration.participant_outbox_sequences
-TO symphony_control, symphony_auditor
-"""
-    )
-    op.execute(
-        """
-GRANT EXECUTE ON FUNCTION
-  orchestration.enqueue_payment_outbox(jsonb),
-  orchestration.claim_outbox_batch(text, bigint, interval, bigint),
-  orchestration.renew_outbox_lease(uuid, uuid, text, interval),
-  orchestration.complete_outbox_attempt(jsonb, boolean)
-TO symphony_executor
-"""
-    )
-    op.execute(
-        """
-GRANT EXECUTE ON FUNCTION orchestration.repair_expired_leases(bigint)
+ALTER FUNCTION orchestration.repair_expired_leases OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.repair_expired_leases FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.repair_expired_leases
 TO symphony_executor, symphony_control
 """
     )
@@ -2154,30 +2168,27 @@ $$
 """
         )
     op.execute("SET LOCAL ROLE symphony_owner")
-    op.execute("DROP FUNCTION orchestration.repair_expired_leases(bigint)")
-    op.execute("DROP FUNCTION orchestration.complete_outbox_attempt(jsonb, boolean)")
-    op.execute("DROP FUNCTION orchestration.renew_outbox_lease(uuid, uuid, text, interval)")
-    op.execute("DROP FUNCTION orchestration.claim_outbox_batch(text, bigint, interval, bigint)")
-    op.execute("DROP FUNCTION orchestration.set_leases_apart(timestamptz, timestamptz, bigint)")
-    op.execute(
-        "DROP FUNCTION orchestration.pick_due_items("
-        "timestamptz, bigint, timestamptz, uuid, text[], text[])"
-    )
-    op.execute("DROP FUNCTION orchestration.close_dead_attempts(uuid[])")
-    op.execute("DROP FUNCTION orchestration.enqueue_payment_outbox(jsonb)")
+    op.execute("DROP FUNCTION orchestration.repair_expired_leases")
+    op.execute("DROP FUNCTION orchestration.complete_outbox_attempt")
+    op.execute("DROP FUNCTION orchestration.renew_outbox_lease")
+    op.execute("DROP FUNCTION orchestration.claim_outbox_batch")
+    op.execute("DROP FUNCTION orchestration.set_leases_apart")
+    op.execute("DROP FUNCTION orchestration.pick_due_items")
+    op.execute("DROP FUNCTION orchestration.close_dead_attempts")
+    op.execute("DROP FUNCTION orchestration.enqueue_payment_outbox")
     op.execute("DROP VIEW orchestration.payment_outbox_depth")
     op.drop_table("payment_outbox_attempts", schema="orchestration")
     op.drop_table("payment_outbox_pending", schema="orchestration")
     op.drop_table("payment_outbox_items", schema="orchestration")
     op.drop_table("participant_outbox_sequences", schema="orchestration")
-    op.execute("DROP FUNCTION orchestration.guard_outbox_attempts()")
-    op.execute("DROP FUNCTION orchestration.guard_outbox_pending_delete()")
-    op.execute("DROP FUNCTION orchestration.guard_outbox_pending_update()")
-    op.execute("DROP FUNCTION orchestration.guard_outbox_pending_insert()")
-    op.execute("DROP FUNCTION orchestration.guard_outbox_items()")
-    op.execute("DROP FUNCTION orchestration.record_redrive()")
-    op.execute("DROP FUNCTION orchestration.advance_outbox_sequences()")
-    op.execute("DROP FUNCTION orchestration.fill_outbox_item()")
-    op.execute("DROP FUNCTION orchestration.bump_participant_outbox_seq(text)")
+    op.execute("DROP FUNCTION orchestration.guard_outbox_attempts")
+    op.execute("DROP FUNCTION orchestration.guard_outbox_pending_delete")
+    op.execute("DROP FUNCTION orchestration.guard_outbox_pending_update")
+    op.execute("DROP FUNCTION orchestration.guard_outbox_pending_insert")
+    op.execute("DROP FUNCTION orchestration.guard_outbox_items")
+    op.execute("DROP FUNCTION orchestration.record_redrive")
+    op.execute("DROP FUNCTION orchestration.advance_outbox_sequences")
+    op.execute("DROP FUNCTION orchestration.fill_outbox_item")
+    op.execute("DROP FUNCTION orchestration.bump_participant_outbox_seq")
     op.execute("UPDATE orchestration.schema_revision SET revision = '0008'")
     op.execute("RESET ROLE")

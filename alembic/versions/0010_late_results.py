@@ -20,7 +20,6 @@ def upgrade() -> None:
     create_guards()
     create_triggers()
     create_functions()
-    grant()
     op.execute("UPDATE orchestration.schema_revision SET revision = '0010'")
     op.execute("RESET ROLE")
 
@@ -80,6 +79,12 @@ def create_tables() -> None:
         ["xact_id"],
         schema="orchestration",
         postgresql_using="brin",
+    )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.payment_outbox_late_results
+TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
+"""
     )
     op.create_table(
         "payment_outbox_interventions",
@@ -143,6 +148,12 @@ def create_tables() -> None:
         schema="orchestration",
         postgresql_using="brin",
     )
+    op.execute(
+        """
+GRANT SELECT ON orchestration.payment_outbox_interventions
+TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
+"""
+    )
 
 
 def create_views() -> None:
@@ -195,12 +206,16 @@ LEFT JOIN LATERAL (
     AND (l.outcome = 'SENT' OR l.source = 'RECONCILIATION' AND l.attempt_no = t.attempt_no)
   ORDER BY l.result_no DESC
   LIMIT 1
-) l ON true
+) l ON true;
+
+ALTER VIEW orchestration.payment_outbox_status OWNER TO symphony_owner;
+GRANT SELECT ON orchestration.payment_outbox_status
+TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
 """
     )
-    # The look-ups are lateral: a join would read the whole of a view with a security barrier.
     op.execute(
         """
+-- The look-ups are lateral: a join would read the whole of a view with a security barrier.
 CREATE VIEW orchestration.payment_outbox_unresolved
 WITH (security_invoker = true)
 AS
@@ -233,7 +248,11 @@ LEFT JOIN LATERAL (
   ORDER BY l.result_no DESC
   LIMIT 1
 ) w ON true
-WHERE n.unresolved > 0
+WHERE n.unresolved > 0;
+
+ALTER VIEW orchestration.payment_outbox_unresolved OWNER TO symphony_owner;
+GRANT SELECT ON orchestration.payment_outbox_unresolved
+TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
 """
     )
     op.execute(
@@ -309,7 +328,11 @@ WHERE c.contradicts IS NOT NULL
     WHERE v.outbox_id = l.outbox_id
       AND v.result_no = l.result_no
       AND v.action = 'CLOSE_CONTRADICTION'
-  )
+  );
+
+ALTER VIEW orchestration.payment_outbox_contradictions OWNER TO symphony_owner;
+GRANT SELECT ON orchestration.payment_outbox_contradictions
+TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
 """
     )
 
@@ -344,7 +367,10 @@ BEGIN
   WHERE p.outbox_id = p_outbox_id;
   RETURN NEXT v_item;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.lock_outbox_item OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.lock_outbox_item FROM PUBLIC
 """
     )
     op.execute(
@@ -375,7 +401,10 @@ BEGIN
   END IF;
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.guard_unresolved OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_unresolved FROM PUBLIC
 """
     )
     op.execute(
@@ -412,7 +441,10 @@ BEGIN
   WHERE n.id = v_instruction_id;
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.count_unresolved OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.count_unresolved FROM PUBLIC
 """
     )
     op.execute(
@@ -470,7 +502,10 @@ BEGIN
   END IF;
   RETURN NEW;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.guard_late_result OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_late_result FROM PUBLIC
 """
     )
     op.execute(
@@ -492,7 +527,10 @@ BEGIN
   NEW.xact_id := pg_current_xact_id()::text::bigint;
   RETURN NEW;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.fill_intervention OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.fill_intervention FROM PUBLIC
 """
     )
     op.execute(
@@ -516,7 +554,10 @@ BEGIN
   ORDER BY act;
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.record_outbox_act OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_outbox_act FROM PUBLIC
 """
     )
     op.execute(
@@ -563,7 +604,10 @@ BEGIN
   END IF;
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.record_intervention OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_intervention FROM PUBLIC
 """
     )
     op.execute(
@@ -613,7 +657,10 @@ BEGIN
   END IF;
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.guard_redrive OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_redrive FROM PUBLIC
 """
     )
     op.execute(
@@ -677,7 +724,10 @@ BEGIN
   END IF;
   RETURN NULL;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.guard_instruction_end OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_instruction_end FROM PUBLIC
 """
     )
 
@@ -688,16 +738,17 @@ def create_triggers() -> None:
 CREATE TRIGGER guard_end AFTER UPDATE ON orchestration.instructions
 FOR EACH ROW
 WHEN (NEW.state IN ('COMPLETED', 'FAILED') AND NEW.state <> OLD.state)
-EXECUTE FUNCTION orchestration.guard_instruction_end()
+EXECUTE FUNCTION orchestration.guard_instruction_end();
+ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER guard_end
 """
     )
-    op.execute("ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER guard_end")
     op.execute(
         """
 CREATE TRIGGER guard_unresolved_insert AFTER INSERT ON orchestration.instructions
 FOR EACH ROW
 WHEN (NEW.unresolved <> 0)
-EXECUTE FUNCTION orchestration.guard_unresolved()
+EXECUTE FUNCTION orchestration.guard_unresolved();
+ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER guard_unresolved_insert
 """
     )
     op.execute(
@@ -705,7 +756,8 @@ EXECUTE FUNCTION orchestration.guard_unresolved()
 CREATE TRIGGER guard_unresolved_update AFTER UPDATE ON orchestration.instructions
 FOR EACH ROW
 WHEN (NEW.unresolved IS DISTINCT FROM OLD.unresolved)
-EXECUTE FUNCTION orchestration.guard_unresolved()
+EXECUTE FUNCTION orchestration.guard_unresolved();
+ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER guard_unresolved_update
 """
     )
     op.execute(
@@ -713,12 +765,13 @@ EXECUTE FUNCTION orchestration.guard_unresolved()
 CREATE TRIGGER guard_redrive AFTER INSERT ON orchestration.payment_outbox_items
 FOR EACH ROW
 WHEN (NEW.redrive_no > 0)
-EXECUTE FUNCTION orchestration.guard_redrive()
+EXECUTE FUNCTION orchestration.guard_redrive();
+ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER guard_redrive
 """
     )
-    # On row triggers whose condition is rarely true a claim or completion spends next to nothing.
     op.execute(
         """
+-- On row triggers whose condition is rarely true a claim or completion spends next to nothing.
 CREATE TRIGGER unresolved AFTER INSERT ON orchestration.payment_outbox_attempts
 FOR EACH ROW
 WHEN (NEW.state = 'FAILED')
@@ -760,7 +813,8 @@ EXECUTE FUNCTION orchestration.record_intervention('EXPIRE_LEASE')
     op.execute(
         """
 CREATE TRIGGER guard BEFORE INSERT ON orchestration.payment_outbox_late_results
-FOR EACH ROW EXECUTE FUNCTION orchestration.guard_late_result()
+FOR EACH ROW EXECUTE FUNCTION orchestration.guard_late_result();
+ALTER TABLE orchestration.payment_outbox_late_results ENABLE ALWAYS TRIGGER guard
 """
     )
     op.execute(
@@ -780,13 +834,15 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_outbox_act('result_no')
         """
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.payment_outbox_late_results
 FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change(
-  'INV-APP-001', 'P0001', 'outbox_id', 'result_no')
+  'INV-APP-001', 'P0001', 'outbox_id', 'result_no');
+ALTER TABLE orchestration.payment_outbox_late_results ENABLE ALWAYS TRIGGER append_only
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.payment_outbox_late_results
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001');
+ALTER TABLE orchestration.payment_outbox_late_results ENABLE ALWAYS TRIGGER no_truncate
 """
     )
     op.execute(
@@ -806,34 +862,16 @@ FOR EACH STATEMENT EXECUTE FUNCTION orchestration.record_outbox_act('interventio
         """
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.payment_outbox_interventions
 FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change(
-  'INV-APP-001', 'P0001', 'outbox_id', 'intervention_no')
+  'INV-APP-001', 'P0001', 'outbox_id', 'intervention_no');
+ALTER TABLE orchestration.payment_outbox_interventions ENABLE ALWAYS TRIGGER append_only
 """
     )
     op.execute(
         """
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.payment_outbox_interventions
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001')
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-APP-001', 'P0001');
+ALTER TABLE orchestration.payment_outbox_interventions ENABLE ALWAYS TRIGGER no_truncate
 """
-    )
-    op.execute(
-        "ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER guard_unresolved_insert"
-    )
-    op.execute(
-        "ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER guard_unresolved_update"
-    )
-    op.execute("ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER guard_redrive")
-    op.execute("ALTER TABLE orchestration.payment_outbox_late_results ENABLE ALWAYS TRIGGER guard")
-    op.execute(
-        "ALTER TABLE orchestration.payment_outbox_late_results ENABLE ALWAYS TRIGGER append_only"
-    )
-    op.execute(
-        "ALTER TABLE orchestration.payment_outbox_late_results ENABLE ALWAYS TRIGGER no_truncate"
-    )
-    op.execute(
-        "ALTER TABLE orchestration.payment_outbox_interventions ENABLE ALWAYS TRIGGER append_only"
-    )
-    op.execute(
-        "ALTER TABLE orchestration.payment_outbox_interventions ENABLE ALWAYS TRIGGER no_truncate"
     )
 
 
@@ -915,7 +953,11 @@ BEGIN
          v_result.outcome, v_result.rail_reference, v_result.reason, v_result.recorded_by,
          v_result.recorded_at, v_result.db_user, v_replayed;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.record_worker_result OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_worker_result FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.record_worker_result TO symphony_executor
 """
     )
     op.execute(
@@ -1000,7 +1042,11 @@ BEGIN
          v_result.outcome, v_result.rail_reference, v_result.reason, v_result.recorded_by,
          v_result.recorded_at, v_result.db_user, v_replayed;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.resolve_outbox_item OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.resolve_outbox_item FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.resolve_outbox_item TO symphony_control
 """
     )
     op.execute(
@@ -1048,7 +1094,11 @@ BEGIN
     ) r;
   END IF;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.record_late_result OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_late_result FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.record_late_result TO symphony_executor, symphony_control
 """
     )
     op.execute(
@@ -1156,7 +1206,11 @@ BEGIN
          v_intervention.time_after, v_intervention.reason, v_intervention.acted_by,
          v_intervention.acted_at, v_intervention.db_user, v_replayed;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.cancel_outbox_item OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.cancel_outbox_item FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.cancel_outbox_item TO symphony_control
 """
     )
     op.execute(
@@ -1233,7 +1287,11 @@ BEGIN
          v_intervention.time_after, v_intervention.reason, v_intervention.acted_by,
          v_intervention.acted_at, v_intervention.db_user, v_replayed;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.reschedule_outbox_item OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.reschedule_outbox_item FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.reschedule_outbox_item TO symphony_control
 """
     )
     op.execute(
@@ -1326,7 +1384,11 @@ BEGIN
          v_intervention.time_after, v_intervention.reason, v_intervention.acted_by,
          v_intervention.acted_at, v_intervention.db_user, v_replayed;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.expire_outbox_lease OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.expire_outbox_lease FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.expire_outbox_lease TO symphony_control
 """
     )
     op.execute(
@@ -1411,7 +1473,11 @@ BEGIN
          v_intervention.time_after, v_intervention.reason, v_intervention.acted_by,
          v_intervention.acted_at, v_intervention.db_user, v_replayed;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.close_contradiction OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.close_contradiction FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.close_contradiction TO symphony_control
 """
     )
     op.execute(
@@ -1543,7 +1609,11 @@ BEGIN
          v_newest.max_attempts, v_newest.context, v_newest.created_at, v_newest.db_user,
          v_replayed;
 END
-$$
+$$;
+
+ALTER FUNCTION orchestration.redrive_outbox_item OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.redrive_outbox_item FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.redrive_outbox_item TO symphony_control
 """
     )
     op.execute(
@@ -1727,81 +1797,11 @@ AS $$
     ) i ON i.participant_id = s.participant_id
   ) s
   WHERE s.items <> s.last OR s.next_sequence_id IS DISTINCT FROM s.last + 1
-$$
-"""
-    )
+$$;
 
-
-def grant() -> None:
-    op.execute(
-        """
-REVOKE EXECUTE ON FUNCTION
-  orchestration.lock_outbox_item(uuid),
-  orchestration.guard_unresolved(),
-  orchestration.count_unresolved(),
-  orchestration.guard_late_result(),
-  orchestration.fill_intervention(),
-  orchestration.record_outbox_act(),
-  orchestration.record_intervention(),
-  orchestration.guard_redrive(),
-  orchestration.guard_instruction_end(),
-  orchestration.record_worker_result(uuid, integer, uuid, text, text, text),
-  orchestration.resolve_outbox_item(uuid, text, text, text, text, integer),
-  orchestration.record_late_result(uuid, integer, text, uuid, text, text, text),
-  orchestration.cancel_outbox_item(uuid, text, text),
-  orchestration.reschedule_outbox_item(uuid, timestamptz),
-  orchestration.expire_outbox_lease(uuid, text, text),
-  orchestration.close_contradiction(uuid, integer, text, text),
-  orchestration.redrive_outbox_item(uuid),
-  orchestration.verify_outbox()
-FROM PUBLIC
-"""
-    )
-    op.execute(
-        """
-GRANT SELECT ON orchestration.payment_outbox_status
-TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
-"""
-    )
-    op.execute(
-        """
-GRANT SELECT ON
-  orchestration.payment_outbox_late_results,
-  orchestration.payment_outbox_interventions,
-  orchestration.payment_outbox_unresolved,
-  orchestration.payment_outbox_contradictions
-TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
-"""
-    )
-    op.execute(
-        """
-GRANT EXECUTE ON FUNCTION
-  orchestration.record_worker_result(uuid, integer, uuid, text, text, text)
-TO symphony_executor
-"""
-    )
-    op.execute(
-        """
-GRANT EXECUTE ON FUNCTION
-  orchestration.record_late_result(uuid, integer, text, uuid, text, text, text)
-TO symphony_executor, symphony_control
-"""
-    )
-    op.execute(
-        """
-GRANT EXECUTE ON FUNCTION
-  orchestration.resolve_outbox_item(uuid, text, text, text, text, integer),
-  orchestration.cancel_outbox_item(uuid, text, text),
-  orchestration.reschedule_outbox_item(uuid, timestamptz),
-  orchestration.expire_outbox_lease(uuid, text, text),
-  orchestration.close_contradiction(uuid, integer, text, text),
-  orchestration.redrive_outbox_item(uuid)
-TO symphony_control
-"""
-    )
-    op.execute(
-        """
-GRANT EXECUTE ON FUNCTION orchestration.verify_outbox() TO symphony_control, symphony_auditor
+ALTER FUNCTION orchestration.verify_outbox OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.verify_outbox FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.verify_outbox TO symphony_control, symphony_auditor
 """
     )
 
@@ -1823,22 +1823,15 @@ $$
 """
         )
     op.execute("SET LOCAL ROLE symphony_owner")
-    op.execute("DROP FUNCTION orchestration.verify_outbox()")
-    op.execute("DROP FUNCTION orchestration.redrive_outbox_item(uuid)")
-    op.execute("DROP FUNCTION orchestration.close_contradiction(uuid, integer, text, text)")
-    op.execute("DROP FUNCTION orchestration.expire_outbox_lease(uuid, text, text)")
-    op.execute("DROP FUNCTION orchestration.reschedule_outbox_item(uuid, timestamptz)")
-    op.execute("DROP FUNCTION orchestration.cancel_outbox_item(uuid, text, text)")
-    op.execute(
-        "DROP FUNCTION"
-        " orchestration.record_late_result(uuid, integer, text, uuid, text, text, text)"
-    )
-    op.execute(
-        "DROP FUNCTION orchestration.resolve_outbox_item(uuid, text, text, text, text, integer)"
-    )
-    op.execute(
-        "DROP FUNCTION orchestration.record_worker_result(uuid, integer, uuid, text, text, text)"
-    )
+    op.execute("DROP FUNCTION orchestration.verify_outbox")
+    op.execute("DROP FUNCTION orchestration.redrive_outbox_item")
+    op.execute("DROP FUNCTION orchestration.close_contradiction")
+    op.execute("DROP FUNCTION orchestration.expire_outbox_lease")
+    op.execute("DROP FUNCTION orchestration.reschedule_outbox_item")
+    op.execute("DROP FUNCTION orchestration.cancel_outbox_item")
+    op.execute("DROP FUNCTION orchestration.record_late_result")
+    op.execute("DROP FUNCTION orchestration.resolve_outbox_item")
+    op.execute("DROP FUNCTION orchestration.record_worker_result")
     op.execute("DROP TRIGGER guard_end ON orchestration.instructions")
     op.execute("DROP TRIGGER guard_unresolved_insert ON orchestration.instructions")
     op.execute("DROP TRIGGER guard_unresolved_update ON orchestration.instructions")
@@ -1852,14 +1845,14 @@ $$
     op.execute("DROP VIEW orchestration.payment_outbox_status")
     op.drop_table("payment_outbox_interventions", schema="orchestration")
     op.drop_table("payment_outbox_late_results", schema="orchestration")
-    op.execute("DROP FUNCTION orchestration.guard_instruction_end()")
-    op.execute("DROP FUNCTION orchestration.guard_redrive()")
-    op.execute("DROP FUNCTION orchestration.record_intervention()")
-    op.execute("DROP FUNCTION orchestration.record_outbox_act()")
-    op.execute("DROP FUNCTION orchestration.fill_intervention()")
-    op.execute("DROP FUNCTION orchestration.guard_late_result()")
-    op.execute("DROP FUNCTION orchestration.count_unresolved()")
-    op.execute("DROP FUNCTION orchestration.guard_unresolved()")
-    op.execute("DROP FUNCTION orchestration.lock_outbox_item(uuid)")
+    op.execute("DROP FUNCTION orchestration.guard_instruction_end")
+    op.execute("DROP FUNCTION orchestration.guard_redrive")
+    op.execute("DROP FUNCTION orchestration.record_intervention")
+    op.execute("DROP FUNCTION orchestration.record_outbox_act")
+    op.execute("DROP FUNCTION orchestration.fill_intervention")
+    op.execute("DROP FUNCTION orchestration.guard_late_result")
+    op.execute("DROP FUNCTION orchestration.count_unresolved")
+    op.execute("DROP FUNCTION orchestration.guard_unresolved")
+    op.execute("DROP FUNCTION orchestration.lock_outbox_item")
     op.execute("UPDATE orchestration.schema_revision SET revision = '0009'")
     op.execute("RESET ROLE")

@@ -178,14 +178,11 @@ AS $$
     -- A chain that is broken explains nothing.
     SELECT * FROM all_breaks ORDER BY rank = 3, chain_seq, rank, table_name, key LIMIT 1
   ) b ON true
-$$
-"""
-    )
-    op.execute("REVOKE EXECUTE ON FUNCTION orchestration.verify_audit_log() FROM PUBLIC")
-    op.execute(
-        """
-GRANT EXECUTE ON FUNCTION orchestration.verify_audit_log()
-TO symphony_control, symphony_auditor
+$$;
+
+ALTER FUNCTION orchestration.verify_audit_log OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.verify_audit_log FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.verify_audit_log TO symphony_control, symphony_auditor
 """
     )
     op.execute("UPDATE orchestration.schema_revision SET revision = '0011'")
@@ -194,6 +191,6 @@ TO symphony_control, symphony_auditor
 
 def downgrade() -> None:
     op.execute("SET LOCAL ROLE symphony_owner")
-    op.execute("DROP FUNCTION orchestration.verify_audit_log()")
+    op.execute("DROP FUNCTION orchestration.verify_audit_log")
     op.execute("UPDATE orchestration.schema_revision SET revision = '0010'")
     op.execute("RESET ROLE")

@@ -1,6 +1,6 @@
 """The catalogue: one entry a promise, with the database objects that keep it.
 
-`enforced_by` names files of `schema/current/` (without `.sql`), so an auditor reads the very text
+`enforced_by` names objects by their path in `schema.read()`, so an auditor reads the very text
 that enforces a rule. `make check` compares the catalogue with the SQL: every code that is raised is
 in it, every object it names exists, and every entry has a test marked with its id.
 """

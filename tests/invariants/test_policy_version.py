@@ -131,7 +131,7 @@ class Attack:
     detail: dict[str, Any] | None
     """The keys of the refusal; None where the server's own code and wording arrive."""
     without: tuple[str, ...]
-    """The objects, by their file in schema/current, without which the attack succeeds."""
+    """The objects, by their path in schema.read(), without which the attack succeeds."""
     history: str = "+v1"
     """What went before: `+v1 +v2 -v1` rotates to v1, then to v2, and retires v1."""
     column: str | None = None

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL, create_engine, pool, text
 from tools import scratch, versions
+from tools.schema import CURRENT
 
 from orchestration import schema
 from tests.migrations.conftest import picture
@@ -158,8 +159,10 @@ def test_the_wheel_carries_the_revisions_the_types_and_the_schema_but_no_tests(w
         f"orchestration/migrations/{file.name}" for file in versions.VERSIONS.glob("*.py")
     }
     assert under["schema/current"] == {
-        f"orchestration/schema/current/{path}.sql" for path in schema.expected()
+        f"orchestration/schema/current/{file.relative_to(CURRENT)}"
+        for file in CURRENT.rglob("*.sql")
     }
+    assert "orchestration/schema/fingerprint.json" in carried
 
 
 def test_what_the_host_imports_is_the_wheel(host: Host) -> None:

@@ -75,14 +75,14 @@ def test_an_entry_is_well_formed(entry: Invariant) -> None:
 @each_entry
 def test_the_tables_of_an_entry_exist(entry: Invariant) -> None:
     unknown = [table for table in entry.tables if f"tables/{table}" not in CURRENT]
-    assert unknown == [], f"{entry.id}: no such tables; after a new revision run `make schema`"
+    assert unknown == [], f"{entry.id}: no such tables; run `make schema` after an edit"
 
 
 @each_entry
 def test_what_enforces_an_entry_exists(entry: Invariant) -> None:
     assert entry.enforced_by, f"{entry.id}: name the objects of schema/current that keep it"
     unknown = [path for path in entry.enforced_by if path not in CURRENT]
-    assert unknown == [], f"{entry.id}: no such files; after a new revision run `make schema`"
+    assert unknown == [], f"{entry.id}: no such objects; run `make schema` after an edit"
 
 
 @each_entry

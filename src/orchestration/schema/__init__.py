@@ -1,8 +1,9 @@
 """What the database should look like, and what it does look like.
 
-`current/` holds one file per object, generated from a freshly migrated database on PostgreSQL 18
-and committed: `git log -p` of one file is that trigger's biography. `read` takes the same picture
-of a live database, `compare` names every difference.
+`current/` holds the SQL that people edit; it loads into an empty database. `fingerprint.json` is
+generated from it and holds one canonical text per object, the same on every supported version of
+PostgreSQL. `read` takes the same picture of a live database, and `compare` returns every
+difference.
 """
 
 from orchestration.schema.catalogue import Difference, compare, expected, read

@@ -1,10 +1,11 @@
-"""Reads the live catalogue: one text an object, by the path of its file in `current/`."""
+"""Reads the live catalogue: one canonical text per object, by a path such as
+`triggers/policy_versions__guard`."""
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 from typing import Literal
 
 from sqlalchemy import Connection, text
@@ -237,7 +238,7 @@ LITERAL = re.compile(r"('(?:[^']|'')*')")
 
 @dataclass(frozen=True)
 class Difference:
-    """One object that is not as it should be; `path` is its file in `current/`, without `.sql`."""
+    """One object that is not as it should be."""
 
     path: str
     kind: Literal["missing", "unexpected", "changed"]
@@ -287,18 +288,10 @@ def without_qualifiers(view: str) -> str:
 
 
 def expected() -> dict[str, str]:
-    """The picture that `current/` keeps."""
-    root = files("orchestration.schema") / "current"
-    return {
-        f"{folder.name}/{file.name.removesuffix('.sql')}": file.read_text("utf-8").rstrip("\n")
-        for folder in _folders(root)
-        for file in folder.iterdir()
-        if file.name.endswith(".sql")
-    }
-
-
-def _folders(root: Traversable) -> Iterator[Traversable]:
-    return (entry for entry in root.iterdir() if entry.is_dir())
+    """The picture that `fingerprint.json` keeps: what `current/` makes."""
+    lock = files("orchestration.schema") / "fingerprint.json"
+    picture: dict[str, str] = json.loads(lock.read_text("utf-8"))
+    return picture
 
 
 def compare(wanted: Mapping[str, str], found: Mapping[str, str]) -> list[Difference]:

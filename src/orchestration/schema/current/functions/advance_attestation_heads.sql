@@ -1,10 +1,11 @@
-CREATE OR REPLACE FUNCTION orchestration.advance_attestation_heads()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET enable_seqscan TO 'off'
-AS $function$
+CREATE FUNCTION orchestration.advance_attestation_heads() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
+-- Update each caller's head once per statement; once per row would leave a dead tuple per record.
 BEGIN
   UPDATE orchestration.ingress_attestation_heads h
   SET chain_seq = last.chain_seq, record_hash = last.record_hash
@@ -16,5 +17,7 @@ BEGIN
   WHERE h.caller_identity = last.caller_identity;
   RETURN NULL;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.advance_attestation_heads OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.advance_attestation_heads FROM PUBLIC;

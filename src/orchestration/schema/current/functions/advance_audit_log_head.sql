@@ -1,9 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.advance_audit_log_head()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.advance_audit_log_head() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 BEGIN
   UPDATE orchestration.audit_log_head h
   SET chain_seq = last.chain_seq, record_hash = last.record_hash
@@ -13,5 +11,7 @@ BEGIN
   WHERE h.chain_seq < last.chain_seq;
   RETURN NULL;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.advance_audit_log_head OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.advance_audit_log_head FROM PUBLIC;

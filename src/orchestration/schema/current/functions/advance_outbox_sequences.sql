@@ -1,9 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.advance_outbox_sequences()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.advance_outbox_sequences() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 BEGIN
   INSERT INTO orchestration.participant_outbox_sequences AS s (participant_id, next_sequence_id)
   SELECT i.participant_id, max(i.sequence_id) + 1
@@ -14,5 +12,7 @@ BEGIN
   WHERE s.next_sequence_id < excluded.next_sequence_id;
   RETURN NULL;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.advance_outbox_sequences OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.advance_outbox_sequences FROM PUBLIC;

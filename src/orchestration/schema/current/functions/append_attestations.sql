@@ -1,10 +1,13 @@
-CREATE OR REPLACE FUNCTION orchestration.append_attestations(p_attestations jsonb)
- RETURNS SETOF orchestration.ingress_attestation_result
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET enable_seqscan TO 'off'
-AS $function$
+CREATE FUNCTION orchestration.append_attestations(p_attestations jsonb)
+RETURNS SETOF orchestration.ingress_attestation_result
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
+-- OFFSET 0 keeps each look-up a look-up: as a join its plan would be chosen once, perhaps on an
+-- empty table, for the life of the session.
 DECLARE
   v_bad record;
   v_new uuid[];
@@ -250,5 +253,8 @@ BEGIN
   ) a
   ORDER BY r.ord;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.append_attestations OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.append_attestations FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.append_attestations TO symphony_ingest;

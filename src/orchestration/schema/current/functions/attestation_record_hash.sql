@@ -1,6 +1,28 @@
-CREATE OR REPLACE FUNCTION orchestration.attestation_record_hash(p orchestration.ingress_attestations)
- RETURNS text
- LANGUAGE sql
- STABLE PARALLEL SAFE
-RETURN encode(sha256(convert_to((((((((((((((((((((((((((((((((((((((((((((('28:orchestration.attestation.v1,'::text || '36:'::text) || ((p).id)::text) || ','::text) || octet_length((p).caller_identity)) || ':'::text) || (p).caller_identity) || ','::text) || length(((p).chain_seq)::text)) || ':'::text) || (p).chain_seq) || ','::text) || octet_length((p).idempotency_key)) || ':'::text) || (p).idempotency_key) || ','::text) || '64:'::text) || (p).payload_hash) || ','::text) || COALESCE(('64:'::text || (p).signature_hash), '-'::text)) || ','::text) || COALESCE(('64:'::text || (p).client_cert_fingerprint_sha256), '-'::text)) || ','::text) || COALESCE(('64:'::text || (p).token_hash), '-'::text)) || ','::text) || octet_length((p).policy_version_id)) || ':'::text) || (p).policy_version_id) || ','::text) || CASE WHEN (p).execution_started THEN '1:t,'::text ELSE '1:f,'::text END) || CASE WHEN (p).execution_completed THEN '1:t,'::text ELSE '1:f,'::text END) || COALESCE(((octet_length((p).terminal_status) || ':'::text) || (p).terminal_status), '-'::text)) || ','::text) || length((((EXTRACT(epoch FROM (p).attested_at) * (1000000)::numeric))::bigint)::text)) || ':'::text) || ((EXTRACT(epoch FROM (p).attested_at) * (1000000)::numeric))::bigint) || ','::text) || octet_length((p).db_user)) || ':'::text) || (p).db_user) || ','::text) || octet_length((p).prev_hash)) || ':'::text) || (p).prev_hash) || ','::text), 'UTF8'::name)), 'hex'::text);
--- owner: symphony_owner
+-- Format orchestration.attestation.v1, frozen: each field is its length in octets, a colon, its
+-- UTF-8 bytes and a comma; a null is a hyphen and a comma. Times are microseconds since 1970.
+CREATE FUNCTION orchestration.attestation_record_hash(p orchestration.ingress_attestations)
+RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN encode(sha256(convert_to(
+  '28:orchestration.attestation.v1,'
+  || '36:' || (p).id::text || ','
+  || octet_length((p).caller_identity) || ':' || (p).caller_identity || ','
+  || length((p).chain_seq::text) || ':' || (p).chain_seq || ','
+  || octet_length((p).idempotency_key) || ':' || (p).idempotency_key || ','
+  || '64:' || (p).payload_hash || ','
+  || coalesce('64:' || (p).signature_hash, '-') || ','
+  || coalesce('64:' || (p).client_cert_fingerprint_sha256, '-') || ','
+  || coalesce('64:' || (p).token_hash, '-') || ','
+  || octet_length((p).policy_version_id) || ':' || (p).policy_version_id || ','
+  || CASE WHEN (p).execution_started THEN '1:t,' ELSE '1:f,' END
+  || CASE WHEN (p).execution_completed THEN '1:t,' ELSE '1:f,' END
+  || coalesce(octet_length((p).terminal_status) || ':' || (p).terminal_status, '-') || ','
+  || length(((extract(epoch FROM (p).attested_at) * 1000000)::bigint)::text) || ':'
+  || (extract(epoch FROM (p).attested_at) * 1000000)::bigint || ','
+  || octet_length((p).db_user) || ':' || (p).db_user || ','
+  || octet_length((p).prev_hash) || ':' || (p).prev_hash || ',',
+  'UTF8'
+)), 'hex');
+
+ALTER FUNCTION orchestration.attestation_record_hash OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.attestation_record_hash FROM PUBLIC;

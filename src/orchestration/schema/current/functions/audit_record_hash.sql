@@ -1,6 +1,22 @@
-CREATE OR REPLACE FUNCTION orchestration.audit_record_hash(p orchestration.audit_log)
- RETURNS text
- LANGUAGE sql
- STABLE PARALLEL SAFE
-RETURN encode(sha256(convert_to((((((((((((((((((((((((((((((((((((('22:orchestration.audit.v1,'::text || length(((p).chain_seq)::text)) || ':'::text) || (p).chain_seq) || ','::text) || octet_length((p).action)) || ':'::text) || (p).action) || ','::text) || octet_length((p).table_name)) || ':'::text) || (p).table_name) || ','::text) || COALESCE(((octet_length(((p).before)::text) || ':'::text) || ((p).before)::text), '-'::text)) || ','::text) || octet_length(((p).after)::text)) || ':'::text) || ((p).after)::text) || ','::text) || length((((EXTRACT(epoch FROM (p).occurred_at) * (1000000)::numeric))::bigint)::text)) || ':'::text) || ((EXTRACT(epoch FROM (p).occurred_at) * (1000000)::numeric))::bigint) || ','::text) || octet_length((p).db_user)) || ':'::text) || (p).db_user) || ','::text) || octet_length((p).db_role)) || ':'::text) || (p).db_role) || ','::text) || COALESCE(((octet_length(host((p).client_addr)) || ':'::text) || host((p).client_addr)), '-'::text)) || ','::text) || octet_length((p).prev_hash)) || ':'::text) || (p).prev_hash) || ','::text), 'UTF8'::name)), 'hex'::text);
--- owner: symphony_owner
+-- Format orchestration.audit.v1, frozen; fields are encoded as in the attestations' format.
+CREATE FUNCTION orchestration.audit_record_hash(p orchestration.audit_log)
+RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN encode(sha256(convert_to(
+  '22:orchestration.audit.v1,'
+  || length((p).chain_seq::text) || ':' || (p).chain_seq || ','
+  || octet_length((p).action) || ':' || (p).action || ','
+  || octet_length((p).table_name) || ':' || (p).table_name || ','
+  || coalesce(octet_length((p).before::text) || ':' || (p).before::text, '-') || ','
+  || octet_length((p).after::text) || ':' || (p).after::text || ','
+  || length(((extract(epoch FROM (p).occurred_at) * 1000000)::bigint)::text) || ':'
+  || (extract(epoch FROM (p).occurred_at) * 1000000)::bigint || ','
+  || octet_length((p).db_user) || ':' || (p).db_user || ','
+  || octet_length((p).db_role) || ':' || (p).db_role || ','
+  || coalesce(octet_length(host((p).client_addr)) || ':' || host((p).client_addr), '-') || ','
+  || octet_length((p).prev_hash) || ':' || (p).prev_hash || ',',
+  'UTF8'
+)), 'hex');
+
+ALTER FUNCTION orchestration.audit_record_hash OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.audit_record_hash FROM PUBLIC;

@@ -1,9 +1,8 @@
-CREATE OR REPLACE FUNCTION orchestration.authorize_instruction(p_id uuid, p_version integer)
- RETURNS SETOF orchestration.instruction_result
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.authorize_instruction(p_id uuid, p_version integer)
+RETURNS SETOF orchestration.instruction_result
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 DECLARE
   v_instruction orchestration.instruction_result;
   v_cert text;
@@ -68,5 +67,8 @@ BEGIN
   UPDATE orchestration.instructions i SET state = 'AUTHORIZED' WHERE i.id = p_id
   RETURNING i.*, false;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.authorize_instruction OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.authorize_instruction FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.authorize_instruction TO symphony_executor;

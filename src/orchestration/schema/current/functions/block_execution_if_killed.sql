@@ -1,10 +1,10 @@
-CREATE OR REPLACE FUNCTION orchestration.block_execution_if_killed()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET enable_seqscan TO 'off'
-AS $function$
+CREATE FUNCTION orchestration.block_execution_if_killed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
 -- Argument of the trigger: the scope. After the rows, so that a replay that stored nothing is not
 -- judged; the functions have taken the gate before their other locks already.
 DECLARE
@@ -75,5 +75,7 @@ BEGIN
   PERFORM orchestration.refuse_if_killed(TG_ARGV[0], v_participant_ids, v_rail_types);
   RETURN NULL;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.block_execution_if_killed OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.block_execution_if_killed FROM PUBLIC;

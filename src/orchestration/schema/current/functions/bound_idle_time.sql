@@ -1,5 +1,12 @@
-CREATE OR REPLACE FUNCTION orchestration.bound_idle_time()
- RETURNS text
- LANGUAGE sql
-RETURN CASE WHEN (current_setting('idle_in_transaction_session_timeout'::text) = '10s'::text) THEN NULL::text WHEN ((current_setting('idle_in_transaction_session_timeout'::text) = '0'::text) OR ((current_setting('idle_in_transaction_session_timeout'::text))::interval > '00:00:10'::interval)) THEN set_config('idle_in_transaction_session_timeout'::text, '10s'::text, true) ELSE NULL::text END;
--- owner: symphony_owner
+-- A SQL-standard body without a SET clause is inlined into its callers, which are on hot paths.
+CREATE FUNCTION orchestration.bound_idle_time() RETURNS text
+LANGUAGE sql VOLATILE
+RETURN CASE
+  WHEN current_setting('idle_in_transaction_session_timeout') = '10s' THEN NULL
+  WHEN current_setting('idle_in_transaction_session_timeout') = '0'
+    OR current_setting('idle_in_transaction_session_timeout')::interval > interval '10 seconds'
+    THEN set_config('idle_in_transaction_session_timeout', '10s', true)
+END;
+
+ALTER FUNCTION orchestration.bound_idle_time OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.bound_idle_time FROM PUBLIC;

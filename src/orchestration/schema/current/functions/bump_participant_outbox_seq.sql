@@ -1,8 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.bump_participant_outbox_seq(p_participant_id text)
- RETURNS bigint
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.bump_participant_outbox_seq(p_participant_id text) RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 -- Locks the participant's row and gives the next number. The row moves on when the item is stored,
 -- by the trigger `sequences`, so that an item which is not stored after all leaves no gap.
 DECLARE
@@ -28,5 +27,7 @@ BEGIN
   WHERE s.participant_id = p_participant_id;
   RETURN v_next;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.bump_participant_outbox_seq OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.bump_participant_outbox_seq FROM PUBLIC;

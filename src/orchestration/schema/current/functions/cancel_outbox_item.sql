@@ -1,9 +1,24 @@
-CREATE OR REPLACE FUNCTION orchestration.cancel_outbox_item(p_outbox_id uuid, p_reason text, p_cancelled_by text DEFAULT NULL::text)
- RETURNS TABLE(outbox_id uuid, intervention_no integer, action text, attempt_no integer, result_no integer, time_before timestamp with time zone, time_after timestamp with time zone, reason text, acted_by text, acted_at timestamp with time zone, db_user text, replayed boolean)
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.cancel_outbox_item(
+  p_outbox_id uuid,
+  p_reason text,
+  p_cancelled_by text DEFAULT NULL
+) RETURNS TABLE (
+  outbox_id uuid,
+  intervention_no integer,
+  action text,
+  attempt_no integer,
+  result_no integer,
+  time_before timestamptz,
+  time_after timestamptz,
+  reason text,
+  acted_by text,
+  acted_at timestamptz,
+  db_user text,
+  replayed boolean
+)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 #variable_conflict use_column
 DECLARE
   v_by text := coalesce(p_cancelled_by, SESSION_USER::text);
@@ -86,5 +101,8 @@ BEGIN
          v_intervention.time_after, v_intervention.reason, v_intervention.acted_by,
          v_intervention.acted_at, v_intervention.db_user, v_replayed;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.cancel_outbox_item OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.cancel_outbox_item FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.cancel_outbox_item TO symphony_control;

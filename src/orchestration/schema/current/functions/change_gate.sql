@@ -1,9 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.change_gate()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.change_gate() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 -- Argument of the trigger: the gate. The lock waits for the writers that share it; the row's new
 -- version tells writers with an older snapshot.
 BEGIN
@@ -17,5 +15,7 @@ BEGIN
   );
   RETURN NULL;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.change_gate OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.change_gate FROM PUBLIC;

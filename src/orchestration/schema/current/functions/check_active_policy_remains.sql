@@ -1,9 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.check_active_policy_remains()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.check_active_policy_remains() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 BEGIN
   IF NOT EXISTS (SELECT FROM orchestration.policy_versions p WHERE p.status = 'ACTIVE') THEN
     PERFORM orchestration.raise_invariant(
@@ -14,5 +12,7 @@ BEGIN
   END IF;
   RETURN NULL;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.check_active_policy_remains OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.check_active_policy_remains FROM PUBLIC;

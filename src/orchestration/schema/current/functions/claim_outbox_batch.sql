@@ -1,11 +1,34 @@
-CREATE OR REPLACE FUNCTION orchestration.claim_outbox_batch(p_worker_id text, p_batch_size bigint, p_lease interval, p_max_bytes bigint DEFAULT 16777216)
- RETURNS TABLE(outbox_id uuid, instruction_id uuid, participant_id text, sequence_id bigint, idempotency_key text, redrive_no integer, rail_type text, payload jsonb, payload_hash text, attempt_no integer, max_attempts integer, context jsonb, worker_id text, lease_token uuid, lease_expires_at timestamp with time zone, claimed_at timestamp with time zone)
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET enable_seqscan TO 'off'
- SET plan_cache_mode TO 'force_generic_plan'
-AS $function$
+CREATE FUNCTION orchestration.claim_outbox_batch(
+  p_worker_id text,
+  p_batch_size bigint,
+  p_lease interval,
+  p_max_bytes bigint DEFAULT 16777216
+) RETURNS TABLE (
+  outbox_id uuid,
+  instruction_id uuid,
+  participant_id text,
+  sequence_id bigint,
+  idempotency_key text,
+  redrive_no integer,
+  rail_type text,
+  payload jsonb,
+  payload_hash text,
+  attempt_no integer,
+  max_attempts integer,
+  context jsonb,
+  worker_id text,
+  lease_token uuid,
+  lease_expires_at timestamptz,
+  claimed_at timestamptz
+)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+SET plan_cache_mode = force_generic_plan
+AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
+-- plan_cache_mode is force_generic_plan because planning each call anew costs more than a small claim.
 #variable_conflict use_column
 DECLARE
   v_now timestamptz := clock_timestamp();
@@ -142,5 +165,8 @@ BEGIN
   ) i
   ORDER BY t.next_attempt_at, t.outbox_id;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.claim_outbox_batch OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.claim_outbox_batch FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.claim_outbox_batch TO symphony_executor;

@@ -1,9 +1,11 @@
-CREATE OR REPLACE FUNCTION orchestration.close_dead_attempts(p_outbox_ids uuid[])
- RETURNS SETOF orchestration.payment_outbox_attempts
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET enable_seqscan TO 'off'
-AS $function$
+CREATE FUNCTION orchestration.close_dead_attempts(p_outbox_ids uuid[])
+RETURNS SETOF orchestration.payment_outbox_attempts
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
 -- Given pending rows that the caller has locked: closes attempts whose lease has expired, removes
 -- rows whose item has ended, and sets the others free.
 DECLARE
@@ -102,5 +104,7 @@ BEGIN
       OFFSET 0
     );
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.close_dead_attempts OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.close_dead_attempts FROM PUBLIC;

@@ -1,9 +1,13 @@
-CREATE OR REPLACE FUNCTION orchestration.close_execution_attempt(p_instruction_id uuid, p_attempt_no integer, p_outcome text, p_error_code text DEFAULT NULL::text, p_error_message text DEFAULT NULL::text)
- RETURNS SETOF orchestration.execution_attempt_result
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.close_execution_attempt(
+  p_instruction_id uuid,
+  p_attempt_no integer,
+  p_outcome text,
+  p_error_code text DEFAULT NULL,
+  p_error_message text DEFAULT NULL
+) RETURNS SETOF orchestration.execution_attempt_result
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 DECLARE
   v_recorded orchestration.execution_attempt_result;
   v_replayed boolean;
@@ -50,5 +54,8 @@ BEGIN
   END IF;
   RETURN NEXT v_recorded;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.close_execution_attempt OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.close_execution_attempt FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.close_execution_attempt TO symphony_executor;

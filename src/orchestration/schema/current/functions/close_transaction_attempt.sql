@@ -1,9 +1,14 @@
-CREATE OR REPLACE FUNCTION orchestration.close_transaction_attempt(p_instruction_id uuid, p_attempt_no integer, p_outcome text, p_error_code text DEFAULT NULL::text, p_error_message text DEFAULT NULL::text, p_rail_reference text DEFAULT NULL::text)
- RETURNS SETOF orchestration.transaction_attempt_result
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.close_transaction_attempt(
+  p_instruction_id uuid,
+  p_attempt_no integer,
+  p_outcome text,
+  p_error_code text DEFAULT NULL,
+  p_error_message text DEFAULT NULL,
+  p_rail_reference text DEFAULT NULL
+) RETURNS SETOF orchestration.transaction_attempt_result
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 DECLARE
   v_recorded orchestration.transaction_attempt_result;
   v_replayed boolean;
@@ -52,5 +57,8 @@ BEGIN
   END IF;
   RETURN NEXT v_recorded;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.close_transaction_attempt OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.close_transaction_attempt FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.close_transaction_attempt TO symphony_executor;

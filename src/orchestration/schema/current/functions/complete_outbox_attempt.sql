@@ -1,10 +1,21 @@
-CREATE OR REPLACE FUNCTION orchestration.complete_outbox_attempt(p_completions jsonb, p_partial boolean DEFAULT false)
- RETURNS TABLE(outbox_id uuid, state text, error_sqlstate text, error_message text, error_detail jsonb, error_hint text, replayed boolean)
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET enable_seqscan TO 'off'
-AS $function$
+CREATE FUNCTION orchestration.complete_outbox_attempt(
+  p_completions jsonb,
+  p_partial boolean DEFAULT false
+) RETURNS TABLE (
+  outbox_id uuid,
+  state text,
+  error_sqlstate text,
+  error_message text,
+  error_detail jsonb,
+  error_hint text,
+  replayed boolean
+)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
 #variable_conflict use_column
 -- p_partial: false, a lost lease refuses the whole call; true, it is told in its row.
 DECLARE
@@ -292,5 +303,8 @@ BEGIN
   ) c ON true
   ORDER BY r.ord;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.complete_outbox_attempt OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.complete_outbox_attempt FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.complete_outbox_attempt TO symphony_executor;

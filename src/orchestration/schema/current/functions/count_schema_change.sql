@@ -1,12 +1,13 @@
-CREATE OR REPLACE FUNCTION orchestration.count_schema_change()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.count_schema_change() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+-- Counted, so that no two changes of the revision look the same in the audit log.
 BEGIN
   NEW.changes := OLD.changes + 1;
   RETURN NEW;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.count_schema_change OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.count_schema_change FROM PUBLIC;

@@ -1,9 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.count_unresolved()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.count_unresolved() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 DECLARE
   v_instruction_id uuid;
   v_unknown integer;
@@ -32,5 +30,7 @@ BEGIN
   WHERE n.id = v_instruction_id;
   RETURN NULL;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.count_unresolved OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.count_unresolved FROM PUBLIC;

@@ -1,8 +1,12 @@
-CREATE OR REPLACE FUNCTION orchestration.end_instruction(p_id uuid, p_version integer, p_state text, p_reason text)
- RETURNS SETOF orchestration.instruction_result
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.end_instruction(
+  p_id uuid,
+  p_version integer,
+  p_state text,
+  p_reason text
+) RETURNS SETOF orchestration.instruction_result
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 DECLARE
   v_instruction orchestration.instruction_result;
 BEGIN
@@ -35,5 +39,7 @@ EXCEPTION
       'state'
     );
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.end_instruction OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.end_instruction FROM PUBLIC;

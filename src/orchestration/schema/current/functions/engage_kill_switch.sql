@@ -1,10 +1,14 @@
-CREATE OR REPLACE FUNCTION orchestration.engage_kill_switch(p_scope text, p_reason text, p_target text DEFAULT NULL::text, p_engaged_by text DEFAULT SESSION_USER, p_key text DEFAULT NULL::text)
- RETURNS SETOF orchestration.kill_switch_result
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET lock_timeout TO '0'
-AS $function$
+CREATE FUNCTION orchestration.engage_kill_switch(
+  p_scope text,
+  p_reason text,
+  p_target text DEFAULT NULL,
+  p_engaged_by text DEFAULT SESSION_USER,
+  p_key text DEFAULT NULL
+) RETURNS SETOF orchestration.kill_switch_result
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET lock_timeout = 0
+AS $$
 -- It waits as long as it takes: whoever holds the gate may be idle for 10 seconds at most.
 BEGIN
   PERFORM orchestration.refuse_long_texts(
@@ -35,5 +39,8 @@ BEGIN
   VALUES (p_scope, p_target, 'ENGAGE', p_reason, p_engaged_by, p_key)
   RETURNING *, false;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.engage_kill_switch OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.engage_kill_switch FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.engage_kill_switch TO symphony_control;

@@ -1,11 +1,27 @@
-CREATE OR REPLACE FUNCTION orchestration.enqueue_payment_outbox(p_items jsonb)
- RETURNS TABLE(outbox_id uuid, instruction_id uuid, participant_id text, sequence_id bigint, idempotency_key text, redrive_no integer, redrive_of uuid, rail_type text, payload_hash text, max_attempts integer, context jsonb, created_at timestamp with time zone, db_user text, replayed boolean)
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET enable_seqscan TO 'off'
- SET enable_mergejoin TO 'off'
-AS $function$
+CREATE FUNCTION orchestration.enqueue_payment_outbox(p_items jsonb)
+RETURNS TABLE (
+  outbox_id uuid,
+  instruction_id uuid,
+  participant_id text,
+  sequence_id bigint,
+  idempotency_key text,
+  redrive_no integer,
+  redrive_of uuid,
+  rail_type text,
+  payload_hash text,
+  max_attempts integer,
+  context jsonb,
+  created_at timestamptz,
+  db_user text,
+  replayed boolean
+)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+SET enable_mergejoin = off
+AS $$
+-- enable_seqscan and enable_mergejoin are off because the session keeps the first plan. A plan that
+-- was made while a table was empty would still read the whole table after it has grown.
 #variable_conflict use_column
 DECLARE
   v_xact_id bigint := pg_current_xact_id()::text::bigint;
@@ -294,5 +310,8 @@ BEGIN
   ) i
   ORDER BY r.ord;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.enqueue_payment_outbox OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.enqueue_payment_outbox FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.enqueue_payment_outbox TO symphony_executor;

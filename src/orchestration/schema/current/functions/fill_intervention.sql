@@ -1,9 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.fill_intervention()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.fill_intervention() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 BEGIN
   NEW.intervention_no := coalesce(
     NEW.intervention_no,
@@ -17,5 +15,7 @@ BEGIN
   NEW.xact_id := pg_current_xact_id()::text::bigint;
   RETURN NEW;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.fill_intervention OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.fill_intervention FROM PUBLIC;

@@ -1,9 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.fill_outbox_item()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.fill_outbox_item() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 BEGIN
   IF current_setting('session_replication_role') <> 'replica' THEN
     NEW.outbox_id := coalesce(NEW.outbox_id, orchestration.uuid_v7());
@@ -17,5 +15,7 @@ BEGIN
   END IF;
   RETURN NEW;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.fill_outbox_item OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.fill_outbox_item FROM PUBLIC;

@@ -1,9 +1,20 @@
-CREATE OR REPLACE FUNCTION orchestration.gate_holders()
- RETURNS TABLE(gate text, mode text, granted boolean, pid integer, login text, application_name text, client_addr inet, state text, transaction_started_at timestamp with time zone, waiting_since timestamp with time zone, prepared_gid text)
- LANGUAGE plpgsql
- STABLE
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.gate_holders()
+RETURNS TABLE (
+  gate text,
+  mode text,
+  granted boolean,
+  pid integer,
+  login text,
+  application_name text,
+  client_addr inet,
+  state text,
+  transaction_started_at timestamptz,
+  waiting_since timestamptz,
+  prepared_gid text
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 -- Not SECURITY DEFINER: pg_stat_activity shows client_addr, state and transaction_started_at of
 -- another login only to a caller who has pg_read_all_stats, which symphony_owner does not have.
 BEGIN
@@ -57,5 +68,9 @@ BEGIN
   ) ON h.pid IS NULL AND x.virtualtransaction = h.virtualtransaction
   ORDER BY h.gate, h.granted DESC, coalesce(a.xact_start, p.prepared), h.waiting_since, h.pid;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.gate_holders OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.gate_holders FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.gate_holders
+TO symphony_control, symphony_readonly, symphony_auditor;

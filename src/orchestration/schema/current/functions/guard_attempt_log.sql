@@ -1,9 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.guard_attempt_log()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.guard_attempt_log() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 DECLARE
   v_detail jsonb := jsonb_build_object('instruction_id', NEW.instruction_id,
     'attempt_no', NEW.attempt_no, 'phase', NEW.phase);
@@ -84,5 +82,7 @@ BEGIN
   END IF;
   RETURN NEW;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.guard_attempt_log OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_attempt_log FROM PUBLIC;

@@ -1,9 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.guard_attestation()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.guard_attestation() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 DECLARE
   v_replica boolean := current_setting('session_replication_role') = 'replica';
   v_copied boolean := v_replica AND orchestration.copies_a_subscription();
@@ -144,5 +142,7 @@ BEGIN
   END IF;
   RETURN NEW;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.guard_attestation OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_attestation FROM PUBLIC;

@@ -1,9 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.guard_instruction_end()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.guard_instruction_end() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 -- No item is open any more: the foreign key of payment_outbox_pending has judged that first.
 DECLARE
   v_sent bigint;
@@ -59,5 +57,7 @@ BEGIN
   END IF;
   RETURN NULL;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.guard_instruction_end OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_instruction_end FROM PUBLIC;

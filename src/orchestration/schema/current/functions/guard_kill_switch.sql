@@ -1,9 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.guard_kill_switch()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.guard_kill_switch() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 DECLARE
   v_next bigint;
 BEGIN
@@ -29,5 +27,7 @@ BEGIN
   END IF;
   RETURN NEW;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.guard_kill_switch OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_kill_switch FROM PUBLIC;

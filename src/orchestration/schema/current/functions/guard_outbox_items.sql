@@ -1,10 +1,10 @@
-CREATE OR REPLACE FUNCTION orchestration.guard_outbox_items()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET enable_seqscan TO 'off'
-AS $function$
+CREATE FUNCTION orchestration.guard_outbox_items() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
 DECLARE
   v_xact_id bigint := pg_current_xact_id()::text::bigint;
   v_now timestamptz := clock_timestamp();
@@ -100,5 +100,7 @@ BEGIN
   );
   RETURN NULL;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.guard_outbox_items OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_outbox_items FROM PUBLIC;

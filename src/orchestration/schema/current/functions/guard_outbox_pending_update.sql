@@ -1,9 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.guard_outbox_pending_update()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.guard_outbox_pending_update() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 -- Called where the identity changes, the lease under one token, or the count of attempts, and where
 -- a lease ends.
 DECLARE
@@ -65,5 +63,7 @@ BEGIN
   END IF;
   RETURN NEW;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.guard_outbox_pending_update OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_outbox_pending_update FROM PUBLIC;

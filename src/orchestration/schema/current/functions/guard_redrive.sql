@@ -1,9 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.guard_redrive()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.guard_redrive() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 BEGIN
   IF current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription() THEN
@@ -45,5 +43,7 @@ BEGIN
   END IF;
   RETURN NULL;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.guard_redrive OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_redrive FROM PUBLIC;

@@ -1,9 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.guard_revocation()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.guard_revocation() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 -- Argument of the trigger: the column that holds the credential's hash.
 DECLARE
   v_replica boolean := current_setting('session_replication_role') = 'replica';
@@ -64,5 +62,7 @@ BEGIN
   END IF;
   RETURN NEW;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.guard_revocation OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_revocation FROM PUBLIC;

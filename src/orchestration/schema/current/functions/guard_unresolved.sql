@@ -1,9 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.guard_unresolved()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.guard_unresolved() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 DECLARE
   v_unknown bigint;
 BEGIN
@@ -26,5 +24,7 @@ BEGIN
   END IF;
   RETURN NULL;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.guard_unresolved OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.guard_unresolved FROM PUBLIC;

@@ -1,8 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.lock_attempted_instruction(p_instruction_id uuid)
- RETURNS void
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.lock_attempted_instruction(p_instruction_id uuid) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 -- One writer of an instruction's logs at a time. Who enqueues for the instruction waits until this
 -- transaction ends.
 BEGIN
@@ -17,5 +16,7 @@ BEGIN
     );
   END IF;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.lock_attempted_instruction OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.lock_attempted_instruction FROM PUBLIC;

@@ -1,8 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.lock_gate(p_gate text)
- RETURNS void
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.lock_gate(p_gate text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 -- The side of the change: the lock waits for the writers that share the gate, and writers that come
 -- later wait for the change.
 DECLARE
@@ -52,5 +51,7 @@ BEGIN
     );
   END IF;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.lock_gate OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.lock_gate FROM PUBLIC;

@@ -1,8 +1,13 @@
-CREATE OR REPLACE FUNCTION orchestration.lock_instruction(p_id uuid, p_version integer, p_state text, p_reason text)
- RETURNS SETOF orchestration.instruction_result
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.lock_instruction(
+  p_id uuid,
+  p_version integer,
+  p_state text,
+  p_reason text
+)
+RETURNS SETOF orchestration.instruction_result
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 -- The instruction, if it still is what the caller has seen and not yet what it is to become. Its
 -- whole lock at once: growing, it would deadlock with a unit that enqueues and then starts.
 -- If this login has already done the same transition from this version, the row is returned as that
@@ -63,5 +68,7 @@ BEGIN
   END IF;
   RETURN NEXT v_instruction;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.lock_instruction OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.lock_instruction FROM PUBLIC;

@@ -1,8 +1,8 @@
-CREATE OR REPLACE FUNCTION orchestration.lock_outbox_item(p_outbox_id uuid)
- RETURNS SETOF orchestration.payment_outbox_items
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.lock_outbox_item(p_outbox_id uuid)
+RETURNS SETOF orchestration.payment_outbox_items
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 -- The instruction before the pending row, as everywhere. Both are updated, so that an older snapshot
 -- which enqueues, redrives, completes or ends the instruction is answered with 40001.
 DECLARE
@@ -25,5 +25,7 @@ BEGIN
   WHERE p.outbox_id = p_outbox_id;
   RETURN NEXT v_item;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.lock_outbox_item OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.lock_outbox_item FROM PUBLIC;

@@ -1,8 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.meet_newer_attempts(p_log text, p_instruction_id uuid)
- RETURNS void
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.meet_newer_attempts(p_log text, p_instruction_id uuid) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 -- Called before a refusal. Of rows that are newer than the snapshot only the primary key knows:
 -- storing the row that would come next meets them and answers 40001. Where there are none, the
 -- refusal undoes this.
@@ -45,5 +44,7 @@ BEGIN
       'db_user', SESSION_USER, 'xact_id', pg_current_xact_id()::text::bigint);
   END IF;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.meet_newer_attempts OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.meet_newer_attempts FROM PUBLIC;

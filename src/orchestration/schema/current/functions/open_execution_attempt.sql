@@ -1,9 +1,8 @@
-CREATE OR REPLACE FUNCTION orchestration.open_execution_attempt(p_instruction_id uuid, p_worker_id text)
- RETURNS SETOF orchestration.execution_attempts
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.open_execution_attempt(p_instruction_id uuid, p_worker_id text)
+RETURNS SETOF orchestration.execution_attempts
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 BEGIN
   PERFORM orchestration.refuse_long_texts(
     'execution_attempts', ARRAY['worker_id'],
@@ -22,5 +21,8 @@ BEGIN
     EXIT WHEN FOUND;
   END LOOP;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.open_execution_attempt OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.open_execution_attempt FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.open_execution_attempt TO symphony_executor;

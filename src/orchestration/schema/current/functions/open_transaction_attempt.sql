@@ -1,9 +1,11 @@
-CREATE OR REPLACE FUNCTION orchestration.open_transaction_attempt(p_instruction_id uuid, p_worker_id text, p_rail_type text)
- RETURNS SETOF orchestration.transaction_attempts
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.open_transaction_attempt(
+  p_instruction_id uuid,
+  p_worker_id text,
+  p_rail_type text
+) RETURNS SETOF orchestration.transaction_attempts
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 BEGIN
   PERFORM orchestration.refuse_long_texts(
     'transaction_attempts', ARRAY['worker_id', 'rail_type'],
@@ -23,5 +25,8 @@ BEGIN
     EXIT WHEN FOUND;
   END LOOP;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.open_transaction_attempt OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.open_transaction_attempt FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.open_transaction_attempt TO symphony_executor;

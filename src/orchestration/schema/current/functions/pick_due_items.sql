@@ -1,12 +1,26 @@
-CREATE OR REPLACE FUNCTION orchestration.pick_due_items(p_now timestamp with time zone, p_limit bigint, p_after_due timestamp with time zone, p_after_id uuid, p_stopped_participants text[], p_stopped_rails text[], OUT picked uuid[], OUT dead uuid[], OUT last_due timestamp with time zone, OUT last_id uuid, OUT passed_over bigint)
- RETURNS record
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET enable_seqscan TO 'off'
- SET enable_bitmapscan TO 'off'
- SET enable_sort TO 'off'
- SET plan_cache_mode TO 'force_generic_plan'
-AS $function$
+CREATE FUNCTION orchestration.pick_due_items(
+  p_now timestamptz,
+  p_limit bigint,
+  p_after_due timestamptz,
+  p_after_id uuid,
+  p_stopped_participants text[],
+  p_stopped_rails text[],
+  OUT picked uuid[],
+  OUT dead uuid[],
+  OUT last_due timestamptz,
+  OUT last_id uuid,
+  OUT passed_over bigint
+)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_sort = off
+SET plan_cache_mode = force_generic_plan
+AS $$
+-- enable_seqscan, enable_bitmapscan and enable_sort are off, and plan_cache_mode is
+-- force_generic_plan, because only a scan of the index in its own order reads no more rows than it
+-- returns. The planner must choose it whatever the statistics say.
 -- Locks the first free rows after a position, those due longest first. `dead` is the part of
 -- `picked` whose lease has expired or whose item has ended. `passed_over` counts the rows that the
 -- scan met and did not pick.
@@ -59,5 +73,7 @@ BEGIN
       'orchestration.ix_payment_outbox_pending_next_attempt_at_outbox_id'::regclass)
     - v_met - coalesce(cardinality(picked), 0);
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.pick_due_items OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.pick_due_items FROM PUBLIC;

@@ -1,8 +1,15 @@
-CREATE OR REPLACE FUNCTION orchestration.raise_invariant(p_invariant text, p_errcode text, p_message text, p_table text, p_detail jsonb, p_hint text, p_column text DEFAULT NULL::text)
- RETURNS void
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.raise_invariant(
+  p_invariant text,
+  p_errcode text,
+  p_message text,
+  p_table text,
+  p_detail jsonb,
+  p_hint text,
+  p_column text DEFAULT NULL
+) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 DECLARE
   -- Whatever a caller sent comes back shortened: a log must not fill up with it.
   v_message text := left(p_invariant || ': ' || p_message, 200);
@@ -41,5 +48,7 @@ BEGIN
       HINT = p_hint;
   END IF;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.raise_invariant OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.raise_invariant FROM PUBLIC;

@@ -1,10 +1,11 @@
-CREATE OR REPLACE FUNCTION orchestration.receive_instruction(p_instructions jsonb)
- RETURNS SETOF orchestration.instruction_result
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET enable_seqscan TO 'off'
-AS $function$
+CREATE FUNCTION orchestration.receive_instruction(p_instructions jsonb)
+RETURNS SETOF orchestration.instruction_result
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
 DECLARE
   v_bad record;
   v_other record;
@@ -171,5 +172,8 @@ BEGIN
   ) i
   ORDER BY r.ord;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.receive_instruction OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.receive_instruction FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.receive_instruction TO symphony_ingest;

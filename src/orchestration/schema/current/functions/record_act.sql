@@ -1,10 +1,9 @@
-CREATE OR REPLACE FUNCTION orchestration.record_act()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET "TimeZone" TO 'UTC'
-AS $function$
+CREATE FUNCTION orchestration.record_act() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET timezone = 'UTC'
+AS $$
+-- UTC, so that times look the same whoever acts, and whoever compares them later.
 -- Arguments of the trigger: the key column, the action where no column holds it, and the second
 -- key column if the key has one. A statement that does two kinds of act does two acts.
 BEGIN
@@ -19,5 +18,7 @@ BEGIN
   ORDER BY action;
   RETURN NULL;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.record_act OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_act FROM PUBLIC;

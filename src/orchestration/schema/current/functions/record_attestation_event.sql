@@ -1,9 +1,12 @@
-CREATE OR REPLACE FUNCTION orchestration.record_attestation_event(p_attestation_id uuid, p_event text, p_terminal_status text DEFAULT NULL::text, p_recorded_by text DEFAULT SESSION_USER)
- RETURNS SETOF orchestration.ingress_attestation_event_result
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.record_attestation_event(
+  p_attestation_id uuid,
+  p_event text,
+  p_terminal_status text DEFAULT NULL,
+  p_recorded_by text DEFAULT SESSION_USER
+) RETURNS SETOF orchestration.ingress_attestation_event_result
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 DECLARE
   v_attestation orchestration.ingress_attestations;
   v_recorded orchestration.ingress_attestation_event_result;
@@ -52,5 +55,8 @@ BEGIN
   END IF;
   RETURN NEXT v_recorded;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.record_attestation_event OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_attestation_event FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.record_attestation_event TO symphony_executor;

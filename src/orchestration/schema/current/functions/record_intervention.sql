@@ -1,9 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.record_intervention()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.record_intervention() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 -- Argument of the trigger: the action. The functions record an intervention before they act; what the
 -- owner changes by hand is recorded here, without a reason.
 DECLARE
@@ -42,5 +40,7 @@ BEGIN
   END IF;
   RETURN NULL;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.record_intervention OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_intervention FROM PUBLIC;

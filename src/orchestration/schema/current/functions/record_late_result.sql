@@ -1,8 +1,27 @@
-CREATE OR REPLACE FUNCTION orchestration.record_late_result(p_outbox_id uuid, p_attempt_no integer, p_outcome text, p_lease_token uuid DEFAULT NULL::uuid, p_rail_reference text DEFAULT NULL::text, p_reason text DEFAULT NULL::text, p_recorded_by text DEFAULT NULL::text)
- RETURNS TABLE(outbox_id uuid, result_no integer, attempt_no integer, source text, outcome text, rail_reference text, reason text, recorded_by text, recorded_at timestamp with time zone, db_user text, replayed boolean)
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.record_late_result(
+  p_outbox_id uuid,
+  p_attempt_no integer,
+  p_outcome text,
+  p_lease_token uuid DEFAULT NULL,
+  p_rail_reference text DEFAULT NULL,
+  p_reason text DEFAULT NULL,
+  p_recorded_by text DEFAULT NULL
+) RETURNS TABLE (
+  outbox_id uuid,
+  result_no integer,
+  attempt_no integer,
+  source text,
+  outcome text,
+  rail_reference text,
+  reason text,
+  recorded_by text,
+  recorded_at timestamptz,
+  db_user text,
+  replayed boolean
+)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 -- With a token it is the worker's own result, without one a reconciliation by a caller who may
 -- reconcile. It runs with the rights of its caller: control that reports for a worker gets 42501.
 BEGIN
@@ -22,5 +41,8 @@ BEGIN
     ) r;
   END IF;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.record_late_result OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_late_result FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.record_late_result TO symphony_executor, symphony_control;

@@ -1,9 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.record_migration()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.record_migration() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 BEGIN
   INSERT INTO orchestration.audit_log (action, table_name, before, after)
   VALUES (
@@ -13,5 +11,7 @@ BEGIN
   );
   RETURN NULL;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.record_migration OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_migration FROM PUBLIC;

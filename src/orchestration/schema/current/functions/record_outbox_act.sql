@@ -1,10 +1,8 @@
-CREATE OR REPLACE FUNCTION orchestration.record_outbox_act()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET "TimeZone" TO 'UTC'
-AS $function$
+CREATE FUNCTION orchestration.record_outbox_act() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET timezone = 'UTC'
+AS $$
 -- Argument of the trigger: the column that numbers the rows of an item. What a worker records is no
 -- act of governance.
 BEGIN
@@ -19,5 +17,7 @@ BEGIN
   ORDER BY act;
   RETURN NULL;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.record_outbox_act OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_outbox_act FROM PUBLIC;

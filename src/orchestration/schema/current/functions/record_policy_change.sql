@@ -1,10 +1,8 @@
-CREATE OR REPLACE FUNCTION orchestration.record_policy_change()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET "TimeZone" TO 'UTC'
-AS $function$
+CREATE FUNCTION orchestration.record_policy_change() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET timezone = 'UTC'
+AS $$
 DECLARE
   v_action text;
   v_before jsonb;
@@ -52,5 +50,7 @@ BEGIN
   VALUES (v_action, 'policy_versions', v_before, v_after);
   RETURN NULL;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.record_policy_change OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_policy_change FROM PUBLIC;

@@ -1,10 +1,11 @@
-CREATE OR REPLACE FUNCTION orchestration.record_policy_entry()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET "TimeZone" TO 'UTC'
-AS $function$
+CREATE FUNCTION orchestration.record_policy_entry() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET timezone = 'UTC'
+AS $$
+-- A rotation updates and inserts in one statement, and is one act: what one statement has written
+-- carries one transaction and one command number. The number of a row that somebody has changed in
+-- vain since (xmax) is another's, and not believed.
 BEGIN
   IF EXISTS (
     SELECT FROM inserted i
@@ -30,5 +31,7 @@ BEGIN
   );
   RETURN NULL;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.record_policy_entry OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_policy_entry FROM PUBLIC;

@@ -1,10 +1,10 @@
-CREATE OR REPLACE FUNCTION orchestration.record_redrive()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET "TimeZone" TO 'UTC'
-AS $function$
+CREATE FUNCTION orchestration.record_redrive() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET timezone = 'UTC'
+AS $$
+-- A redrive is an act of governance, an enqueue is none. No payload and no context: what is erased
+-- later must not live on in the audit log.
 BEGIN
   IF EXISTS (SELECT FROM inserted i WHERE i.redrive_no > 0) THEN
     INSERT INTO orchestration.audit_log (action, table_name, after)
@@ -15,5 +15,7 @@ BEGIN
   END IF;
   RETURN NULL;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.record_redrive OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_redrive FROM PUBLIC;

@@ -1,11 +1,10 @@
-CREATE OR REPLACE FUNCTION orchestration.record_status_history()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET enable_nestloop TO 'off'
-AS $function$
--- Without nested loops: a plan made for one row would join the many of a later statement in pairs.
+CREATE FUNCTION orchestration.record_status_history() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_nestloop = off
+AS $$
+-- enable_nestloop is off because the session keeps the first plan. A nested loop that was planned for
+-- one row would compare every pair of rows when a later statement changes many.
 BEGIN
   IF TG_OP = 'INSERT' THEN
     INSERT INTO orchestration.status_history (instruction_id, version, participant_id, to_state)
@@ -22,5 +21,7 @@ BEGIN
   END IF;
   RETURN NULL;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.record_status_history OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_status_history FROM PUBLIC;

@@ -1,9 +1,26 @@
-CREATE OR REPLACE FUNCTION orchestration.record_worker_result(p_outbox_id uuid, p_attempt_no integer, p_lease_token uuid, p_worker_id text, p_outcome text, p_rail_reference text DEFAULT NULL::text)
- RETURNS TABLE(outbox_id uuid, result_no integer, attempt_no integer, source text, outcome text, rail_reference text, reason text, recorded_by text, recorded_at timestamp with time zone, db_user text, replayed boolean)
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.record_worker_result(
+  p_outbox_id uuid,
+  p_attempt_no integer,
+  p_lease_token uuid,
+  p_worker_id text,
+  p_outcome text,
+  p_rail_reference text DEFAULT NULL
+) RETURNS TABLE (
+  outbox_id uuid,
+  result_no integer,
+  attempt_no integer,
+  source text,
+  outcome text,
+  rail_reference text,
+  reason text,
+  recorded_by text,
+  recorded_at timestamptz,
+  db_user text,
+  replayed boolean
+)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 #variable_conflict use_column
 DECLARE
   v_result orchestration.payment_outbox_late_results;
@@ -56,5 +73,8 @@ BEGIN
          v_result.outcome, v_result.rail_reference, v_result.reason, v_result.recorded_by,
          v_result.recorded_at, v_result.db_user, v_replayed;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.record_worker_result OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.record_worker_result FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.record_worker_result TO symphony_executor;

@@ -1,9 +1,23 @@
-CREATE OR REPLACE FUNCTION orchestration.redrive_outbox_item(p_outbox_id uuid)
- RETURNS TABLE(outbox_id uuid, instruction_id uuid, participant_id text, sequence_id bigint, idempotency_key text, redrive_no integer, redrive_of uuid, rail_type text, payload_hash text, max_attempts integer, context jsonb, created_at timestamp with time zone, db_user text, replayed boolean)
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.redrive_outbox_item(p_outbox_id uuid)
+RETURNS TABLE (
+  outbox_id uuid,
+  instruction_id uuid,
+  participant_id text,
+  sequence_id bigint,
+  idempotency_key text,
+  redrive_no integer,
+  redrive_of uuid,
+  rail_type text,
+  payload_hash text,
+  max_attempts integer,
+  context jsonb,
+  created_at timestamptz,
+  db_user text,
+  replayed boolean
+)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 #variable_conflict use_column
 DECLARE
   v_item orchestration.payment_outbox_items;
@@ -111,5 +125,8 @@ BEGIN
          v_newest.max_attempts, v_newest.context, v_newest.created_at, v_newest.db_user,
          v_replayed;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.redrive_outbox_item OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.redrive_outbox_item FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.redrive_outbox_item TO symphony_control;

@@ -1,9 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.refuse_change()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.refuse_change() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 -- Arguments of the trigger: invariant, SQLSTATE, then the key columns that DETAIL shows.
 DECLARE
   v_row jsonb := CASE WHEN TG_LEVEL = 'ROW' THEN to_jsonb(OLD) END;
@@ -23,5 +21,7 @@ BEGIN
   );
   RETURN NULL;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.refuse_change OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.refuse_change FROM PUBLIC;

@@ -1,8 +1,12 @@
-CREATE OR REPLACE FUNCTION orchestration.refuse_element(p_table text, p_ordinal bigint, p_missing text, p_malformed text)
- RETURNS void
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.refuse_element(
+  p_table text,
+  p_ordinal bigint,
+  p_missing text,
+  p_malformed text
+) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 BEGIN
   IF p_missing IS NOT NULL THEN
     PERFORM orchestration.raise_invariant(
@@ -19,5 +23,7 @@ BEGIN
     p_malformed
   );
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.refuse_element OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.refuse_element FROM PUBLIC;

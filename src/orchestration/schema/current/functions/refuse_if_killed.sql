@@ -1,9 +1,14 @@
-CREATE OR REPLACE FUNCTION orchestration.refuse_if_killed(p_scope text, p_participant_ids text[] DEFAULT NULL::text[], p_rail_types text[] DEFAULT NULL::text[])
- RETURNS void
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET enable_seqscan TO 'off'
-AS $function$
+CREATE FUNCTION orchestration.refuse_if_killed(
+  p_scope text,
+  p_participant_ids text[] DEFAULT NULL,
+  p_rail_types text[] DEFAULT NULL
+) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
 -- The caller holds the gate: what is allowed here commits before the next switch engages.
 DECLARE
   v_switch orchestration.kill_switches;
@@ -56,5 +61,7 @@ BEGIN
     );
   END IF;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.refuse_if_killed OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.refuse_if_killed FROM PUBLIC;

@@ -1,8 +1,12 @@
-CREATE OR REPLACE FUNCTION orchestration.refuse_long_texts(p_table text, p_columns text[], p_values text[], p_limit integer DEFAULT 1000)
- RETURNS void
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.refuse_long_texts(
+  p_table text,
+  p_columns text[],
+  p_values text[],
+  p_limit integer DEFAULT 1000
+) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 -- Called before any lock is taken: the CHECKs of the table refuse a long text only after that.
 BEGIN
   FOR i IN 1 .. cardinality(p_values) LOOP
@@ -16,5 +20,7 @@ BEGIN
     END IF;
   END LOOP;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.refuse_long_texts OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.refuse_long_texts FROM PUBLIC;

@@ -1,8 +1,8 @@
-CREATE OR REPLACE FUNCTION orchestration.refuse_unreadable(p_table text, p_sqlstate text, p_message text)
- RETURNS void
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.refuse_unreadable(p_table text, p_sqlstate text, p_message text)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 -- The server's own message quotes the value in full.
 BEGIN
   PERFORM orchestration.raise_invariant(
@@ -14,5 +14,7 @@ BEGIN
     p_message, p_table, '{}', 'Give every value in the form that the type of its column takes.'
   );
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.refuse_unreadable OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.refuse_unreadable FROM PUBLIC;

@@ -1,10 +1,14 @@
-CREATE OR REPLACE FUNCTION orchestration.release_kill_switch(p_scope text, p_reason text, p_target text DEFAULT NULL::text, p_released_by text DEFAULT SESSION_USER, p_key text DEFAULT NULL::text)
- RETURNS SETOF orchestration.kill_switch_result
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET lock_timeout TO '2s'
-AS $function$
+CREATE FUNCTION orchestration.release_kill_switch(
+  p_scope text,
+  p_reason text,
+  p_target text DEFAULT NULL,
+  p_released_by text DEFAULT SESSION_USER,
+  p_key text DEFAULT NULL
+) RETURNS SETOF orchestration.kill_switch_result
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET lock_timeout = '2s'
+AS $$
 BEGIN
   PERFORM orchestration.refuse_long_texts(
     'kill_switches', ARRAY['scope', 'target', 'actor', 'key'],
@@ -45,5 +49,8 @@ BEGIN
   VALUES (p_scope, p_target, 'RELEASE', p_reason, p_released_by, p_key)
   RETURNING *, false;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.release_kill_switch OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.release_kill_switch FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.release_kill_switch TO symphony_control;

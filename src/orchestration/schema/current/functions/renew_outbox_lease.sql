@@ -1,9 +1,12 @@
-CREATE OR REPLACE FUNCTION orchestration.renew_outbox_lease(p_outbox_id uuid, p_lease_token uuid, p_worker_id text, p_lease interval)
- RETURNS timestamp with time zone
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.renew_outbox_lease(
+  p_outbox_id uuid,
+  p_lease_token uuid,
+  p_worker_id text,
+  p_lease interval
+) RETURNS timestamptz
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 DECLARE
   v_now timestamptz;
   v_expires_at timestamptz;
@@ -51,5 +54,8 @@ BEGIN
   END IF;
   RETURN v_expires_at;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.renew_outbox_lease OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.renew_outbox_lease FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.renew_outbox_lease TO symphony_executor;

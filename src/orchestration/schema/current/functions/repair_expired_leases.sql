@@ -1,9 +1,8 @@
-CREATE OR REPLACE FUNCTION orchestration.repair_expired_leases(p_limit bigint DEFAULT 1000)
- RETURNS TABLE(outbox_id uuid, attempt_no integer, state text)
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.repair_expired_leases(p_limit bigint DEFAULT 1000)
+RETURNS TABLE (outbox_id uuid, attempt_no integer, state text)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 #variable_conflict use_column
 DECLARE
   v_now timestamptz := clock_timestamp();
@@ -29,5 +28,9 @@ BEGIN
   SELECT a.outbox_id, a.attempt_no, a.state
   FROM orchestration.close_dead_attempts(v_stale) a;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.repair_expired_leases OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.repair_expired_leases FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.repair_expired_leases
+TO symphony_executor, symphony_control;

@@ -1,9 +1,10 @@
-CREATE OR REPLACE FUNCTION orchestration.require_credential_not_revoked(p_client_cert_fingerprint_sha256 text DEFAULT NULL::text, p_token_hash text DEFAULT NULL::text)
- RETURNS void
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.require_credential_not_revoked(
+  p_client_cert_fingerprint_sha256 text DEFAULT NULL,
+  p_token_hash text DEFAULT NULL
+) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 BEGIN
   IF octet_length(p_client_cert_fingerprint_sha256) <> 64
     OR p_client_cert_fingerprint_sha256 !~ '^[0-9a-f]*$'
@@ -35,5 +36,9 @@ BEGIN
     );
   END IF;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.require_credential_not_revoked OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.require_credential_not_revoked FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.require_credential_not_revoked
+TO symphony_ingest, symphony_executor, symphony_control;

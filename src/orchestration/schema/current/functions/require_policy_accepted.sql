@@ -1,9 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.require_policy_accepted(p_policy_version_id text)
- RETURNS void
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.require_policy_accepted(p_policy_version_id text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 BEGIN
   IF octet_length(p_policy_version_id) > 1000 THEN
     PERFORM orchestration.refuse_long_texts(
@@ -22,5 +20,9 @@ BEGIN
     );
   END IF;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.require_policy_accepted OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.require_policy_accepted FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.require_policy_accepted
+TO symphony_ingest, symphony_executor, symphony_control;

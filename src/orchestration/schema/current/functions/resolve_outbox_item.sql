@@ -1,9 +1,26 @@
-CREATE OR REPLACE FUNCTION orchestration.resolve_outbox_item(p_outbox_id uuid, p_outcome text, p_reason text, p_resolved_by text DEFAULT NULL::text, p_rail_reference text DEFAULT NULL::text, p_attempt_no integer DEFAULT NULL::integer)
- RETURNS TABLE(outbox_id uuid, result_no integer, attempt_no integer, source text, outcome text, rail_reference text, reason text, recorded_by text, recorded_at timestamp with time zone, db_user text, replayed boolean)
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.resolve_outbox_item(
+  p_outbox_id uuid,
+  p_outcome text,
+  p_reason text,
+  p_resolved_by text DEFAULT NULL,
+  p_rail_reference text DEFAULT NULL,
+  p_attempt_no integer DEFAULT NULL
+) RETURNS TABLE (
+  outbox_id uuid,
+  result_no integer,
+  attempt_no integer,
+  source text,
+  outcome text,
+  rail_reference text,
+  reason text,
+  recorded_by text,
+  recorded_at timestamptz,
+  db_user text,
+  replayed boolean
+)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 #variable_conflict use_column
 -- p_attempt_no: the attempt that the result is about; without it, the one that ended the item.
 DECLARE
@@ -61,5 +78,8 @@ BEGIN
          v_result.outcome, v_result.rail_reference, v_result.reason, v_result.recorded_by,
          v_result.recorded_at, v_result.db_user, v_replayed;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.resolve_outbox_item OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.resolve_outbox_item FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.resolve_outbox_item TO symphony_control;

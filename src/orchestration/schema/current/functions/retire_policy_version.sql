@@ -1,10 +1,9 @@
-CREATE OR REPLACE FUNCTION orchestration.retire_policy_version(p_id text)
- RETURNS SETOF orchestration.policy_version_result
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET lock_timeout TO '2s'
-AS $function$
+CREATE FUNCTION orchestration.retire_policy_version(p_id text)
+RETURNS SETOF orchestration.policy_version_result
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET lock_timeout = '2s'
+AS $$
 DECLARE
   v_status text;
   v_retired_db_user text;
@@ -47,5 +46,8 @@ BEGIN
   WHERE p.id = p_id
   RETURNING p.*, false;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.retire_policy_version OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.retire_policy_version FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.retire_policy_version TO symphony_control;

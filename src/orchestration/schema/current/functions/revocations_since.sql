@@ -1,9 +1,20 @@
-CREATE OR REPLACE FUNCTION orchestration.revocations_since(p_watermark pg_snapshot DEFAULT NULL::pg_snapshot)
- RETURNS TABLE(watermark pg_snapshot, credential text, hash text, revocation_no integer, revoked_at timestamp with time zone, recorded_at timestamp with time zone, expires_at timestamp with time zone, reason_code text, revoked_by text, db_user text, xact_id bigint)
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.revocations_since(p_watermark pg_snapshot DEFAULT NULL)
+RETURNS TABLE (
+  watermark pg_snapshot,
+  credential text,
+  hash text,
+  revocation_no integer,
+  revoked_at timestamptz,
+  recorded_at timestamptz,
+  expires_at timestamptz,
+  reason_code text,
+  revoked_by text,
+  db_user text,
+  xact_id bigint
+)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 -- The revocations that p_watermark does not cover, and in each row the next watermark; one row
 -- without a revocation if there is none.
 --
@@ -85,5 +96,9 @@ BEGIN
   LEFT JOIN told t ON true
   ORDER BY t.recorded_at, t.hash, t.revocation_no;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.revocations_since OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.revocations_since FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.revocations_since
+TO symphony_ingest, symphony_control, symphony_readonly, symphony_auditor;

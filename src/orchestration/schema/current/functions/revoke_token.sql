@@ -1,10 +1,14 @@
-CREATE OR REPLACE FUNCTION orchestration.revoke_token(p_token_hash text, p_reason_code text, p_revoked_by text DEFAULT SESSION_USER, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_revoked_at timestamp with time zone DEFAULT NULL::timestamp with time zone)
- RETURNS SETOF orchestration.revoked_tokens
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET lock_timeout TO '2s'
-AS $function$
+CREATE FUNCTION orchestration.revoke_token(
+  p_token_hash text,
+  p_reason_code text,
+  p_revoked_by text DEFAULT SESSION_USER,
+  p_expires_at timestamptz DEFAULT NULL,
+  p_revoked_at timestamptz DEFAULT NULL
+) RETURNS SETOF orchestration.revoked_tokens
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET lock_timeout = '2s'
+AS $$
 BEGIN
   PERFORM orchestration.refuse_long_texts(
     'revoked_tokens', ARRAY['token_hash', 'reason_code', 'revoked_by'],
@@ -31,5 +35,8 @@ BEGIN
   VALUES (p_token_hash, p_revoked_at, p_expires_at, p_reason_code, p_revoked_by)
   RETURNING *;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.revoke_token OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.revoke_token FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.revoke_token TO symphony_control;

@@ -1,10 +1,15 @@
-CREATE OR REPLACE FUNCTION orchestration.rotate_policy_version(p_id text, p_description text, p_checksum text, p_grace interval, p_created_by text DEFAULT SESSION_USER, p_expected_active text DEFAULT NULL::text)
- RETURNS SETOF orchestration.policy_version_result
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET lock_timeout TO '2s'
-AS $function$
+CREATE FUNCTION orchestration.rotate_policy_version(
+  p_id text,
+  p_description text,
+  p_checksum text,
+  p_grace interval,
+  p_created_by text DEFAULT SESSION_USER,
+  p_expected_active text DEFAULT NULL
+) RETURNS SETOF orchestration.policy_version_result
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET lock_timeout = '2s'
+AS $$
 DECLARE
   v_active text;
   v_expires_at timestamptz;
@@ -70,5 +75,8 @@ BEGIN
   SELECT p_id, p_description, p_checksum, p_created_by FROM demoted
   RETURNING *, false;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.rotate_policy_version OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.rotate_policy_version FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.rotate_policy_version TO symphony_control;

@@ -1,11 +1,17 @@
-CREATE OR REPLACE FUNCTION orchestration.set_leases_apart(p_now timestamp with time zone, p_last_due timestamp with time zone, p_limit bigint)
- RETURNS void
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET enable_seqscan TO 'off'
- SET enable_bitmapscan TO 'off'
- SET enable_sort TO 'off'
-AS $function$
+CREATE FUNCTION orchestration.set_leases_apart(
+  p_now timestamptz,
+  p_last_due timestamptz,
+  p_limit bigint
+) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_sort = off
+AS $$
+-- enable_seqscan, enable_bitmapscan and enable_sort are off because only a scan of the index in its
+-- own order reads no more rows than it returns. The session keeps the first plan, which may have
+-- been made while the table was empty.
 -- Moves leased rows that a claim has passed over, up to the one due at p_last_due, to the time at
 -- which their leases end. Before that time no claim meets them again.
 DECLARE
@@ -24,5 +30,7 @@ BEGIN
   SET next_attempt_at = p.lease_expires_at
   WHERE p.outbox_id = ANY (v_leased) AND p.lease_expires_at > p_now;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.set_leases_apart OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.set_leases_apart FROM PUBLIC;

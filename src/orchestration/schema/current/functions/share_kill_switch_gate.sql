@@ -1,8 +1,7 @@
-CREATE OR REPLACE FUNCTION orchestration.share_kill_switch_gate()
- RETURNS void
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.share_kill_switch_gate() RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 DECLARE
   -- A client that stops in this transaction holds the gate, and every change waits for it.
   v_bound text := orchestration.bound_idle_time();
@@ -19,5 +18,7 @@ BEGIN
     END IF;
   END IF;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.share_kill_switch_gate OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.share_kill_switch_gate FROM PUBLIC;

@@ -1,9 +1,8 @@
-CREATE OR REPLACE FUNCTION orchestration.start_execution(p_id uuid, p_version integer)
- RETURNS SETOF orchestration.instruction_result
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.start_execution(p_id uuid, p_version integer)
+RETURNS SETOF orchestration.instruction_result
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
 DECLARE
   v_instruction orchestration.instruction_result;
 BEGIN
@@ -18,5 +17,8 @@ BEGIN
   UPDATE orchestration.instructions i SET state = 'EXECUTING' WHERE i.id = p_id
   RETURNING i.*, false;
 END
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.start_execution OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.start_execution FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.start_execution TO symphony_executor;

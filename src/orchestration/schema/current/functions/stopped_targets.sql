@@ -1,10 +1,12 @@
-CREATE OR REPLACE FUNCTION orchestration.stopped_targets(p_scope text)
- RETURNS text[]
- LANGUAGE sql
- STABLE
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET enable_seqscan TO 'off'
-AS $function$
+CREATE FUNCTION orchestration.stopped_targets(p_scope text) RETURNS text[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, orchestration, pg_temp
+SET enable_seqscan = off
+AS $$
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
+-- was empty would still scan the whole table after it has grown.
+-- Gated writes look single switches up, so that the events may become many. As a row comparison
+-- only the one index serves: by equality the planner might walk the primary key backwards.
   WITH RECURSIVE named (target) AS (
     SELECT min(coalesce(k.target, ''))
     FROM orchestration.kill_switches k
@@ -28,5 +30,7 @@ AS $function$
     LIMIT 1
   ) last
   WHERE (last.scope, last.target) = (p_scope, n.target) AND last.action = 'ENGAGE'
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.stopped_targets OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.stopped_targets FROM PUBLIC;

@@ -1,9 +1,8 @@
-CREATE OR REPLACE FUNCTION orchestration.verify_attempt_logs()
- RETURNS TABLE(finding text, instruction_id uuid, participant_id text, detail jsonb)
- LANGUAGE sql
- STABLE SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.verify_attempt_logs()
+RETURNS TABLE (finding text, instruction_id uuid, participant_id text, detail jsonb)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
   WITH attempts AS (
     SELECT 'execution_attempts' AS log, e.instruction_id, e.attempt_no, e.phase, e.participant_id,
            e.worker_id, NULL AS rail_type, e.outcome
@@ -39,5 +38,8 @@ AS $function$
          jsonb_build_object('log', f.log, 'attempt_no', f.attempt_no, 'phase', f.phase)
   FROM found f
   ORDER BY f.finding, f.log, f.instruction_id, f.attempt_no
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.verify_attempt_logs OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.verify_attempt_logs FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.verify_attempt_logs TO symphony_control, symphony_auditor;

@@ -1,9 +1,14 @@
-CREATE OR REPLACE FUNCTION orchestration.verify_attestation_chain(p_caller_identity text)
- RETURNS TABLE(ok boolean, records bigint, break_chain_seq bigint, break_attestation_id uuid, break_reason text)
- LANGUAGE sql
- STABLE SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.verify_attestation_chain(p_caller_identity text)
+RETURNS TABLE (
+  ok boolean,
+  records bigint,
+  break_chain_seq bigint,
+  break_attestation_id uuid,
+  break_reason text
+)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
   WITH chain AS (
     SELECT a AS record,
            row_number() OVER w AS expected_seq,
@@ -74,5 +79,9 @@ AS $function$
   SELECT b.reason IS NULL, (SELECT count(*) FROM judged), b.chain_seq, b.id, b.reason
   FROM (SELECT) once
   LEFT JOIN LATERAL (SELECT * FROM breaks ORDER BY chain_seq, id LIMIT 1) b ON true
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.verify_attestation_chain OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.verify_attestation_chain FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.verify_attestation_chain
+TO symphony_control, symphony_auditor;

@@ -1,10 +1,16 @@
-CREATE OR REPLACE FUNCTION orchestration.verify_audit_log()
- RETURNS TABLE(ok boolean, entries bigint, break_chain_seq bigint, break_table_name text, break_key text, break_reason text)
- LANGUAGE sql
- STABLE SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
- SET "TimeZone" TO 'UTC'
-AS $function$
+CREATE FUNCTION orchestration.verify_audit_log()
+RETURNS TABLE (
+  ok boolean,
+  entries bigint,
+  break_chain_seq bigint,
+  break_table_name text,
+  break_key text,
+  break_reason text
+)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+SET timezone = 'UTC'
+AS $$
   WITH chain AS (
     SELECT a AS entry,
            row_number() OVER w AS expected_seq,
@@ -155,5 +161,8 @@ AS $function$
     -- A chain that is broken explains nothing.
     SELECT * FROM all_breaks ORDER BY rank = 3, chain_seq, rank, table_name, key LIMIT 1
   ) b ON true
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.verify_audit_log OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.verify_audit_log FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.verify_audit_log TO symphony_control, symphony_auditor;

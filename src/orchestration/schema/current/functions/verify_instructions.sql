@@ -1,9 +1,8 @@
-CREATE OR REPLACE FUNCTION orchestration.verify_instructions()
- RETURNS TABLE(finding text, instruction_id uuid, participant_id text, detail jsonb)
- LANGUAGE sql
- STABLE SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.verify_instructions()
+RETURNS TABLE (finding text, instruction_id uuid, participant_id text, detail jsonb)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
   SELECT 'HISTORY: it does not lead to the instruction as it stands',
          i.id, i.participant_id,
          jsonb_build_object('version', i.version, 'state', i.state, 'rows', h.rows,
@@ -52,5 +51,8 @@ AS $function$
   FROM orchestration.instructions i
   WHERE NOT EXISTS (
     SELECT FROM orchestration.policy_versions p WHERE p.id = i.policy_version_id)
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.verify_instructions OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.verify_instructions FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.verify_instructions TO symphony_control, symphony_auditor;

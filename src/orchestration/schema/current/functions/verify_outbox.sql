@@ -1,9 +1,8 @@
-CREATE OR REPLACE FUNCTION orchestration.verify_outbox()
- RETURNS TABLE(finding text, outbox_id uuid, participant_id text, detail jsonb)
- LANGUAGE sql
- STABLE SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'orchestration', 'pg_temp'
-AS $function$
+CREATE FUNCTION orchestration.verify_outbox()
+RETURNS TABLE (finding text, outbox_id uuid, participant_id text, detail jsonb)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
   SELECT 'LOST: neither pending nor terminal', i.outbox_id, i.participant_id, '{}'::jsonb
   FROM orchestration.payment_outbox_items i
   WHERE NOT EXISTS (
@@ -178,5 +177,8 @@ AS $function$
     ) i ON i.participant_id = s.participant_id
   ) s
   WHERE s.items <> s.last OR s.next_sequence_id IS DISTINCT FROM s.last + 1
-$function$;
--- owner: symphony_owner
+$$;
+
+ALTER FUNCTION orchestration.verify_outbox OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.verify_outbox FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orchestration.verify_outbox TO symphony_control, symphony_auditor;

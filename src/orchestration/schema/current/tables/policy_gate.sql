@@ -1,5 +1,18 @@
-singleton boolean NOT NULL DEFAULT true
-changes bigint NOT NULL DEFAULT 0
-changed_at timestamp with time zone
--- kind: r, persistence: p
--- owner: symphony_owner
+CREATE TABLE orchestration.policy_gate (
+  singleton boolean DEFAULT true NOT NULL,
+  changes bigint DEFAULT 0 NOT NULL,
+  changed_at timestamptz,
+  CONSTRAINT ck_policy_gate_singleton CHECK (singleton),
+  CONSTRAINT pk_policy_gate PRIMARY KEY (singleton)
+);
+
+CREATE TRIGGER no_delete BEFORE DELETE ON orchestration.policy_gate
+FOR EACH ROW EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-008', 'P0001');
+ALTER TABLE orchestration.policy_gate ENABLE ALWAYS TRIGGER no_delete;
+
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.policy_gate
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-008', 'P0001');
+ALTER TABLE orchestration.policy_gate ENABLE ALWAYS TRIGGER no_truncate;
+
+ALTER TABLE orchestration.policy_gate OWNER TO symphony_owner;
+GRANT SELECT ON orchestration.policy_gate TO symphony_auditor;

@@ -1,15 +1,8 @@
-CREATE VIEW orchestration.execution_attempt_result WITH (security_invoker=true) AS
- SELECT instruction_id,
-    attempt_no,
-    phase,
-    participant_id,
-    worker_id,
-    outcome,
-    error_code,
-    error_message,
-    occurred_at,
-    db_user,
-    xact_id,
-    false AS replayed
-   FROM orchestration.execution_attempts a;
--- owner: symphony_owner
+-- No role reads it: its row type is what the functions return.
+CREATE VIEW orchestration.execution_attempt_result
+WITH (security_invoker = true)
+AS
+SELECT a.*, false AS replayed
+FROM orchestration.execution_attempts a;
+
+ALTER VIEW orchestration.execution_attempt_result OWNER TO symphony_owner;

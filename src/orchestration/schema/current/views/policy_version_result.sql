@@ -1,16 +1,8 @@
-CREATE VIEW orchestration.policy_version_result WITH (security_invoker=true) AS
- SELECT id,
-    description,
-    checksum,
-    status,
-    activated_at,
-    grace_expires_at,
-    retired_at,
-    retired_db_user,
-    created_at,
-    created_by,
-    db_user,
-    xact_id,
-    false AS replayed
-   FROM orchestration.policy_versions p;
--- owner: symphony_owner
+-- No role reads it: its row type is what the functions return.
+CREATE VIEW orchestration.policy_version_result
+WITH (security_invoker = true)
+AS
+SELECT p.*, false AS replayed
+FROM orchestration.policy_versions p;
+
+ALTER VIEW orchestration.policy_version_result OWNER TO symphony_owner;

@@ -1,17 +1,7 @@
-CREATE VIEW orchestration.transaction_attempt_result WITH (security_invoker=true) AS
- SELECT instruction_id,
-    attempt_no,
-    phase,
-    participant_id,
-    worker_id,
-    rail_type,
-    outcome,
-    rail_reference,
-    error_code,
-    error_message,
-    occurred_at,
-    db_user,
-    xact_id,
-    false AS replayed
-   FROM orchestration.transaction_attempts a;
--- owner: symphony_owner
+CREATE VIEW orchestration.transaction_attempt_result
+WITH (security_invoker = true)
+AS
+SELECT a.*, false AS replayed
+FROM orchestration.transaction_attempts a;
+
+ALTER VIEW orchestration.transaction_attempt_result OWNER TO symphony_owner;

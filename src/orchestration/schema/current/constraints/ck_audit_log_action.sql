@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.audit_log ADD CONSTRAINT ck_audit_log_action CHECK ((action = ANY (ARRAY['MIGRATE'::text, 'ROTATE'::text, 'RETIRE'::text, 'DEMOTE'::text, 'SHORTEN'::text, 'REVOKE'::text, 'ENGAGE'::text, 'RELEASE'::text, 'REDRIVE'::text, 'RESOLVE'::text, 'CANCEL'::text, 'RESCHEDULE'::text, 'EXPIRE_LEASE'::text, 'CLOSE_CONTRADICTION'::text])));

@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.ingress_attestation_events ADD CONSTRAINT ck_ingress_attestation_events_terminal_status CHECK ((((event = 'EXECUTION_COMPLETED'::text) = (terminal_status IS NOT NULL)) AND (terminal_status = ANY (ARRAY['SUCCESS'::text, 'FAILED'::text, 'REPAIRED'::text]))));

@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.ingress_attestation_events ADD CONSTRAINT ck_ingress_attestation_events_years CHECK (((EXTRACT(year FROM (occurred_at AT TIME ZONE 'UTC'::text)) >= (1)::numeric) AND (EXTRACT(year FROM (occurred_at AT TIME ZONE 'UTC'::text)) <= (9998)::numeric)));

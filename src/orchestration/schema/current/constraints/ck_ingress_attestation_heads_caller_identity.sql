@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.ingress_attestation_heads ADD CONSTRAINT ck_ingress_attestation_heads_caller_identity CHECK (((octet_length(caller_identity) >= 1) AND (octet_length(caller_identity) <= 1000)));

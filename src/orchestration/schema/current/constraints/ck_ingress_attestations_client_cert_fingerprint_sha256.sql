@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.ingress_attestations ADD CONSTRAINT ck_ingress_attestations_client_cert_fingerprint_sha256 CHECK (((octet_length(client_cert_fingerprint_sha256) = 64) AND (client_cert_fingerprint_sha256 ~ '^[0-9a-f]*$'::text)));

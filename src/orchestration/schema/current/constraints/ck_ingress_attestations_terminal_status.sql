@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.ingress_attestations ADD CONSTRAINT ck_ingress_attestations_terminal_status CHECK (((execution_completed = (terminal_status IS NOT NULL)) AND (terminal_status = ANY (ARRAY['SUCCESS'::text, 'FAILED'::text, 'REPAIRED'::text]))));

@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.ingress_attestations ADD CONSTRAINT ck_ingress_attestations_years CHECK (((EXTRACT(year FROM (attested_at AT TIME ZONE 'UTC'::text)) >= (1)::numeric) AND (EXTRACT(year FROM (attested_at AT TIME ZONE 'UTC'::text)) <= (9998)::numeric)));

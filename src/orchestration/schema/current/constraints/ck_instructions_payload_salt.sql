@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.instructions ADD CONSTRAINT ck_instructions_payload_salt CHECK ((octet_length(payload_salt) = 16));

@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.instructions ADD CONSTRAINT ck_instructions_reason CHECK ((((state = 'FAILED'::text) = (reason IS NOT NULL)) AND (octet_length(reason) >= 1) AND (octet_length(reason) <= 4000)));

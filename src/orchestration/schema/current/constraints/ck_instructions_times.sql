@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.instructions ADD CONSTRAINT ck_instructions_times CHECK ((((state = ANY (ARRAY['COMPLETED'::text, 'FAILED'::text])) = (completed_at IS NOT NULL)) AND ((EXTRACT(year FROM (created_at AT TIME ZONE 'UTC'::text)) >= (1)::numeric) AND (EXTRACT(year FROM (created_at AT TIME ZONE 'UTC'::text)) <= (9998)::numeric))));

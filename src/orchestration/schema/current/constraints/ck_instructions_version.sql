@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.instructions ADD CONSTRAINT ck_instructions_version CHECK ((version >= 1));

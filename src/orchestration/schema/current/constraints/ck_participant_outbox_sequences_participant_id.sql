@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.participant_outbox_sequences ADD CONSTRAINT ck_participant_outbox_sequences_participant_id CHECK (((octet_length(participant_id) >= 1) AND (octet_length(participant_id) <= 1000)));

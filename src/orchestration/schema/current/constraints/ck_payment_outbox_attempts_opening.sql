@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.payment_outbox_attempts ADD CONSTRAINT ck_payment_outbox_attempts_opening CHECK (((phase = 'CLOSE'::text) OR (num_nonnulls(rail_reference, rail_code, error_code, error_message, latency_ms) = 0)));

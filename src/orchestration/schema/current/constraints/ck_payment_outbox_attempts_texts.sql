@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.payment_outbox_attempts ADD CONSTRAINT ck_payment_outbox_attempts_texts CHECK (((octet_length(requested_error_code) <= 1000) AND (octet_length(rail_reference) <= 1000) AND (octet_length(rail_code) <= 1000) AND (octet_length(error_code) <= 1000) AND (octet_length(error_message) <= 4000)));

@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.payment_outbox_interventions ADD CONSTRAINT ck_payment_outbox_interventions_years CHECK (((EXTRACT(year FROM (acted_at AT TIME ZONE 'UTC'::text)) >= (1)::numeric) AND (EXTRACT(year FROM (acted_at AT TIME ZONE 'UTC'::text)) <= (9998)::numeric)));

@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.payment_outbox_items ADD CONSTRAINT ck_payment_outbox_items_payload_hash CHECK ((payload_hash = encode(sha256((('\x6f726368657374726174696f6e2e7061796c6f61642e7631'::bytea || payload_salt) || convert_to((payload)::text, 'UTF8'::name))), 'hex'::text)));

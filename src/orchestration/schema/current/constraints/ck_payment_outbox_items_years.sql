@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.payment_outbox_items ADD CONSTRAINT ck_payment_outbox_items_years CHECK (((EXTRACT(year FROM (created_at AT TIME ZONE 'UTC'::text)) >= (1)::numeric) AND (EXTRACT(year FROM (created_at AT TIME ZONE 'UTC'::text)) <= (9998)::numeric)));

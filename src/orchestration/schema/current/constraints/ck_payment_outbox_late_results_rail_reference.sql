@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.payment_outbox_late_results ADD CONSTRAINT ck_payment_outbox_late_results_rail_reference CHECK (((octet_length(rail_reference) >= 1) AND (octet_length(rail_reference) <= 1000)));

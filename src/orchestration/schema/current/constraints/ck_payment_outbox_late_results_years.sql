@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.payment_outbox_late_results ADD CONSTRAINT ck_payment_outbox_late_results_years CHECK (((EXTRACT(year FROM (recorded_at AT TIME ZONE 'UTC'::text)) >= (1)::numeric) AND (EXTRACT(year FROM (recorded_at AT TIME ZONE 'UTC'::text)) <= (9998)::numeric)));

@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.payment_outbox_pending ADD CONSTRAINT ck_payment_outbox_pending_lease CHECK (((num_nulls(claimed_by, lease_token, lease_expires_at) = ANY (ARRAY[0, 3])) AND isfinite(lease_expires_at) AND (octet_length(claimed_by) <= 1000)));

@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.payment_outbox_pending ADD CONSTRAINT ck_payment_outbox_pending_next_attempt_at CHECK (((EXTRACT(year FROM (next_attempt_at AT TIME ZONE 'UTC'::text)) >= (1)::numeric) AND (EXTRACT(year FROM (next_attempt_at AT TIME ZONE 'UTC'::text)) <= (9998)::numeric)));

@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.policy_gate ADD CONSTRAINT ck_policy_gate_singleton CHECK (singleton);

@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.policy_versions ADD CONSTRAINT ck_policy_versions_times CHECK ((((status = 'ACTIVE'::text) = (grace_expires_at IS NULL)) AND ((status = 'RETIRED'::text) = (retired_at IS NOT NULL))));

@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.revoked_client_certs ADD CONSTRAINT ck_revoked_client_certs_reason_code CHECK ((reason_code = ANY (ARRAY['unspecified'::text, 'keyCompromise'::text, 'cACompromise'::text, 'affiliationChanged'::text, 'superseded'::text, 'cessationOfOperation'::text, 'certificateHold'::text, 'privilegeWithdrawn'::text, 'aACompromise'::text])));

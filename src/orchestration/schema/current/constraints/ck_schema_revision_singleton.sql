@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.schema_revision ADD CONSTRAINT ck_schema_revision_singleton CHECK (singleton);

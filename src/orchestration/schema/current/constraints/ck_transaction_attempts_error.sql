@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.transaction_attempts ADD CONSTRAINT ck_transaction_attempts_error CHECK ((((num_nonnulls(error_code, error_message) = 0) OR COALESCE((outcome <> 'SUCCEEDED'::text), false)) AND (octet_length(error_code) >= 1) AND (octet_length(error_code) <= 1000) AND (octet_length(error_message) >= 1) AND (octet_length(error_message) <= 4000)));

@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.transaction_attempts ADD CONSTRAINT ck_transaction_attempts_rail_reference CHECK ((((rail_reference IS NULL) OR (phase = 'CLOSE'::text)) AND (octet_length(rail_reference) >= 1) AND (octet_length(rail_reference) <= 1000)));

@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.transaction_attempts ADD CONSTRAINT ck_transaction_attempts_years CHECK (((EXTRACT(year FROM (occurred_at AT TIME ZONE 'UTC'::text)) >= (1)::numeric) AND (EXTRACT(year FROM (occurred_at AT TIME ZONE 'UTC'::text)) <= (9998)::numeric)));

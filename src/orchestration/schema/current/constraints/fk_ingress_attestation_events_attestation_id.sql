@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.ingress_attestation_events ADD CONSTRAINT fk_ingress_attestation_events_attestation_id FOREIGN KEY (attestation_id) REFERENCES orchestration.ingress_attestations(id);

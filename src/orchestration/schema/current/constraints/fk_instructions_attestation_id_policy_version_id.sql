@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.instructions ADD CONSTRAINT fk_instructions_attestation_id_policy_version_id FOREIGN KEY (attestation_id, policy_version_id) REFERENCES orchestration.ingress_attestations(id, policy_version_id);

@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.payment_outbox_pending ADD CONSTRAINT fk_payment_outbox_pending_participant_id_instruction_id_open FOREIGN KEY (participant_id, instruction_id, open) REFERENCES orchestration.instructions(participant_id, id, open);

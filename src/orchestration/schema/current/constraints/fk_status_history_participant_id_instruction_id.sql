@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.status_history ADD CONSTRAINT fk_status_history_participant_id_instruction_id FOREIGN KEY (participant_id, instruction_id) REFERENCES orchestration.instructions(participant_id, id);

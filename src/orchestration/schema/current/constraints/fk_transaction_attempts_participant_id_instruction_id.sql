@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.transaction_attempts ADD CONSTRAINT fk_transaction_attempts_participant_id_instruction_id FOREIGN KEY (participant_id, instruction_id) REFERENCES orchestration.instructions(participant_id, id);

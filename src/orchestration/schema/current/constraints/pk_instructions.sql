@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.instructions ADD CONSTRAINT pk_instructions PRIMARY KEY (id);

@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.kill_switch_gate ADD CONSTRAINT pk_kill_switch_gate PRIMARY KEY (singleton);

@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.participant_outbox_sequences ADD CONSTRAINT pk_participant_outbox_sequences PRIMARY KEY (participant_id);

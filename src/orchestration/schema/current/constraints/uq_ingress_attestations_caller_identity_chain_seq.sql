@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.ingress_attestations ADD CONSTRAINT uq_ingress_attestations_caller_identity_chain_seq UNIQUE (caller_identity, chain_seq);

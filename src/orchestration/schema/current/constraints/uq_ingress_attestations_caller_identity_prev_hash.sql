@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.ingress_attestations ADD CONSTRAINT uq_ingress_attestations_caller_identity_prev_hash UNIQUE (caller_identity, prev_hash);

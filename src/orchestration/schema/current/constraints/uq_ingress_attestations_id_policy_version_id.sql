@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.ingress_attestations ADD CONSTRAINT uq_ingress_attestations_id_policy_version_id UNIQUE (id, policy_version_id);

@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.instructions ADD CONSTRAINT uq_instructions_participant_id_idempotency_key UNIQUE (participant_id, idempotency_key);

@@ -1,1 +1,0 @@
-ALTER TABLE orchestration.payment_outbox_items ADD CONSTRAINT uq_payment_outbox_items_participant_id_sequence_id UNIQUE (participant_id, sequence_id);

@@ -1,2 +1,0 @@
-symphony_auditor: SELECT
-symphony_control: SELECT

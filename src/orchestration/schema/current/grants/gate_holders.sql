@@ -1,3 +1,0 @@
-symphony_auditor: EXECUTE
-symphony_control: EXECUTE
-symphony_readonly: EXECUTE

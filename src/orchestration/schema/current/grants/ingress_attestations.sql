@@ -1,3 +1,0 @@
-symphony_auditor: SELECT
-symphony_control: SELECT
-symphony_readonly: SELECT

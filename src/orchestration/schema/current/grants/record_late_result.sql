@@ -1,2 +1,0 @@
-symphony_control: EXECUTE
-symphony_executor: EXECUTE

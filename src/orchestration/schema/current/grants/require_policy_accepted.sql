@@ -1,3 +1,0 @@
-symphony_control: EXECUTE
-symphony_executor: EXECUTE
-symphony_ingest: EXECUTE

@@ -1,1 +1,0 @@
-symphony_control: EXECUTE

@@ -1,2 +1,0 @@
-symphony_auditor: EXECUTE
-symphony_control: EXECUTE

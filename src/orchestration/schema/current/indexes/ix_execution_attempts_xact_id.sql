@@ -1,1 +1,0 @@
-CREATE INDEX ix_execution_attempts_xact_id ON orchestration.execution_attempts USING brin (xact_id);

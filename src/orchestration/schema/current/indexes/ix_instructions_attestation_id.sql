@@ -1,1 +1,0 @@
-CREATE INDEX ix_instructions_attestation_id ON orchestration.instructions USING btree (attestation_id);

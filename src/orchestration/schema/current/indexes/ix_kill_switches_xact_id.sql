@@ -1,1 +1,0 @@
-CREATE INDEX ix_kill_switches_xact_id ON orchestration.kill_switches USING brin (xact_id);

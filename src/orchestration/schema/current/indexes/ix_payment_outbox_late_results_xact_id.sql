@@ -1,1 +1,0 @@
-CREATE INDEX ix_payment_outbox_late_results_xact_id ON orchestration.payment_outbox_late_results USING brin (xact_id);

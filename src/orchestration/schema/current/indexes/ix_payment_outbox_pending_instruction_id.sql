@@ -1,1 +1,0 @@
-CREATE INDEX ix_payment_outbox_pending_instruction_id ON orchestration.payment_outbox_pending USING btree (instruction_id);

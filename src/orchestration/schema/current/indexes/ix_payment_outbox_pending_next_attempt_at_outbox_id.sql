@@ -1,1 +1,0 @@
-CREATE INDEX ix_payment_outbox_pending_next_attempt_at_outbox_id ON orchestration.payment_outbox_pending USING btree (next_attempt_at, outbox_id);

@@ -1,1 +1,0 @@
-CREATE UNIQUE INDEX pk_audit_log_head ON orchestration.audit_log_head USING btree (singleton);

@@ -1,1 +1,0 @@
-CREATE UNIQUE INDEX pk_instructions ON orchestration.instructions USING btree (id);

@@ -1,1 +1,0 @@
-CREATE UNIQUE INDEX pk_policy_gate ON orchestration.policy_gate USING btree (singleton);

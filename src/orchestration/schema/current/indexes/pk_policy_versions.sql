@@ -1,1 +1,0 @@
-CREATE UNIQUE INDEX pk_policy_versions ON orchestration.policy_versions USING btree (id);

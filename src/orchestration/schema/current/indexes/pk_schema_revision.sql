@@ -1,1 +1,0 @@
-CREATE UNIQUE INDEX pk_schema_revision ON orchestration.schema_revision USING btree (singleton);

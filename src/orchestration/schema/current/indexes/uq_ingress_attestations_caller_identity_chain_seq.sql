@@ -1,1 +1,0 @@
-CREATE UNIQUE INDEX uq_ingress_attestations_caller_identity_chain_seq ON orchestration.ingress_attestations USING btree (caller_identity, chain_seq);

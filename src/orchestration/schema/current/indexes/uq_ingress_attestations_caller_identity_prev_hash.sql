@@ -1,1 +1,0 @@
-CREATE UNIQUE INDEX uq_ingress_attestations_caller_identity_prev_hash ON orchestration.ingress_attestations USING btree (caller_identity, prev_hash);

@@ -1,1 +1,0 @@
-CREATE UNIQUE INDEX uq_instructions_participant_id_id ON orchestration.instructions USING btree (participant_id, id);

@@ -1,1 +1,0 @@
-CREATE UNIQUE INDEX uq_kill_switches_key ON orchestration.kill_switches USING btree (key);

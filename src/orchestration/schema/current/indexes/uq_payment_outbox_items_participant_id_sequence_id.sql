@@ -1,1 +1,0 @@
-CREATE UNIQUE INDEX uq_payment_outbox_items_participant_id_sequence_id ON orchestration.payment_outbox_items USING btree (participant_id, sequence_id);

@@ -1,1 +1,0 @@
-CREATE SCHEMA orchestration AUTHORIZATION symphony_owner;

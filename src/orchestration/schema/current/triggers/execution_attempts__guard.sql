@@ -1,2 +1,0 @@
-CREATE TRIGGER guard BEFORE INSERT ON orchestration.execution_attempts FOR EACH ROW EXECUTE FUNCTION orchestration.guard_attempt_log();
--- enabled: A

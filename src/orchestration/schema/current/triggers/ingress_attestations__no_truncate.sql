@@ -1,2 +1,0 @@
-CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.ingress_attestations FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-ATT-001', 'P0001');
--- enabled: A

@@ -1,0 +1,696 @@
+"""Writes a revision from the models and schema/current, or renews the text of one.
+
+usage: python -m tools.revision m="what the revision brings"
+       python -m tools.revision rewrite=NNNN|all
+
+The author edits the models and schema/current. `m=` compares both with a database at head and
+writes the next revision. `rewrite=` writes the same changes into a revision that is not released:
+its functions, views, triggers and grants get the text of schema/current, and its tables are
+rendered from the models if they differ. Objects that no revision makes are added to it, and objects
+that schema/current no longer has are removed from it. `rewrite=all` renews every revision; new
+objects go into the newest one.
+
+Both run the result on scratch databases, compare them with schema/current, and renew
+fingerprint.json, load.sql, versions.lock and REVISION.
+"""
+
+import re
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from graphlib import TopologicalSorter
+from typing import Any
+
+from alembic.autogenerate import produce_migrations, render_python_code
+from alembic.operations import ops
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import URL, Column, FetchedValue, MetaData, create_engine, pool, text
+
+from orchestration import models, schema
+from orchestration.invariants import CATALOGUE
+from tools import current, revision_text, scratch
+from tools import schema as current_schema
+from tools import versions as lock
+from tools.revision_text import Call, Revision, execute
+
+PACKAGE = current_schema.FOLDER / "__init__.py"
+REVISION = re.compile(r'^REVISION = "(\d+)"$', re.MULTILINE)
+INVARIANT = re.compile(r"INV-[A-Z]{3}-\d{3}")
+UNITS = ("functions/", "views/", "triggers/")
+ON_TABLE = re.compile(r"(?:ALTER TABLE|\bON) orchestration\.(\w+)")
+SQL_FUNCTION = re.compile(r"^ ?LANGUAGE sql\b", re.MULTILINE)
+TRIGGER_FUNCTION = re.compile(r"\bRETURNS trigger\b")
+IMPORTS = {
+    "sa.": "import sqlalchemy as sa",
+    "postgresql.": "from sqlalchemy.dialects import postgresql",
+}
+FILE = '''"""{title}.
+
+Serves: {serves}.
+"""
+
+from alembic import op
+
+revision = "{id}"
+down_revision = "{down}"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("SET LOCAL ROLE symphony_owner")
+{up_lines}
+    op.execute("UPDATE orchestration.schema_revision SET revision = '{id}'")
+    op.execute("RESET ROLE")
+
+
+def downgrade() -> None:
+    op.execute("SET LOCAL ROLE symphony_owner")
+{down_lines}
+    op.execute("UPDATE orchestration.schema_revision SET revision = '{down}'")
+    op.execute("RESET ROLE")
+'''
+
+Picture = Mapping[str, str]
+Grant = tuple[str, str]  # An object, and a line of its grants in a picture.
+
+
+class Refused(RuntimeError):
+    """The revision cannot be written."""
+
+
+@dataclass(frozen=True)
+class State:
+    """schema/current as files, and as a database beside a database at head."""
+
+    units: Mapping[str, str]
+    stale: set[str]
+    wanted: Picture
+    found: Picture
+    loaded: URL
+    head: URL
+
+    @cached_property
+    def differences(self) -> list[schema.Difference]:
+        return schema.compare(self.wanted, self.found)
+
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        return {difference.path: difference.kind for difference in self.differences}
+
+    def tables(self, kind: str) -> set[str]:
+        """The tables that are new ("missing" at head) or gone ("unexpected")."""
+        return {
+            path.partition("/")[2]
+            for path, found in self.kinds.items()
+            if found == kind and path.startswith("tables/")
+        }
+
+    def changed_tables(self) -> set[str]:
+        """The tables whose columns, constraints, indexes or options differ."""
+        return {
+            table
+            for difference in self.differences
+            if difference.path.startswith(("tables/", "constraints/", "indexes/"))
+            for table in self.tables_of(difference.path)
+        }
+
+    def tables_of(self, path: str) -> list[str]:
+        if path.startswith("tables/"):
+            return [path.partition("/")[2]]
+        return ON_TABLE.findall(self.wanted.get(path) or self.found[path])[:1]
+
+
+def state(at: scratch.Server) -> State:
+    loaded, head = current_schema.loaded(at), current_schema.migrated(at)
+    units = revision_text.units(current.read(current_schema.CURRENT))
+    return State(
+        units,
+        set(revision_text.stale(units, revision_text.revisions(scratch.VERSIONS))),
+        current_schema.picture(loaded),
+        current_schema.picture(head),
+        loaded,
+        head,
+    )
+
+
+# Rewriting
+
+
+def rewrite(named: str) -> None:
+    chain = revision_text.revisions(scratch.VERSIONS)
+    chosen = [one for one in chain if named in ("all", one.id)]
+    if not chosen:
+        raise Refused(f"There is no revision {named} in alembic/versions")
+    with current_schema.server() as at:
+        before = state(at)
+        made = revision_text.makers(chain)
+        for revision in chosen:
+            renew(revision, before, made)
+        renew_tables(chosen, chain, before)
+        add_missing(chosen[-1], before, made)
+        for revision in chosen:
+            revision.save()
+        finish(before.wanted)
+        after = current_schema.picture(current_schema.migrated(at))
+    left = list(current_schema.described(after, before.wanted, "the revisions", "schema/current"))
+    chain = revision_text.revisions(scratch.VERSIONS)
+    left += revision_text.stale(before.units, chain).values()
+    if left:
+        raise Refused("\n".join([*left, f"Not everything is in revision {named}"]))
+
+
+def renew(
+    revision: Revision, before: State, made: Mapping[str, list[tuple[Revision, Call]]]
+) -> None:
+    """Give the units of a revision the text of schema/current, and remove those that are gone."""
+    for unit, call in revision.made().items():
+        if made[unit][-1][0].id != revision.id:
+            continue
+        text = before.units.get(unit)
+        if text is None:
+            revision.remove(call)
+            for drop in revision.down():
+                if drop.dropped == unit:
+                    revision.remove(drop)
+            continue
+        sql = call.sql or ""
+        if revision_text.replacing(sql) == sql:
+            text = revision_text.replacing(text)
+        if sql != text:
+            revision.replace(call, execute(text))
+
+
+def renew_tables(chosen: list[Revision], chain: list[Revision], before: State) -> None:
+    changed = before.changed_tables()
+    for revision in chosen:
+        for call in revision.up():
+            if call.table not in changed or call.name not in ("create_table", "create_index"):
+                continue
+            assert call.table is not None
+            if f"tables/{call.table}" in before.wanted and call.name == "create_table":
+                revision.replace(call, created(call.table, before.wanted))
+                require(revision, created(call.table, before.wanted))
+            else:
+                revision.remove(call)
+        for call in revision.down():
+            if call.name == "drop_table" and f"tables/{call.table}" not in before.wanted:
+                revision.remove(call)
+    known = {call.table for one in chain for call in one.up() if call.name == "create_table"}
+    newest = chosen[-1]
+    for table in sorted_tables(changed - known):
+        require(newest, created(table, before.wanted))
+        newest.insert_before(end_of_upgrade(newest), created(table, before.wanted))
+        newest.insert_before(
+            first_drop(newest), f'    op.drop_table("{table}", schema="orchestration")'
+        )
+
+
+def add_missing(
+    revision: Revision, before: State, made: Mapping[str, list[tuple[Revision, Call]]]
+) -> None:
+    """Add the units that no revision makes."""
+    own = {call.table for call in revision.up() if call.name == "create_table"}
+    own |= before.tables("missing")
+    units = {unit: text for unit, text in before.units.items() if unit not in made}
+    missing = ordered(units)
+    for unit in missing:
+        revision.insert_before(end_of_upgrade(revision), execute(before.units[unit]))
+    for unit in reversed(missing):
+        if unit.startswith(("triggers/", "grants/")) and table_of(unit) in own:
+            continue  # It goes with its table.
+        drop = execute(dropping(unit, before.units[unit]))
+        if unit.startswith("functions/") and TRIGGER_FUNCTION.search(before.units[unit]):
+            # The triggers go with their tables, and only then can the function go.
+            revision.insert_before(end_of_downgrade(revision), drop)
+        else:
+            revision.insert_before(first_drop(revision), drop)
+
+
+def table_of(unit: str) -> str:
+    return unit.partition("/")[2].partition("__")[0]
+
+
+def end_of_upgrade(revision: Revision) -> Call:
+    """The statement that new objects come before."""
+    calls = [call for call in revision.up() if call.function == "upgrade" and call.sql]
+    return next(
+        (call for call in calls if (call.sql or "").startswith(revision_text.REVISION_ROW)),
+        calls[-1],
+    )
+
+
+def end_of_downgrade(revision: Revision) -> Call:
+    calls = [call for call in revision.down() if call.sql]
+    return next(
+        (
+            call
+            for call in calls
+            if (call.sql or "").startswith((revision_text.REVISION_ROW, "RESET ROLE"))
+        ),
+        calls[-1],
+    )
+
+
+def first_drop(revision: Revision) -> Call:
+    return next(
+        (call for call in revision.down() if call.dropped or call.name.startswith("drop_")),
+        end_of_downgrade(revision),
+    )
+
+
+def dropping(unit: str, text: str) -> str:
+    kind, _, name = unit.partition("/")
+    if kind == "triggers":
+        table, _, trigger = name.partition("__")
+        return f"DROP TRIGGER {trigger} ON orchestration.{table}"
+    if kind == "grants":
+        return f"REVOKE ALL ON orchestration.{name} FROM {', '.join(grantees(text))}"
+    return f"DROP {kind.removesuffix('s').upper()} orchestration.{name}"
+
+
+def grantees(text: str) -> list[str]:
+    return sorted(set(re.findall(r"\bsymphony_\w+", text.replace("symphony_owner", ""))))
+
+
+def sorted_tables(tables: Iterable[str]) -> list[str]:
+    wanted = set(tables)
+    return [table.name for table in models.Base.metadata.sorted_tables if table.name in wanted]
+
+
+def created(name: str, wanted: Picture) -> str:
+    """The lines that make a table of the models and its indexes, its columns in the order of
+    schema/current."""
+    table = models.Base.metadata.tables.get(f"{models.Base.metadata.schema}.{name}")
+    if table is None:
+        raise Refused(f"schema/current has the table {name}, and the models do not")
+    order = [line.partition(" ")[0] for line in wanted[f"tables/{name}"].splitlines()]
+    metadata = MetaData(naming_convention=models.Base.metadata.naming_convention)
+    operation = ops.CreateTableOp.from_table(table.to_metadata(metadata))
+    columns = [without_assigned(one) for one in operation.columns if isinstance(one, Column)]
+    rules = [one for one in operation.columns if not isinstance(one, Column)]
+    if unknown := [column.name for column in columns if column.name not in order]:
+        raise Refused(f"The models have columns of {name} that schema/current lacks: {unknown}")
+    operation.columns = [
+        *sorted(columns, key=lambda column: order.index(column.name)),
+        *sorted(rules, key=lambda rule: str(rule.name)),
+    ]
+    indexes = [
+        ops.CreateIndexOp.from_index(index)
+        for index in sorted(table.indexes, key=lambda index: str(index.name))
+    ]
+    return rendered([operation, *indexes])
+
+
+def without_assigned(column: Column[Any]) -> Column[Any]:
+    """The column without a default if a trigger assigns its value."""
+    if type(column.server_default) is FetchedValue:
+        column.server_default = None
+    return column
+
+
+def rendered(operations: Sequence[ops.MigrateOperation]) -> str:
+    """The lines of Alembic's operations, without its comments."""
+    code = render_python_code(ops.UpgradeOps(list(operations)))
+    lines = [line for line in code.splitlines() if not line.lstrip().startswith("#")]
+    return "" if lines == ["    pass"] or lines == ["pass"] else indent("\n".join(lines))
+
+
+def indent(lines: str) -> str:
+    """The lines as the body of a function."""
+    return textwrap.indent(textwrap.dedent("    " + lines.lstrip()), "    ")
+
+
+def require(revision: Revision, lines: str) -> None:
+    """Import what rendered lines use."""
+    for used, imported in IMPORTS.items():
+        if used in lines and imported not in revision.text:
+            at = next(
+                number
+                for number, line in enumerate(revision.text.splitlines())
+                if line.startswith("from alembic import")
+            )
+            if not any(edit[2] == imported for edit in revision.edits):
+                revision.edits.append((at, at, imported))
+
+
+# A new revision
+
+
+def write_new(title: str) -> str:
+    last = revision_text.revisions(scratch.VERSIONS)[-1].id
+    number = f"{int(last) + 1:04}"
+    slug = "_".join(re.findall(r"[a-z0-9]+", title.lower()))[:40].strip("_")
+    with current_schema.server() as at:
+        before = state(at)
+        if not before.differences and not before.stale:
+            raise Refused("The revisions already make what schema/current holds")
+        up, down = Steps(before).lines()
+        revision = Revision(
+            scratch.VERSIONS / f"{number}_{slug}.py",
+            FILE.format(
+                title=title.rstrip("."),
+                serves=", ".join(served(before)) or "name the invariants here",
+                id=number,
+                down=last,
+                up_lines=up,
+                down_lines=down,
+            ),
+        )
+        require(revision, revision.text)
+        revision.save()
+        finish(before.wanted)
+        prove(revision, last, before)
+    return revision.path.name
+
+
+def served(before: State) -> list[str]:
+    """The invariants that the changed objects name, or that name the changed objects."""
+    paths = before.kinds.keys()
+    texts = [before.wanted.get(path, "") + before.found.get(path, "") for path in paths]
+    named = {id for one in texts for id in INVARIANT.findall(one)}
+    return sorted(named | {one.id for one in CATALOGUE if paths & set(one.enforced_by)})
+
+
+class Steps:
+    """The lines of upgrade and downgrade.
+
+    What goes or is made again is dropped first, then the tables change, then the new text follows.
+    downgrade does the same towards the database at head.
+    """
+
+    def __init__(self, before: State) -> None:
+        self.before = before
+        paths = {path for path in before.kinds if path.startswith(UNITS)} | before.stale
+        for path in before.kinds:
+            # What holds a changed grant is written whole, so that its last text is the file's.
+            name = path.partition("/")[2]
+            if path.startswith("grants/"):
+                paths |= {f"functions/{name}", f"views/{name}"} & before.units.keys()
+        paths |= {f"grants/{table}" for table in before.tables("missing")} & before.units.keys()
+        self.new = {path: before.units[path] for path in paths if path in before.units}
+        self.old = {
+            path: previous(path, before.found)
+            for path in paths
+            if path in before.found and not path.startswith("grants/")
+        }
+        self.replaced = {
+            path for path in self.new.keys() & self.old.keys() if self.replaceable(path)
+        }
+        self.make_dependents_again()
+        self.order = ordered(self.new, self.old)
+
+    def replaceable(self, path: str) -> bool:
+        """Whether CREATE OR REPLACE can lead from either definition to the other."""
+        if path.startswith("triggers/"):
+            return False
+        if path.startswith("views/"):
+            wanted, found = columns(self.before.loaded, path), columns(self.before.head, path)
+            return wanted == found
+        wanted, found = (
+            picture[path].partition("\n LANGUAGE ")[0]
+            for picture in (self.before.wanted, self.before.found)
+        )
+        return wanted == found
+
+    def make_dependents_again(self) -> None:
+        """Drop and make what refers to a definition that is dropped."""
+        waiting = list((self.new.keys() | self.old.keys()) - self.replaced)
+        while waiting:
+            name = waiting.pop().partition("/")[2]
+            for path, one in self.before.units.items():
+                if path.startswith(("functions/", "views/")) and name in references(one):
+                    again = path in self.replaced or path not in self.new
+                    if again and path in self.before.found and path.partition("/")[2] != name:
+                        self.replaced.discard(path)
+                        self.new[path] = one
+                        self.old[path] = previous(path, self.before.found)
+                        waiting.append(path)
+
+    def lines(self) -> tuple[str, str]:
+        (gained, lost), new, gone = self.grants(), "missing", "unexpected"
+        up, down = self.tables()
+        return (
+            self.one_way(self.old, self.new, gone, lost, up, gained),
+            self.one_way(self.new, self.old, new, gained, down, lost),
+        )
+
+    def one_way(
+        self,
+        old: Mapping[str, str],
+        new: Mapping[str, str],
+        gone: str,
+        lost: Sequence[Grant],
+        tables: str,
+        gained: Sequence[Grant],
+    ) -> str:
+        with_table = self.before.tables(gone)
+        early = [
+            revoking(self.target(name), line)
+            for name, line in lost
+            if name.partition("__")[0] not in with_table
+        ]
+        late: list[str] = []
+        for path in reversed(self.order):
+            if path not in old or path in self.replaced:
+                continue
+            if path.startswith(("triggers/", "grants/")) and table_of(path) in with_table:
+                continue
+            # Triggers go with their tables, and only then can their functions go.
+            after = path.startswith("functions/") and TRIGGER_FUNCTION.search(old[path])
+            (late if after else early).append(dropping(path, old[path]))
+        made = [
+            revision_text.replacing(new[path]) if path in self.replaced else new[path]
+            for path in self.order
+            if path in new
+        ]
+        whole = {path.partition("/")[2] for path in self.replaced}
+        granted = [granting(self.target(name), line) for name, line in gained if name not in whole]
+        parts = [*map(execute, early), tables, *map(execute, [*late, *made, *granted])]
+        return "\n".join(filter(None, parts))
+
+    def grants(self) -> tuple[list[Grant], list[Grant]]:
+        """The grants that the objects which stay gain and lose."""
+        gained: list[Grant] = []
+        lost: list[Grant] = []
+        again = (self.new.keys() | self.old.keys()) - self.replaced
+        made_again = {path.partition("/")[2] for path in again if not path.startswith("triggers/")}
+        for path in self.before.kinds:
+            name = path.partition("/")[2]
+            if not path.startswith("grants/") or name in made_again:
+                continue
+            if name in ("schema", "default_privileges"):
+                raise Refused(f"{path} differs: write its GRANT or REVOKE by hand")
+            wanted = set(self.before.wanted.get(path, "").splitlines())
+            found = set(self.before.found.get(path, "").splitlines())
+            gained += [(name, line) for line in sorted(wanted - found)]
+            lost += [(name, line) for line in sorted(found - wanted)]
+        return gained, lost
+
+    def target(self, name: str) -> str:
+        is_function = f"functions/{name}" in self.before.units
+        return f"FUNCTION orchestration.{name}" if is_function else f"orchestration.{name}"
+
+    def tables(self) -> tuple[str, str]:
+        """The changes of tables that Alembic finds between the models and the database at head, and
+        those of constraints and indexes whose text alone changed."""
+        new = self.before.tables("missing")
+        rewritten = [
+            path
+            for path, kind in self.before.kinds.items()
+            if kind == "changed" and path.startswith(("constraints/", "indexes/"))
+        ]
+        left_out = new | {path.partition("/")[2] for path in rewritten}
+        with create_engine(self.before.head, poolclass=pool.NullPool).connect() as connection:
+            context = MigrationContext.configure(
+                connection,
+                opts={
+                    "target_metadata": models.Base.metadata,
+                    "version_table_schema": models.Base.metadata.schema,
+                    "include_schemas": True,
+                    "include_name": only_ours,
+                    "compare_type": True,
+                    "compare_server_default": True,
+                    "autogenerate_plugins": [
+                        "alembic.autogenerate.*",
+                        "alembic.ext.checkconstraint_byname",
+                    ],
+                },
+            )
+            script = produce_migrations(context, models.Base.metadata)
+        assert script.upgrade_ops is not None
+        assert script.downgrade_ops is not None
+        up = rendered(kept(script.upgrade_ops, left_out))
+        down = rendered(kept(script.downgrade_ops, left_out))
+        made = [created(table, self.before.wanted) for table in sorted_tables(new)]
+        dropped = [
+            f'    op.drop_table("{table}", schema="orchestration")'
+            for table in reversed(sorted_tables(new))
+        ]
+        up_again = [execute(rewriting(path, self.before.wanted)) for path in rewritten]
+        down_again = [execute(rewriting(path, self.before.found)) for path in rewritten]
+        return (
+            "\n".join(filter(None, [up, *made, *up_again])),
+            "\n".join(filter(None, [*down_again, *dropped, down])),
+        )
+
+
+def only_ours(name: str | None, type_: str, parent_names: object) -> bool:
+    return type_ != "schema" or name == models.Base.metadata.schema
+
+
+def kept(operations: ops.OpContainer, left_out: set[str]) -> list[ops.MigrateOperation]:
+    """The operations but those on these tables, constraints and indexes."""
+    found: list[ops.MigrateOperation] = []
+    for one in operations.ops:
+        names = {
+            getattr(one, attribute, None)
+            for attribute in ("table_name", "index_name", "constraint_name")
+        }
+        if isinstance(one, ops.OpContainer):
+            found += kept(one, left_out) if not names & left_out else []
+        elif not names & left_out:
+            if isinstance(one, ops.AddColumnOp):
+                without_assigned(one.column)
+            found.append(one)
+    return found
+
+
+def rewriting(path: str, picture: Picture) -> str:
+    """Drop a constraint or an index and make it with the text of this picture."""
+    kind, _, name = path.partition("/")
+    text = picture[path].removesuffix(";")
+    if kind == "indexes":
+        return f"DROP INDEX orchestration.{name};\n{text}"
+    [table] = ON_TABLE.findall(text)[:1]
+    return f"ALTER TABLE orchestration.{table} DROP CONSTRAINT {name};\n{text}"
+
+
+def previous(path: str, found: Picture) -> str:
+    """The statements that make an object as the database at head has it."""
+    kind, _, name = path.partition("/")
+    lines = found[path].splitlines()
+    text = "\n".join(line for line in lines if not line.startswith(("-- owner: ", "-- enabled: ")))
+    text = text.rstrip().removesuffix(";")
+    if kind == "triggers":
+        enabled = next(line for line in lines if line.startswith("-- enabled: "))
+        table, _, trigger = name.partition("__")
+        if how := {"A": "ALWAYS ", "R": "REPLICA "}.get(enabled[-1]):
+            text += f";\nALTER TABLE orchestration.{table} ENABLE {how}TRIGGER {trigger}"
+        return text
+    target = f"orchestration.{name}"
+    if kind == "functions":
+        text = revision_text.creating(text)
+        target = f"FUNCTION {target}"
+        text += f";\nREVOKE EXECUTE ON {target} FROM PUBLIC"
+    for line in found.get(f"grants/{name}", "").splitlines():
+        text += f";\n{granting(target, line)}"
+    return text
+
+
+def granting(target: str, line: str) -> str:
+    return "GRANT {} ON {} TO {}{}".format(*parts(target, line))
+
+
+def revoking(target: str, line: str) -> str:
+    return "REVOKE {} ON {} FROM {}".format(*parts(target, line))
+
+
+def parts(target: str, line: str) -> tuple[str, str, str, str]:
+    """The privilege, the object, the role and the option of a line such as `role: SELECT`."""
+    role, _, privilege = line.partition(": ")
+    option = " WITH GRANT OPTION" if privilege.endswith(" with grant option") else ""
+    privilege = privilege.removesuffix(" with grant option")
+    table, _, column = target.partition("__")
+    if column:
+        return f"{privilege} ({column})", table, role, option
+    return privilege, target, role, option
+
+
+def references(text: str) -> set[str]:
+    """What must exist as long as the object does."""
+    return set(current.REFERENCE.findall(current.without(text, "comment", "string", "body")))
+
+
+def needs(text: str) -> set[str]:
+    """What must exist when the object is made: a revision checks the body of a SQL function."""
+    if SQL_FUNCTION.search(text):
+        text = text.replace("$$", "").replace("$function$", "")
+    return references(text)
+
+
+def ordered(*sides: Mapping[str, str]) -> list[str]:
+    """The units in an order in which each comes after what it refers to."""
+    paths = sorted({path for side in sides for path in side})
+    by_name: dict[str, list[str]] = {}
+    for path in paths:
+        by_name.setdefault(path.partition("/")[2], []).append(path)
+    graph = {
+        path: {
+            other
+            for side in sides
+            for name in needs(side.get(path, ""))
+            for other in by_name.get(name, [])
+            if other != path
+        }
+        for path in paths
+    }
+    return list(TopologicalSorter(graph).static_order())
+
+
+def columns(url: URL, path: str) -> list[tuple[str, str]]:
+    query = text(
+        "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute"
+        " WHERE attrelid = to_regclass(:name) AND attnum > 0 ORDER BY attnum"
+    )
+    name = f"orchestration.{path.partition('/')[2]}"
+    with create_engine(url, poolclass=pool.NullPool).connect() as connection:
+        return [(row[0], row[1]) for row in connection.execute(query, {"name": name})]
+
+
+def prove(revision: Revision, last: str, before: State) -> None:
+    """Go up, down and up, and compare with schema/current and with what was there before."""
+    for step, wanted, name in (
+        ("upgrade", before.wanted, "schema/current"),
+        ("downgrade", before.found, f"revision {last}"),
+        ("upgrade", before.wanted, "schema/current"),
+    ):
+        if step == "upgrade":
+            scratch.upgrade(before.head)
+        else:
+            scratch.downgrade(before.head, last, destroy_evidence=True)
+        after = current_schema.picture(before.head)
+        if left := list(current_schema.described(after, wanted, f"after the {step}", name)):
+            raise Refused(
+                "\n".join([*left, f"{revision.path.name} is written, and its {step} is not right"])
+            )
+
+
+def finish(wanted: Picture) -> None:
+    """Renew what is generated from schema/current and the revisions."""
+    current_schema.write_generated(wanted)
+    lock.main("write")
+    newest = revision_text.revisions(scratch.VERSIONS)[-1].id
+    package = PACKAGE.read_text("utf-8")
+    PACKAGE.write_text(REVISION.sub(f'REVISION = "{newest}"', package), encoding="utf-8")
+
+
+def main(arguments: list[str]) -> int:
+    match [argument.partition("=")[::2] for argument in arguments]:
+        case [("m", title)] if title:
+            print(f"alembic/versions/{write_new(title)}")
+        case [("rewrite", named)] if named:
+            rewrite(named)
+        case _:
+            print(__doc__, file=sys.stderr)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (Refused, current.InvalidFiles) as error:
+        sys.exit(str(error))

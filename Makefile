@@ -89,10 +89,10 @@ lock: $(READY) ## Make requirements.lock anew from pyproject.toml
 		--all-extras --group dev pyproject.toml -o requirements.lock
 
 db: $(READY) ## Start the development server in .db and print its URL
-	@$(BIN)/python -m orchestration.embedded start $(DB_FOLDER)
+	@$(BIN)/python -m orchestration.testing.embedded start $(DB_FOLDER)
 
 db-stop: $(READY) ## Stop the development server
-	@$(BIN)/python -m orchestration.embedded stop $(DB_FOLDER)
+	@$(BIN)/python -m orchestration.testing.embedded stop $(DB_FOLDER)
 
 benchmark: $(READY) ## Print the rates of this machine
 	@$(BIN)/python -m benchmarks.rates

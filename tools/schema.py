@@ -11,7 +11,8 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, pool
 
-from orchestration import embedded, schema
+from orchestration import schema
+from orchestration.testing import embedded
 from tools import scratch
 
 CURRENT = Path(schema.__file__).parent / "current"

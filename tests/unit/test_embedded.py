@@ -20,8 +20,8 @@ import psutil
 import psycopg
 import pytest
 
-from orchestration import _supervisor, embedded
-from orchestration.embedded import EmbeddedServer, EmbeddedServerError, serve
+from orchestration.testing import _supervisor, embedded
+from orchestration.testing.embedded import EmbeddedServer, EmbeddedServerError, serve
 
 FAST = {"fsync": "off"}
 ROOT = os.geteuid() == 0
@@ -32,7 +32,7 @@ needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has
 
 SERVES = """
 import os, sys, time
-from orchestration.embedded import serve
+from orchestration.testing.embedded import serve
 with serve(settings={"fsync": "off"}) as server:
     if "fork" in sys.argv and (child := os.fork()) == 0:
         time.sleep(600)
@@ -44,7 +44,7 @@ with serve(settings={"fsync": "off"}) as server:
 
 FORKS = """
 import os, socket
-from orchestration.embedded import serve
+from orchestration.testing.embedded import serve
 with serve(settings={"fsync": "off"}) as server:
     if (child := os.fork()) == 0:
         raise SystemExit
@@ -387,7 +387,7 @@ def test_a_development_server_survives_its_command_and_its_data_survive_it(
     development: Path,
 ) -> None:
     def run(action: str) -> tuple[str, str]:
-        command = [sys.executable, "-m", "orchestration.embedded", action, str(development)]
+        command = [sys.executable, "-m", "orchestration.testing.embedded", action, str(development)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return done.stdout.strip(), done.stderr.strip()
 

@@ -425,7 +425,7 @@ ATTESTATION = (
         " another payload_hash it is refused.",
         tier=Tier.CONSTRAINT,
         sqlstates=("P7303", "23505"),
-        exception=errors.IdempotencyConflict,
+        exception=errors.AttestationKeyConflict,
         enforced_by=(
             "functions/append_attestations",
             "constraints/uq_ingress_attestations_caller_identity_idempotency_key",
@@ -561,7 +561,7 @@ OUTBOX = (
         " content it is refused.",
         tier=Tier.CONSTRAINT,
         sqlstates=("P7004", "23505", "40001"),
-        exception=errors.IdempotencyConflict,
+        exception=errors.OutboxKeyConflict,
         enforced_by=(
             "functions/enqueue_payment_outbox",
             "constraints/uq_payment_outbox_items_key",
@@ -803,7 +803,7 @@ INSTRUCTION = (
         " refused.",
         tier=Tier.FUNCTION,
         sqlstates=("P7402",),
-        exception=errors.IdempotencyConflict,
+        exception=errors.InstructionKeyConflict,
         enforced_by=("functions/receive_instruction",),
         hint="Use a new idempotency key for new content.",
     ),

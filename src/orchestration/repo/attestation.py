@@ -65,7 +65,7 @@ class AttestationRepository(Repository):
         whatever has become of its policy or credentials since. The policy and revocation gates are
         held until COMMIT.
 
-        Raises IdempotencyConflict (P7303, INV-ATT-007), KillSwitchEngaged (P7501, INV-KIL-001),
+        Raises AttestationKeyConflict (P7303, INV-ATT-007), KillSwitchEngaged (P7501, INV-KIL-001),
         PolicyNotAccepted (P7105, INV-ATT-008), CredentialRevoked (P7202, INV-ATT-009),
         InvalidParameterValue (22023, INV-API-001) for more than 10,000, SerializationFailure
         (40001) in a snapshot older than a change.

@@ -61,7 +61,7 @@ class InstructionRepository(Repository):
         A key (`participant_id`, `idempotency_key`) that was received before with the same content
         gives the instruction as it stands; who asked and under which policy is the first's.
 
-        Raises IdempotencyConflict (P7402, INV-INS-008), KillSwitchEngaged (P7501, INV-KIL-001),
+        Raises InstructionKeyConflict (P7402, INV-INS-008), KillSwitchEngaged (P7501, INV-KIL-001),
         PolicyNotAccepted (P7105, INV-ATT-008) for an unknown policy version, ForeignKeyViolation
         (23503) for an unknown attestation, InvalidParameterValue (22023, INV-API-001) for more than
         10,000, SerializationFailure (40001) in a snapshot too old to see the key.

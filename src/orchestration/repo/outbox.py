@@ -198,7 +198,7 @@ class OutboxRepository(Repository):
         A key (`instruction_id`, `idempotency_key`) that was enqueued before with the same
         participant, rail and payload gives its newest item back, live or finished.
 
-        Raises IdempotencyConflict (P7004, INV-OUT-004), KillSwitchEngaged (P7501, INV-KIL-001),
+        Raises OutboxKeyConflict (P7004, INV-OUT-004), KillSwitchEngaged (P7501, INV-KIL-001),
         InstructionStateForbids (P7404) unless the instruction is AUTHORIZED or EXECUTING
         (INV-INS-006) and the outcome of each of its items is known (INV-OUT-010),
         ForeignKeyViolation (23503, INV-INS-005) where the participant has no such

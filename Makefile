@@ -99,5 +99,5 @@ benchmark: $(READY) ## Print the rates of this machine
 	@$(BIN)/python -m benchmarks.prices
 	@$(BIN)/python -m benchmarks.kill_switch
 
-clean: ## Remove .venv and caches (not .db, not .servers)
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## Remove the virtual environments and caches (not .db, not .servers)
+	@rm -rf $(VENV) .venv-system .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -92,15 +92,15 @@ lock: $(READY) ## Make requirements.lock anew from pyproject.toml
 		--all-extras --group dev pyproject.toml -o requirements.lock
 
 db: $(READY) ## Start the development server in .db and print its URL
-	@$(BIN)/python -m orchestration.embedded start $(DB_FOLDER)
+	@$(BIN)/python -m orchestration.testing.embedded start $(DB_FOLDER)
 
 db-stop: $(READY) ## Stop the development server
-	@$(BIN)/python -m orchestration.embedded stop $(DB_FOLDER)
+	@$(BIN)/python -m orchestration.testing.embedded stop $(DB_FOLDER)
 
 benchmark: $(READY) ## Print the rates of this machine
 	@$(BIN)/python -m benchmarks.rates
 	@$(BIN)/python -m benchmarks.prices
 	@$(BIN)/python -m benchmarks.kill_switch
 
-clean: ## Remove .venv and caches (not .db, not .servers)
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## Remove the virtual environments and caches (not .db, not .servers)
+	@rm -rf $(VENV) .venv-system .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,7 +20,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, make_url, pool, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from orchestration import embedded, models
+from orchestration import models
 from orchestration.database import normalize_url
 
 config = context.config
@@ -192,6 +192,8 @@ def server_url() -> str:
     """DATABASE_URL, else a running development server; refused where there is neither."""
     if url := config.attributes.get("url") or os.environ.get("DATABASE_URL"):
         return str(url)
+    from orchestration.testing import embedded
+
     if url := embedded.development_url(DEVELOPMENT_FOLDER):
         shown = make_url(url).render_as_string(hide_password=True)
         config.print_stdout("Using the development server: %s", shown)

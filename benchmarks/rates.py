@@ -27,7 +27,6 @@ from sqlalchemy.orm import Session, sessionmaker
 from tools import scratch
 
 from orchestration.database import create_engine
-from orchestration.embedded import EmbeddedServerError
 from orchestration.records import (
     Completion,
     NewAttestation,
@@ -41,6 +40,7 @@ from orchestration.repo import (
     OutboxRepository,
     PolicyVersionRepository,
 )
+from orchestration.testing.embedded import EmbeddedServerError
 from orchestration.vocabulary import CompletionState
 
 SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "4GB"}

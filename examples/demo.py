@@ -26,7 +26,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from tools import scratch
 
-from orchestration.embedded import EmbeddedServerError
+from orchestration.testing.embedded import EmbeddedServerError
 
 FILE = Path(__file__).with_name("payments.pain.001.xml")
 WIDTH = 108

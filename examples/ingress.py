@@ -47,9 +47,10 @@ class Accepted:
 
 
 def accept(session: Session, request: Verified) -> Accepted:
-    """Take a payment in; a request that is here already gets its first records back.
+    """Record a payment request. A repeated request returns the records of the first one.
 
-    Raises IdempotencyConflict (P7303, P7402), PolicyNotAccepted (P7105), CredentialRevoked (P7202).
+    Raises AttestationKeyConflict (P7303), InstructionKeyConflict (P7402), PolicyNotAccepted
+    (P7105), CredentialRevoked (P7202).
     """
     payload = dict(request.payload)
     attestation = AttestationRepository(session).append(

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tools import pooler, scratch
 
 from orchestration import database as engines
-from orchestration.embedded import EmbeddedServerError
+from orchestration.testing.embedded import EmbeddedServerError
 from tests.support import (
     INSTRUCTIONS_EACH,
     PARTICIPANTS,

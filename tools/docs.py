@@ -174,7 +174,7 @@ def wrapped(text: str, indent: str = "") -> str:
 
 def errors() -> str:
     rows = [
-        f"| {cls.__name__} | {', '.join(codes(cls)) or '-'} | {cls.default_retry} "
+        f"| {cls.__name__} | {', '.join(codes(cls)) or '-'} | {retry(cls)} "
         f"| {(cls.__doc__ or '').partition(chr(10))[0]} |"
         for cls in vars(typed).values()
         if isinstance(cls, type) and issubclass(cls, typed.OrchestrationError)
@@ -183,9 +183,18 @@ def errors() -> str:
 
 
 def codes(cls: type[typed.OrchestrationError]) -> tuple[str, ...]:
-    """A special case has those of the native condition, its last base."""
-    native = cls if "sqlstates" in vars(cls) else cls.__bases__[-1]
-    return getattr(native, "sqlstates", ())
+    """The codes of an error of this class. A family base has those of its subclasses; a race, which
+    is a special case of a native condition, has those of the native class, its last base."""
+    if "sqlstates" in vars(cls) or cls is typed.OrchestrationError:
+        return cls.sqlstates
+    if children := cls.__subclasses__():
+        return tuple(code for child in children for code in codes(child))
+    return cls.__bases__[-1].sqlstates
+
+
+def retry(cls: type[typed.OrchestrationError]) -> str:
+    """A base that is not raised itself leaves `retry` to its subclasses."""
+    return "-" if cls.__subclasses__() and not vars(cls).get("sqlstates") else cls.default_retry
 
 
 def roles() -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from sqlalchemy import URL
 
-from orchestration._supervisor import (
+from orchestration.testing._supervisor import (
     HOST,
     UNPRIVILEGED,
     choose_port,

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 
 from sqlalchemy import URL, Connection, create_engine, pool
 
-from orchestration import embedded, schema
+from orchestration import schema
 from orchestration.database import normalize_url
+from orchestration.testing import embedded
 from tools import current, revision_text, scratch
 
 FOLDER = scratch.ROOT / "src" / "orchestration" / "schema"

@@ -20,8 +20,8 @@ from alembic.config import Config
 from sqlalchemy import URL, Connection, create_engine, make_url, pool, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
-from orchestration import embedded
 from orchestration.database import normalize_url
+from orchestration.testing import embedded
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ROOT / "alembic" / "versions"

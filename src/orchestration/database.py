@@ -1,4 +1,4 @@
-"""Engines with our defaults, and the listener that makes every database error a typed one."""
+"""Engines with our defaults, and the listener that translates database errors to typed ones."""
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -40,9 +40,9 @@ SETTINGS: Final[Mapping[str, str]] = {
     "lock_timeout": "10s",
     "statement_timeout": "60s",
     "synchronous_commit": "on",
-    # Without warnings a cancelled wait for a synchronous standby looks like a COMMIT.
+    # A cancelled wait for a synchronous standby is only visible as a warning.
     "client_min_messages": "notice",
-    # A login's own setting would change how times and intervals are written.
+    # A setting of the login would change the output format of times and intervals.
     "datestyle": "ISO",
     "intervalstyle": "postgres",
 }
@@ -54,8 +54,8 @@ _TRANSACTION_SETTINGS: Final = "".join(
 ).encode()
 
 CONNECT_TIMEOUT_SECONDS: Final = 10
-# A reply that never comes, because the network drops every packet, ends within 25 s: a probe is
-# sent after 5 s of silence, and the connection is given up when nothing was acknowledged for 20 s.
+# If the network drops every packet, waiting for a reply ends within 25 s: a probe is sent after 5 s
+# of silence, and the connection is closed if nothing is acknowledged for 20 s.
 NETWORK_BOUNDS: Final[Mapping[str, int]] = {
     "connect_timeout": CONNECT_TIMEOUT_SECONDS,
     "keepalives": 1,
@@ -70,9 +70,9 @@ _CONFIRMATION: Final = "orchestration.confirmation"
 
 
 def normalize_url(url: str | URL) -> URL:
-    """`postgresql://` and `postgres://` mean `postgresql+psycopg://`.
+    """Read `postgresql://` and `postgres://` as `postgresql+psycopg://`.
 
-    Raises ArgumentError for everything else, in one sentence that shows nothing of a password.
+    Raises ArgumentError for any other URL. The message does not show the password.
     """
     form = "postgresql+psycopg://user:password@host:port/database"
     try:
@@ -87,17 +87,17 @@ def normalize_url(url: str | URL) -> URL:
 
 
 def create_engine(url: str | URL, *, pooler: bool = False, **kw: Any) -> Engine:
-    """SQLAlchemy's `create_engine` with timeouts, and every database error translated.
+    """SQLAlchemy's `create_engine` with timeouts; it translates every database error.
 
-    On its first connection the engine looks at `orchestration.schema_revision` and raises
-    SchemaNotReady where the schema is absent or older than this code needs.
+    On its first connection the engine reads `orchestration.schema_revision`. It raises
+    SchemaNotReady if the schema is missing or older than this code.
 
-    The defaults are `SETTINGS`, as startup options, and `NETWORK_BOUNDS`, so that a connection on
-    which the network went silent ends within 30 s. The URL or `connect_args` override them.
+    The defaults are `SETTINGS`, sent as startup options, and `NETWORK_BOUNDS`, which end a silent
+    connection within 30 s. The URL and `connect_args` override them.
 
-    `pooler`: for a pooler in transaction mode. There are no startup options and no prepared
-    statements; each BEGIN carries `SETTINGS` as SET LOCAL, in the same round trip. They do not
-    apply in AUTOCOMMIT, nor to two-phase transactions.
+    `pooler`: pass True for a pooler in transaction mode. The engine then sends no startup options
+    and uses no prepared statements. Each BEGIN sets `SETTINGS` by SET LOCAL in the same round trip,
+    but not in AUTOCOMMIT and not for two-phase transactions.
     """
     at = normalize_url(url)
     connect_args: dict[str, Any] = {**NETWORK_BOUNDS, "client_encoding": "utf8"}
@@ -105,10 +105,10 @@ def create_engine(url: str | URL, *, pooler: bool = False, **kw: Any) -> Engine:
         connect_args["prepare_threshold"] = None
     else:
         connect_args["options"] = STARTUP_OPTIONS
-    # The caller's own win, in the URL as in connect_args; these would override the URL's.
+    # connect_args override the URL, so leave out the names that the URL already has.
     connect_args = {name: value for name, value in connect_args.items() if name not in at.query}
     connect_args |= kw.pop("connect_args", {})
-    # Parameters carry accounts, payloads and hashes: neither `echo` nor an error shows them.
+    # Parameters contain accounts, payloads and hashes: `echo` and errors must not show them.
     engine = _create_engine(at, connect_args=connect_args, **({"hide_parameters": True} | kw))
     if pooler:
         for name in ("do_execute", "do_executemany", "do_execute_no_params"):
@@ -120,11 +120,11 @@ def create_engine(url: str | URL, *, pooler: bool = False, **kw: Any) -> Engine:
 
 
 def install_error_translation(engine: Engine) -> None:
-    """Make a host's own engine hand out what is ours as typed errors: what names the schema
-    `orchestration`, and our refusals. All other errors pass unchanged.
+    """Translate our errors on a host's own engine: errors in the schema `orchestration`, and
+    refusals by our functions and triggers. All other errors pass unchanged.
 
-    Raises UnsupportedDriver unless the engine uses psycopg 3, TypeError for what is not an Engine
-    (of an AsyncEngine pass `sync_engine`).
+    Raises UnsupportedDriver if the engine does not use psycopg 3, and TypeError if `engine` is not
+    an Engine. For an AsyncEngine pass its `sync_engine`.
     """
     if not isinstance(cast("object", engine), Engine):
         raise TypeError(f"engine: expected an Engine, got {type(engine).__name__}")
@@ -133,8 +133,7 @@ def install_error_translation(engine: Engine) -> None:
 
 
 def _confirm(engine: Engine) -> None:
-    """Make each act that commits raise CommitOutcomeUnknown if its wait for a synchronous standby
-    was cancelled."""
+    """Raise CommitOutcomeUnknown after a commit whose wait for a standby was cancelled."""
 
     def on_connect(_driver: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         record.info[_CONFIRMATION] = Confirmation(record.driver_connection)
@@ -236,7 +235,7 @@ def _remember(connection: Connection | None, error: psycopg.Error, *, ours: bool
     ):
         return
     info = _info(connection)
-    # An earlier one was undone by its savepoint, or this one could not have come so far.
+    # A savepoint has undone any earlier refusal, otherwise this statement could not have run.
     info.pop(REFUSAL, None)
     if ours:
         info[REFUSAL] = error
@@ -244,7 +243,7 @@ def _remember(connection: Connection | None, error: psycopg.Error, *, ours: bool
 
 @contextmanager
 def _rolled_back_by(connection: Connection, rollback: Callable[[], None]) -> Generator[None]:
-    # A COMMIT that fails is over for SQLAlchemy: it would send no ROLLBACK.
+    # After a failed COMMIT SQLAlchemy considers the transaction ended and sends no ROLLBACK.
     try:
         yield
     except FailedTransaction:
@@ -256,7 +255,7 @@ def _rolled_back_by(connection: Connection, rollback: Callable[[], None]) -> Gen
 
 
 def _begun_or_over(connection: Connection, *_twophase: Any) -> None:
-    # An invalidated connection has lost its info, and would reconnect to show it.
+    # An invalidated connection has lost its info, and would reconnect if it were read.
     if not connection.invalidated:
         connection.info.pop(_COMMITTING, None)
         connection.info.pop(REFUSAL, None)
@@ -266,7 +265,7 @@ def _info(connection: Connection) -> dict[Any, Any]:
     try:
         return connection.info
     except NotImplementedError:
-        # While SQLAlchemy looks at a new server, the connection is not yet the pool's.
+        # While SQLAlchemy inspects a new server, the connection does not yet belong to the pool.
         return {}
 
 
@@ -275,14 +274,14 @@ def _commit_in_flight(connection: Connection | None) -> bool:
         return False
     if _info(connection).get(_COMMITTING):
         return True
-    # In autocommit every statement carries its own COMMIT.
+    # In autocommit every statement commits itself.
     driver = connection.connection.dbapi_connection
     return bool(getattr(driver, "autocommit", False))
 
 
 def _begin_with_settings(cursor: psycopg.Cursor[Any], *_statement: Any) -> None:
-    # psycopg sends BEGIN by itself before a transaction's first statement, in a round trip of its
-    # own, unless one is open already. So this adds statements, and no round trip.
+    # psycopg sends BEGIN in a separate round trip before the first statement, unless a transaction
+    # is already open. So this adds statements, but no round trip.
     driver = cursor.connection
     if driver.autocommit or driver.info.transaction_status is not TransactionStatus.IDLE:
         return
@@ -307,7 +306,7 @@ def _check_revision(driver: DBAPIConnection, _record: ConnectionPoolEntry) -> No
     except psycopg.Error as error:
         if error.sqlstate in SCHEMA_CODES:
             raise SchemaNotReady(
-                "the schema `orchestration` is absent; run `alembic upgrade head`",
+                "the schema `orchestration` is missing; run `alembic upgrade head`",
                 sqlstate=error.sqlstate,
                 hint="alembic upgrade head",
             ) from error

@@ -1,7 +1,7 @@
-"""What goes into a repository (pydantic inputs) and what comes out (frozen records).
+"""The inputs of the repositories (pydantic models) and their results (frozen records).
 
-Inputs refuse bad values before anything reaches the database, with `pydantic.ValidationError`
-naming the field. Records are plain values: they outlive their Session.
+An input rejects a bad value before it reaches the database: `pydantic.ValidationError` names the
+field. Records are plain values, which stay valid after their Session is closed.
 """
 
 import json
@@ -63,11 +63,11 @@ def _storable(value: str) -> str:
 
 def _check_text(path: str, value: str) -> None:
     if "\x00" in value:
-        raise ValueError(f"{path} holds a NUL character, which PostgreSQL cannot store")
+        raise ValueError(f"{path} contains a NUL character, which PostgreSQL cannot store")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{path} holds a lone surrogate, which is no character") from None
+        raise ValueError(f"{path} contains a lone surrogate, which is not a character") from None
 
 
 Text = Annotated[str, StringConstraints(strict=True), AfterValidator(_storable)]
@@ -77,7 +77,7 @@ Text = Annotated[str, StringConstraints(strict=True), AfterValidator(_storable)]
 def _at_most(octets: int) -> Callable[[str], str]:
     def check(value: str) -> str:
         if len(value.encode()) > octets:
-            raise ValueError(f"it takes more than {octets} octets in UTF-8")
+            raise ValueError(f"the text is longer than {octets} octets in UTF-8")
         return value
 
     return check
@@ -86,31 +86,31 @@ def _at_most(octets: int) -> Callable[[str], str]:
 _indexable = _at_most(MAX_KEY_OCTETS)
 
 Key = Annotated[Text, StringConstraints(min_length=1), AfterValidator(_indexable)]
-"""A text key that an index can hold: 1 to 1000 octets."""
+"""A text key, which an index must be able to store: 1 to 1000 octets."""
 Word = Annotated[Text, AfterValidator(_indexable)]
-"""A code or a reference of a rail: at most 1000 octets, and possibly empty."""
+"""A code or a reference of a rail: at most 1000 octets. It can be empty."""
 FreeText = Annotated[Text, AfterValidator(_at_most(MAX_TEXT_OCTETS))]
-"""A text that people read: at most 4000 octets."""
+"""A text for people: at most 4000 octets."""
 Reason = Annotated[FreeText, StringConstraints(min_length=1)]
-"""A free text that says why or what, so it must not be empty."""
+"""A reason or a description: a free text that must not be empty."""
 Sha256Hex = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{64}\z")]
 """64 characters of lowercase hex."""
 
 
 def _in_years(value: datetime) -> datetime:
-    # A shift to UTC may leave Python's years at either end.
+    # The conversion to UTC can leave the range of Python's years at either end.
     try:
         year = value.astimezone(UTC).year
     except OverflowError:
         year = 0
     if not 1 <= year <= LAST_YEAR:
-        raise ValueError(f"the time is not in the years 1 to {LAST_YEAR} of UTC")
+        raise ValueError(f"the time must be in the years 1 to {LAST_YEAR} in UTC")
     return value
 
 
 LAST_YEAR: Final = 9998
 AwareTime = Annotated[AwareDatetime, AfterValidator(_in_years)]
-"""A time with its zone, in a year that every time zone can show; a naive one is refused."""
+"""A time with a zone, in a year that every time zone can show. A naive time is rejected."""
 
 
 MAX_DEPTH: Final = 500
@@ -118,7 +118,8 @@ MAX_INTEGER_BITS: Final = 4096
 
 
 def _json_object(value: dict[str, Any]) -> dict[str, Any]:
-    """Refuses what JSON or jsonb cannot hold, naming the place. Iterative: depth is data."""
+    """Reject a value that JSON or jsonb cannot store, and name its place. The function does not
+    recurse, because the caller's data determines the depth."""
     pending: list[tuple[str, object, int]] = [("payload", value, 0)]
     while pending:
         path, node, depth = pending.pop()
@@ -133,18 +134,18 @@ def _json_object(value: dict[str, Any]) -> dict[str, Any]:
                 raise ValueError(f"{path} is an integer of more than {MAX_INTEGER_BITS} bits")
         elif isinstance(node, float):
             if not isfinite(node):
-                raise ValueError(f"{path} is {node}, which JSON does not know")
+                raise ValueError(f"{path} is {node}, which JSON cannot represent")
         elif isinstance(node, dict):
             for key, child in cast("dict[object, object]", node).items():
                 if not isinstance(key, str):
-                    raise ValueError(f"{path} has the key {key!r}, which is no string")
+                    raise ValueError(f"{path} has the key {key!r}, which is not a string")
                 _check_text(f"{path}: key {key!r}", key)
                 pending.append((f"{path}.{key}", child, depth + 1))
         elif isinstance(node, list | tuple):
             for index, child in enumerate(cast("Sequence[object]", node)):
                 pending.append((f"{path}[{index}]", child, depth + 1))
         else:
-            raise ValueError(f"{path} is a {type(node).__name__}, which JSON does not know")
+            raise ValueError(f"{path} is a {type(node).__name__}, which JSON cannot represent")
     return value
 
 
@@ -152,7 +153,7 @@ def _json_payload(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("payload is not a JSON object")
     payload = cast("dict[str, Any]", value)
-    # A copy of our own: what the caller does with its dict afterwards was not checked.
+    # Copy it: the caller can change its dict after the check.
     if _is_plainly_json(payload):
         _check_size(_written(payload))
         return dict(payload)
@@ -166,13 +167,12 @@ _written: Final = json.JSONEncoder(ensure_ascii=False).encode
 
 def _check_size(written: str) -> None:
     if len(written.encode()) > MAX_PAYLOAD_OCTETS:
-        raise ValueError(f"payload takes more than {MAX_PAYLOAD_OCTETS} octets as JSON")
+        raise ValueError(f"payload is longer than {MAX_PAYLOAD_OCTETS} octets as JSON")
 
 
 def _is_plainly_json(value: dict[str, Any]) -> bool:
-    """Whether a flat object of ordinary values is JSON beyond doubt; most payloads are.
-
-    What it doubts is walked by `_json_object`, which keeps the path of each value to name it.
+    """Whether an object is certainly JSON because it is flat and has ordinary values, as most
+    payloads have. `_json_object` walks the others and keeps the path of each value to name it.
     """
     for key, child in value.items():
         if type(key) is not str or not _is_plain_text(key):
@@ -196,35 +196,35 @@ def _is_small_int(value: object) -> bool:
 Payload = Annotated[dict[str, Any], PlainValidator(_json_payload)]
 """A JSON object that jsonb can hold: finite numbers, no NUL, no lone surrogate.
 
-An input keeps a copy, so the caller's own dict may change. The copy is a dict too: what is changed
-in it is checked again on the way to the database, with the same `pydantic.ValidationError`.
+An input keeps a copy, so the caller can change its own dict. The copy is a dict too. If it is
+changed, it is checked again on the way to the database, with the same `pydantic.ValidationError`.
 """
 
 
 class Input(BaseModel):
-    # What is given by mistake for a hash may be the credential itself: no error shows it.
+    # A caller can pass the credential instead of its hash by mistake: no error shows the value.
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True
     )
 
 
 class Record(BaseModel):
-    """A row, or a part of one, that has left the database.
+    """A row of the database, or a part of one.
 
-    In a record that has `replayed`, it is true if the act had already been recorded before the call
-    that returned the record. It is false in what `get`, `active`, `state` and `history` return.
+    In a record that has `replayed`, it is true if the act was already recorded before the call that
+    returned the record. It is false in the results of `get`, `active`, `state` and `history`.
     """
 
     model_config = ConfigDict(frozen=True)
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """The record of a row; columns that the record does not show are left out."""
+        """The record of a row, without the columns that the record does not have."""
         return cls.model_validate(row)
 
 
 class NewPolicyVersion(Input):
-    """A policy version to rotate in; `checksum` is the SHA-256 of the policy document."""
+    """A new policy version. `checksum` is the SHA-256 of the policy document."""
 
     id: Key
     description: Reason
@@ -248,7 +248,7 @@ class PolicyVersionRecord(Record):
 
 
 class RevocationRecord(Record):
-    """A revoked credential: a client certificate or a token, by its hash.
+    """A revocation of a client certificate or a token, which its hash identifies.
 
     `revocation_no` numbers the revocations of one credential from 1.
     """
@@ -265,9 +265,9 @@ class RevocationRecord(Record):
 
 
 class RevocationsSince(Record):
-    """The revocations that became visible after a watermark, and the next watermark to ask with.
+    """The revocations that became visible after a watermark, and the watermark for the next call.
 
-    A revocation may be reported twice, and none is ever missed, also across a crash of the server.
+    A revocation can be reported twice, but none is ever missed, even if the server crashes.
     """
 
     revocations: tuple[RevocationRecord, ...]
@@ -275,7 +275,7 @@ class RevocationsSince(Record):
 
 
 class NewAttestation(Input):
-    """A request to attest: whose it is, its key, the SHA-256 of what was asked, and under what."""
+    """A request to attest: the caller, its key, the payload's SHA-256, policy and credentials."""
 
     caller_identity: Key
     idempotency_key: Key
@@ -287,7 +287,7 @@ class NewAttestation(Input):
 
 
 class AttestationRecord(Record):
-    """One record of a caller's chain, as it was attested."""
+    """One record of a caller's chain of attestations."""
 
     id: UUID
     caller_identity: str
@@ -320,7 +320,7 @@ class AttestationEventRecord(Record):
 
 
 class AttestationStatus(Record):
-    """An attestation with its events folded in."""
+    """An attestation together with its events."""
 
     attestation_id: UUID
     caller_identity: str
@@ -336,7 +336,7 @@ class AttestationStatus(Record):
 
 
 class ChainReport(Record):
-    """What verifying a chain found: `ok`, or the first break and its reason."""
+    """The result of verifying a chain: `ok`, or the first break and its reason."""
 
     ok: bool
     records: int
@@ -346,10 +346,11 @@ class ChainReport(Record):
 
 
 class NewInstruction(Input):
-    """What a participant asks to be paid, as it was attested.
+    """A payment instruction of a participant.
 
     `amount_minor`: minor units of `currency` (ISO 4217), from 1. `uetr`: SWIFT's unique end-to-end
-    transaction reference. `attestation_id`: who asked; `policy_version_id`: under which rules.
+    transaction reference. `attestation_id`: the attestation of the request. `policy_version_id`:
+    the policy version of that attestation.
     """
 
     participant_id: Key
@@ -368,7 +369,7 @@ class NewInstruction(Input):
 
 
 class InstructionRecord(Record):
-    """An instruction as it stands, without its accounts and payload."""
+    """The state of an instruction, without its accounts and payload."""
 
     id: UUID
     participant_id: str
@@ -393,7 +394,7 @@ class InstructionRecord(Record):
 
 
 class StatusHistoryRecord(Record):
-    """One transition of an instruction: when, by which login, and why it failed."""
+    """One transition of an instruction: its time, the login, and the reason of a failure."""
 
     instruction_id: UUID
     version: int
@@ -429,7 +430,7 @@ class TransactionAttempt(ExecutionAttempt):
 
 
 class KillSwitchRecord(Record):
-    """One event of a kill switch, numbered in the order in which they came to count."""
+    """One event of a kill switch. Events are numbered in the order in which they take effect."""
 
     event_no: int
     scope: KillSwitchScope
@@ -444,7 +445,7 @@ class KillSwitchRecord(Record):
 
 
 class KillSwitchState(Record):
-    """Where a switch stands, and the event that put it there."""
+    """The state of a kill switch, and its last event."""
 
     scope: KillSwitchScope
     target: str | None
@@ -456,14 +457,14 @@ class KillSwitchState(Record):
 
 
 class GateHolder(Record):
-    """A transaction that holds a gate, or waits for it (`granted` is False).
+    """A transaction that holds a gate, or waits for one (`granted` is False).
 
     `gate`: `kill_switch_gate`, `policy_gate`, `revocation_gate`, or `audit_log_head`, which every
     act of governance locks. `mode`: `RowShareLock` for a gated write, `ExclusiveLock` for a change.
     `pid` is None for a prepared transaction, which has no backend: `prepared_gid` is its name, and
     `transaction_started_at` the time at which it was prepared. `client_addr`, `state` and
     `transaction_started_at` of another login's backend are None unless the reader is a member of
-    `pg_read_all_stats`; `client_addr` is None on a Unix-domain socket too.
+    `pg_read_all_stats`; `client_addr` is also None on a Unix-domain socket.
     """
 
     gate: str
@@ -480,11 +481,12 @@ class GateHolder(Record):
 
 
 class AuditLogRecord(Record):
-    """One act of governance: what it changed, by which login, in which role, from where.
+    """One act of governance: what it changed, and the login, role and address it came from.
 
-    `before` (None where the act entered rows only) and `after`: the rows it changed by primary key,
-    of `schema_revision` its one row. `db_user` is the login (session_user), `db_role` the role it
-    had set, itself where none; `client_addr` is None on a Unix-domain socket.
+    `before` and `after`: the rows that the act changed, by primary key; for `schema_revision` its
+    only row. `before` is None if the act only inserted rows. `db_user` is the login (session_user).
+    `db_role` is the role that the login had set, or the login itself. `client_addr` is None on a
+    Unix-domain socket.
     """
 
     chain_seq: int
@@ -501,10 +503,10 @@ class AuditLogRecord(Record):
 
 
 class AuditLogReport(Record):
-    """What verifying the audit log found: `ok`, or the first break and its reason.
+    """The result of verifying the audit log: `ok`, or the first break and its reason.
 
-    `break_chain_seq` is None where an act has no entry; `break_table_name` and `break_key` (the
-    primary key) name a row where one is meant.
+    `break_chain_seq` is None if an act has no entry. If the break concerns a row,
+    `break_table_name` and `break_key` (its primary key) name it.
     """
 
     ok: bool
@@ -520,7 +522,7 @@ MAX_CONTEXT_OCTETS: Final = 8000
 
 def _small(value: dict[str, Any]) -> dict[str, Any]:
     if len(json.dumps(value, ensure_ascii=False).encode()) > MAX_CONTEXT_OCTETS:
-        raise ValueError(f"it takes more than {MAX_CONTEXT_OCTETS} octets as JSON")
+        raise ValueError(f"context is longer than {MAX_CONTEXT_OCTETS} octets as JSON")
     return value
 
 
@@ -538,11 +540,11 @@ def _within_schedule(value: datetime) -> datetime:
 
 
 class NewOutboxItem(Input):
-    """A payment to dispatch; `payload` is the JSON object that the rail gets.
+    """A payment to dispatch. `payload` is the JSON object for the rail.
 
-    `due_at`: the item is not claimed before this time, at most 400 days ahead; without it, the
-    item is due at once. `max_attempts`: 1 to 1000. `context` travels with the item and is not part
-    of its content: a replay may bring another one, and the first is kept.
+    `due_at`: the item is not claimed before this time, at most 400 days ahead. Without it, the
+    item is due at once. `max_attempts`: 1 to 1000. `context` is stored with the item but is not
+    part of its content: if a replay has a different one, the first is kept.
     """
 
     instruction_id: UUID
@@ -556,7 +558,7 @@ class NewOutboxItem(Input):
 
 
 class OutboxItemRecord(Record):
-    """An item of the register, without its payload; `replayed` if it was there already."""
+    """An outbox item without its payload; `replayed` if it was already enqueued."""
 
     outbox_id: UUID
     instruction_id: UUID
@@ -575,7 +577,7 @@ class OutboxItemRecord(Record):
 
 
 class ClaimedItem(Record):
-    """An item under this worker's lease; the rail gets `instruction_id` and `idempotency_key`."""
+    """An item that this worker has leased. Give the rail `instruction_id` and `idempotency_key`."""
 
     outbox_id: UUID
     instruction_id: UUID
@@ -600,8 +602,8 @@ LONGEST_DELAY: Final = timedelta(days=36525)
 
 
 class _ValidatedAs:
-    """Validate as the enum alone. The Literal beside it is for type checkers: as a union pydantic
-    would report each error twice, and keep a str that the Literal names as a str."""
+    """Validate only the enum. The Literal beside it is for type checkers: for the union, pydantic
+    would report each error twice and would not convert a str that the Literal accepts."""
 
     def __init__(self, enum: type[StrEnum]) -> None:
         self._enum = enum
@@ -613,11 +615,11 @@ class _ValidatedAs:
 
 
 class Completion(Input):
-    """What a worker reports of an attempt.
+    """The result of an attempt, as the worker reports it.
 
-    `outcome`: FAILED must name one. RETRYABLE may; it counts if this was the last attempt, which
-    then ends UNKNOWN without one.
-    `retry_in`: with RETRYABLE, the delay by the database's clock, up to 36,525 days.
+    `outcome`: required for FAILED and optional for RETRYABLE. If a RETRYABLE attempt was the last
+    one, the item ends with this outcome, or with UNKNOWN if none was given.
+    `retry_in`: only for RETRYABLE, the delay by the database's clock, at most 36,525 days.
     """
 
     state: Annotated[
@@ -638,16 +640,16 @@ class Completion(Input):
     @model_validator(mode="after")
     def _fits_its_state(self) -> Self:
         if self.outcome is not None and self.state is CompletionState.DISPATCHED:
-            raise ValueError("outcome goes with FAILED or RETRYABLE")
+            raise ValueError("outcome is only allowed with FAILED or RETRYABLE")
         if self.outcome is None and self.state is CompletionState.FAILED:
-            raise ValueError("FAILED must name its outcome: REJECTED, NOT_SENT or UNKNOWN")
+            raise ValueError("FAILED requires an outcome: REJECTED, NOT_SENT or UNKNOWN")
         if self.retry_in is not None and self.state is not CompletionState.RETRYABLE:
-            raise ValueError("retry_in goes with RETRYABLE")
+            raise ValueError("retry_in is only allowed with RETRYABLE")
         return self
 
 
 class CompletionResult(Record):
-    """What was recorded for one pair: the attempt's state, or the LeaseLost that kept it out."""
+    """The result for one pair: the attempt's new state, or the LeaseLost that prevented it."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
@@ -658,7 +660,7 @@ class CompletionResult(Record):
 
 
 class RepairedAttempt(Record):
-    """A dead attempt that was closed: ZOMBIE_REQUEUE, or FAILED at the ceiling."""
+    """An abandoned attempt that was closed: ZOMBIE_REQUEUE, or FAILED if it was the last one."""
 
     outbox_id: UUID
     attempt_no: int
@@ -666,7 +668,7 @@ class RepairedAttempt(Record):
 
 
 class OutboxStatus(Record):
-    """Where an item stands, without its payload: PENDING, DISPATCHING, DISPATCHED or FAILED."""
+    """The state of an item, without its payload: PENDING, DISPATCHING, DISPATCHED or FAILED."""
 
     outbox_id: UUID
     instruction_id: UUID
@@ -692,7 +694,8 @@ class OutboxStatus(Record):
 
 
 class LateResultRecord(Record):
-    """What the rail did, learnt after the lease was lost; `result_no` counts an item's results."""
+    """A result of the rail that came after the lease was lost. `result_no` numbers an item's late
+    results from 1."""
 
     outbox_id: UUID
     result_no: int
@@ -708,10 +711,10 @@ class LateResultRecord(Record):
 
 
 class InterventionRecord(Record):
-    """What control did about an item.
+    """What control did with an item.
 
-    `time_before`, `time_after`: the due time of a RESCHEDULE, the end of the lease of an
-    EXPIRE_LEASE.
+    `time_before` and `time_after`: for RESCHEDULE the due time, for EXPIRE_LEASE the end of the
+    lease.
     """
 
     outbox_id: UUID
@@ -729,9 +732,9 @@ class InterventionRecord(Record):
 
 
 class UnresolvedItem(Record):
-    """An item whose outcome is UNKNOWN until control resolves it: the payment may have been made.
+    """An item whose outcome is UNKNOWN: the payment may have been made. Control must resolve it.
 
-    `reported_outcome`: what its worker has reported since, if anything.
+    `reported_outcome`: the late result of its worker, if there is one.
     """
 
     outbox_id: UUID
@@ -752,7 +755,7 @@ class UnresolvedItem(Record):
 
 
 class OutboxContradiction(Record):
-    """A late result that contradicts what was recorded or done, until control closes it."""
+    """A late result that contradicts what is recorded. Control must close the contradiction."""
 
     outbox_id: UUID
     result_no: int
@@ -797,7 +800,7 @@ class AttemptRecord(Record):
 
 
 class OutboxDepth(Record):
-    """How much of a rail is pending; `expired` leases are closed by the next claim or repair."""
+    """Queue depth per rail. The next claim or repair closes the `expired` leases."""
 
     rail_type: str
     pending: int

@@ -1,4 +1,4 @@
-"""run_in_transaction: a unit of work, run again as long as that is safe."""
+"""run_in_transaction runs a unit of work and repeats it after errors that are safe to retry."""
 
 import random
 import re
@@ -47,18 +47,18 @@ T = TypeVar("T")
 ATTEMPTS = 8
 LONGEST_WAIT_SECONDS = 2.0
 PAUSE_SECONDS = 5.0
-"""The wait after DiskFull and OutOfMemory: half of it to all of it."""
+"""The longest wait after DiskFull and OutOfMemory. The shortest is half of it."""
 
 HOSTS_OWN: Final = (
     *(SerializationFailure, DeadlockDetected, LockNotAvailable),
     *(ConnectionLost, ReadOnlyServer, DiskFull, OutOfMemory),
 )
-"""What a host's own statement is tried again after: none of these has stored anything."""
+"""The errors of a host's own statement that are retried: none of them has stored anything."""
 
-# Tags of commands that write, or, for NOTIFY, take their xid only at COMMIT.
+# Tags of commands that write. NOTIFY takes its xid only at COMMIT.
 WRITING_TAGS: Final = ("INSERT", "UPDATE", "DELETE", "MERGE", "NOTIFY")
-# Functions that have written if they returned a row. A function that is missing here is right too:
-# the unit then asks the server before its COMMIT, which is one round trip more.
+# Functions that have written if they returned a row. If a function is missing here, the result is
+# still right: the unit then asks the server before its COMMIT, in one more round trip.
 WRITING_FUNCTIONS: Final = frozenset(
     {
         "append_attestations",
@@ -86,23 +86,24 @@ def run_in_transaction(
     deadline: timedelta | None = None,
     replayable: bool = False,
 ) -> T:
-    """Run `work` in a new Session and commit; after an error whose `retry` is SAFE, again.
+    """Run `work` in a new Session and commit. Repeat it after an error whose `retry` is SAFE.
 
-    Each try has a Session of its own, so everything is re-read. Between tries there are jittered
-    exponential waits of up to 2 s; after DiskFull (53100) and OutOfMemory (53200) 2.5 to 5 s.
+    Each try gets a new Session, so `work` reads everything again. Between tries the function waits
+    up to 2 s, exponentially and with jitter; after DiskFull (53100) and OutOfMemory (53200) it
+    waits 2.5 to 5 s.
 
-    `deadline`: without it there are at most 8 tries. With it the number of tries is unlimited and
-    the last one starts when `deadline` has passed since the call; a try that is running is not
-    interrupted. A minute outlasts a failover. When no more tries are left, the last error is
+    `deadline`: without it there are at most 8 tries. With it the number of tries is unlimited, and
+    the last try starts when `deadline` has passed since the call. A running try is not interrupted.
+    A deadline of one minute is enough for a failover. After the last try its error is raised.
+
+    `replayable`: pass True if `work` can be repeated even after its COMMIT succeeded, because its
+    acts have idempotency keys. CommitOutcomeUnknown is then retried too. Otherwise it is raised at
+    once, and the caller must repeat the unit with the same key. A unit that only reads never raises
+    it: if such a unit loses its connection during COMMIT, the error is ConnectionLost.
+
+    On a host's own engine, a lost connection, a full disk and similar errors (`HOSTS_OWN`) are also
+    retried if the host's own statements raise them. After the last try, SQLAlchemy's error is
     raised.
-
-    `replayable`: say True if running `work` again is right even if its COMMIT succeeded, because
-    its acts carry idempotency keys. CommitOutcomeUnknown is then retried too. Otherwise it is
-    raised at once, and the caller replays under the same key. A unit that only read never raises
-    it: for such a unit a connection lost during COMMIT is ConnectionLost.
-
-    On a host's own engine a lost connection, a full disk and the like (`HOSTS_OWN`) are retried in
-    the host's own statements too; if no more tries are left, SQLAlchemy's error is raised.
 
     Raises FailedTransaction (25P02) if `work` caught a refusal outside of a savepoint.
     """
@@ -150,12 +151,12 @@ def _once(session_factory: Callable[[], Session], work: Callable[[Session], T]) 
             committing = any(one.autocommit for one in connections)
             typed = _typed(session, error, committing=committing)
             if isinstance(typed, ReadOnlyServer):
-                # A host's engine would give the next try the same connection to that server.
+                # Otherwise a host's engine would use the same connection for the next try.
                 _discard(connections)
             if typed is not error and isinstance(typed, CommitOutcomeUnknown):
                 raise typed from typed.__cause__
             raise
-        # No matter whose refusal `work` caught: its result would not be stored.
+        # Whoever raised the refusal that `work` caught: the result of `work` would not be stored.
         _within, refusal = session.info.get(REFUSAL, (None, None))
         for one in connections:
             if one.is_usable():
@@ -168,7 +169,7 @@ def _once(session_factory: Callable[[], Session], work: Callable[[Session], T]) 
             for one in connections:
                 one.confirmation.check()
         except (DBAPIError, CommitOutcomeUnknown) as error:
-            # A host's engine without our listener does not say what became of the COMMIT.
+            # A host's engine without our listener does not know the outcome of the COMMIT.
             typed = _typed(session, error, committing=True)
             if isinstance(typed, CommitOutcomeUnknown) and not wrote:
                 raise _only_read(typed) from typed.__cause__
@@ -182,7 +183,7 @@ def _once(session_factory: Callable[[], Session], work: Callable[[Session], T]) 
 
 @dataclass
 class _Watched:
-    """A connection that a unit uses, and what is known of its transaction."""
+    """A connection that a unit uses, and whether its transaction has written."""
 
     connection: Connection
     autocommit: bool

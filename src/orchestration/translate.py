@@ -1,6 +1,7 @@
-"""From the driver's error to the typed one, and the only reader of psycopg's errors and states."""
+"""Translates the driver's errors to typed ones; no other module reads psycopg's errors."""
 
 import json
+import re
 import select
 from collections.abc import Callable
 from functools import partial
@@ -25,21 +26,28 @@ from orchestration.errors import (
     UniqueViolation,
     UnsupportedDriver,
 )
-from orchestration.invariants import BY_NATIVE_CONSTRAINT
+from orchestration.invariants import BY_ID, BY_NATIVE_CONSTRAINT
 
 SCHEMA: Final = "orchestration"
 
-# invalid_schema_name, undefined_table, undefined_function, undefined_column: inside a call of ours
-# they mean a schema that is absent or older than the code.
+# invalid_schema_name, undefined_table, undefined_function, undefined_column: inside a repository
+# call they mean that the schema is missing or older than the code.
 SCHEMA_CODES: Final = frozenset({"3F000", "42P01", "42883", "42703"})
 
-# not_null_violation, check_violation: the server's DETAIL shows the row that failed, with whatever
-# accounts, payloads and hashes it holds.
+# not_null_violation, check_violation: the server's DETAIL shows the failing row with its accounts,
+# payloads and hashes.
 ROW_CODES: Final = frozenset({"23502", "23514"})
 
-# Where a connection's `info` keeps the error that has failed its transaction, and a Session's the
-# SessionTransaction and the error that has failed it.
+# The key in `info`. A connection's `info` keeps the error that has failed its transaction. A
+# Session's keeps the SessionTransaction and the error that has failed it.
 REFUSAL: Final = "orchestration.refusal"
+
+# The start of every MESSAGE of raise_invariant. PL/Proxy drops the other fields and puts its own
+# words before the message: `public.name(2): [database] REMOTE ERROR: INV-...`.
+_NAMED: Final = re.compile(r"(?:\S+\(\d+\): \[[^]]*\] REMOTE \w+: )?(INV-[A-Z]{3}-\d{3}): ")
+
+# Citus appends the number of the shard to the names of a shard's constraints.
+_SHARD: Final = re.compile(r"_\d+$")
 
 DRIVERS: Final = frozenset({"psycopg", "psycopg_async"})
 
@@ -56,9 +64,9 @@ def require_psycopg(dialect: Dialect) -> None:
 class Confirmation:
     """Watches the notices of one driver connection for a cancelled wait for a synchronous standby.
 
-    The server then reports a COMMIT that only this server has. It sends the warning before the
-    reply to the statement that committed, so `check` after that statement sees it. A login whose
-    client_min_messages is `error` does not receive the warning.
+    After a cancelled wait the server reports a COMMIT that no standby has confirmed. It sends the
+    warning before the reply to the statement that committed, so `check` after that statement sees
+    it. A login whose client_min_messages is `error` does not receive the warning.
     """
 
     def __init__(self, driver: object) -> None:
@@ -69,7 +77,7 @@ class Confirmation:
             self._stop = partial(driver.remove_notice_handler, self._hear)
 
     def check(self) -> None:
-        """Raises CommitOutcomeUnknown if a wait was cancelled since the last check."""
+        """Raise CommitOutcomeUnknown if a wait was cancelled since the last check."""
         unconfirmed, self._unconfirmed = self._unconfirmed, None
         if unconfirmed is not None:
             raise unconfirmed
@@ -78,27 +86,26 @@ class Confirmation:
         self._stop()
 
     def _hear(self, notice: Diagnostic) -> None:
-        # 01000 is every plain warning, also that of a deferred trigger at COMMIT. The name of the
-        # server's function is neither localized nor within reach of a RAISE.
+        # Every plain warning has code 01000, for example that of a deferred trigger at COMMIT. The
+        # name of the server's function is not localized, and RAISE cannot set it.
         if notice.sqlstate == "01000" and notice.source_function == "SyncRepWaitForLSN":
             # libpq clears the notice after this call.
             self._unconfirmed = CommitOutcomeUnknown(
                 notice.message_primary,
                 sqlstate=notice.sqlstate,
                 detail=_detail(notice.message_detail),
-                hint="Replay the same act under the same key once a standby is connected again.",
+                hint="Repeat the act with the same key after a standby is connected again.",
             )
 
 
 def is_ours(error: BaseException | None) -> bool:
-    """Whether a host's engine should hand this error out typed: it names our schema, or it is one
-    of our refusals. A host's own RAISE EXCEPTION is P0001 too, but names no INV- id."""
+    """Whether a host's engine should translate this error: it names our schema, or it is a P-code
+    with the id of an invariant. A host's own RAISE EXCEPTION is P0001 too, but has no such id."""
     if not isinstance(error, psycopg.Error):
         return False
     if error.diag.schema_name == SCHEMA:
         return True
-    constraint = error.diag.constraint_name or ""
-    return (error.sqlstate or "").startswith("P") and constraint.startswith("INV-")
+    return (error.sqlstate or "").startswith("P") and _raised(error) is not None
 
 
 def translate(
@@ -108,10 +115,10 @@ def translate(
     disconnected: bool = False,
     refusal: str | None = None,
 ) -> OrchestrationError:
-    """The typed error of a driver's error; the caller raises it `from` that.
+    """Return the typed error for a driver's error. The caller raises it `from` the driver's error.
 
-    `committing`: a COMMIT was in flight, so that a lost connection leaves its outcome unknown.
-    `disconnected`: SQLAlchemy found the connection dead, whatever the error says of itself.
+    `committing`: a COMMIT was in flight, so if the connection was lost, its outcome is unknown.
+    `disconnected`: SQLAlchemy found the connection dead, whatever the error itself reports.
     `refusal`: the SQLSTATE of a refused connect (`connect_failure.refusal_state`).
     """
     if not isinstance(error, psycopg.Error):
@@ -124,42 +131,37 @@ def translate(
         detail = None
         # A traceback prints the cause, whose text repeats DETAIL.
         error.args = (diag.message_primary,)
-    constraint = diag.constraint_name
-    if constraint is not None and constraint.startswith("INV-"):
-        invariant: str | None = constraint
-    else:
-        invariant = BY_NATIVE_CONSTRAINT.get(constraint) if constraint is not None else None
     return _class(error, sqlstate, committing=committing, disconnected=disconnected)(
         diag.message_primary or str(error).strip() or None,
         sqlstate=sqlstate,
-        invariant=invariant,
+        invariant=_invariant(error),
         schema=diag.schema_name,
         table=diag.table_name,
         column=diag.column_name,
-        constraint=constraint,
+        constraint=diag.constraint_name,
         detail=detail,
         hint=diag.message_hint,
     )
 
 
 def _is_refused_by_pooler(error: psycopg.Error) -> bool:
-    # PgBouncer refuses a client's `options`, and the driver passes no SQLSTATE of a connection that
-    # failed: the text, which PgBouncer does not translate, is all there is. The two codes come from
-    # a server connection on which another client has prepared statements, or this one has not.
+    # PgBouncer rejects a client's `options`. The driver gives no SQLSTATE for a failed connect, so
+    # only the text can be checked; PgBouncer does not translate it. The two codes come from a
+    # server connection on which another client has prepared the statement, or this client has not.
     if error.sqlstate is None:
         return "unsupported startup parameter" in str(error)
     return error.sqlstate in PoolerModeRequired.sqlstates and not is_ours(error)
 
 
 def _pooler_mode_required(error: psycopg.Error) -> PoolerModeRequired:
-    said = error.diag.message_primary or str(error).strip()
+    message = error.diag.message_primary or str(error).strip()
     return PoolerModeRequired(
-        f"{said}: the server is reached through a pooler in transaction mode; create the engine "
+        f"{message}: the connection goes through a pooler in transaction mode; create the engine "
         "with pooler=True",
         sqlstate=error.sqlstate,
         detail=_detail(error.diag.message_detail),
-        hint="orchestration.database.create_engine(url, pooler=True); an engine of your own needs "
-        "connect_args={'prepare_threshold': None} and no startup options.",
+        hint="Call orchestration.database.create_engine(url, pooler=True). An engine that you make "
+        "yourself needs connect_args={'prepare_threshold': None} and no startup options.",
     )
 
 
@@ -170,11 +172,11 @@ def translate_in_call(
     disconnected: bool = False,
     refusal: str | None = None,
 ) -> OrchestrationError:
-    """As `translate`, for an error raised inside a repository call: there an object that does not
-    exist means that the schema is not ready."""
+    """Like `translate`, but for an error raised inside a repository call. If an object does not
+    exist there, the schema is not ready."""
     if isinstance(error, psycopg.Error) and error.sqlstate in SCHEMA_CODES:
         return SchemaNotReady(
-            f"{(error.diag.message_primary or str(error)).strip()}: the schema is absent or older "
+            f"{(error.diag.message_primary or str(error)).strip()}: the schema is missing or older "
             "than this code needs; run `alembic upgrade head`",
             sqlstate=error.sqlstate,
             hint="alembic upgrade head",
@@ -183,13 +185,14 @@ def translate_in_call(
 
 
 def fails_transaction(error: BaseException) -> bool:
-    """Whether this error has failed its transaction: the server made it, and none before it had."""
+    """Whether this error has failed its transaction: the server raised it, and the transaction had
+    not failed before."""
     return isinstance(error, psycopg.Error) and error.sqlstate not in (None, "25P02")
 
 
 def refuse_failed(connection: Connection, refusal: BaseException | None) -> None:
-    """Refuse to commit a transaction that `refusal` has failed already: the server would answer the
-    COMMIT with a ROLLBACK, without an error, and nobody would hear that nothing was stored.
+    """Refuse to commit a transaction that `refusal` has already failed. The server would answer the
+    COMMIT with a ROLLBACK and no error, so the caller would not notice that nothing was stored.
 
     Raises FailedTransaction (25P02).
     """
@@ -199,15 +202,15 @@ def refuse_failed(connection: Connection, refusal: BaseException | None) -> None
         and driver.info.transaction_status is TransactionStatus.INERROR
     ):
         raise FailedTransaction(
-            "the transaction was refused earlier and cannot be committed",
+            "the transaction failed earlier and cannot be committed",
             sqlstate="25P02",
-            hint="An expected refusal belongs into begin_nested(); roll back and begin anew.",
+            hint="Roll back and begin again. Run what may be refused in begin_nested().",
         ) from refusal
 
 
 def require_alive(connection: Connection) -> None:
-    """Raise ConnectionLost if the server has closed the connection already: a COMMIT that was never
-    sent leaves no doubt. The server closes, for example, a transaction that was idle for too long.
+    """Raise ConnectionLost if the server has already closed the connection, for example because the
+    transaction was idle for too long. No COMMIT was sent, so the outcome is known.
     """
     driver = connection.connection.driver_connection
     if not isinstance(driver, psycopg.Connection | psycopg.AsyncConnection):
@@ -220,7 +223,7 @@ def require_alive(connection: Connection) -> None:
     cause: psycopg.Error | None = None
 
     def hear(notice: Diagnostic) -> None:
-        # libpq hands out an error that answers no statement as a notice.
+        # libpq reports an error that is not the reply to a statement as a notice.
         if notice.severity_nonlocalized in ("FATAL", "PANIC"):
             fatal.append((notice.sqlstate, notice.message_primary))
 
@@ -249,19 +252,39 @@ def _class(
     if known is CommitOutcomeUnknown:
         return CommitOutcomeUnknown
     if known is ConnectionLost or _is_loss(error, sqlstate, disconnected=disconnected):
-        # The server ends an idle transaction only while it has no statement to read: it has not
-        # received the COMMIT.
+        # 25P03: the server ended an idle transaction, so it had not received the COMMIT.
         return CommitOutcomeUnknown if committing and sqlstate != "25P03" else ConnectionLost
     if known is UniqueViolation or known is ForeignKeyViolation:
-        return BY_CONSTRAINT.get(error.diag.constraint_name or "", known)
+        return BY_CONSTRAINT.get(_without_shard(error.diag.constraint_name or ""), known)
     return known or UnclassifiedDatabaseError
+
+
+def _invariant(error: psycopg.Error) -> str | None:
+    """The invariant that the error violates, by its own id or by a constraint of the catalogue."""
+    constraint = error.diag.constraint_name or ""
+    return _raised(error) or BY_NATIVE_CONSTRAINT.get(_without_shard(constraint))
+
+
+def _raised(error: psycopg.Error) -> str | None:
+    """The id that `raise_invariant` has sent. MESSAGE counts only if there is no CONSTRAINT, and
+    only for an id of the catalogue together with a SQLSTATE of its entry."""
+    constraint = error.diag.constraint_name
+    if constraint is not None:
+        return constraint if constraint.startswith("INV-") else None
+    named = _NAMED.match(error.diag.message_primary or "")
+    entry = BY_ID.get(named[1]) if named else None
+    return entry.id if entry is not None and error.sqlstate in entry.sqlstates else None
+
+
+def _without_shard(constraint: str) -> str:
+    return _SHARD.sub("", constraint)
 
 
 def _is_loss(error: psycopg.Error, sqlstate: str | None, *, disconnected: bool) -> bool:
     if sqlstate is not None:
         return sqlstate.startswith("08")
-    # Without a SQLSTATE the server did not speak: refused, closed under us, or a reply that never
-    # came. Errors of the client's own making (a value that cannot be adapted) are of other classes.
+    # Without a SQLSTATE the server sent no error: the connection was refused or closed, or no reply
+    # came. Errors that the client raises itself, for a value it cannot adapt, have other classes.
     return disconnected or isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
 
 

@@ -1,4 +1,4 @@
-"""The words that columns may hold, and the bounds of what may be asked for."""
+"""The values that columns accept, and the bounds of sizes."""
 
 from enum import StrEnum
 
@@ -23,7 +23,7 @@ class AttestationEvent(StrEnum):
 
 
 class CRLReason(StrEnum):
-    """RFC 5280, section 5.3.1, without removeFromCRL: a revocation is never taken back."""
+    """RFC 5280, section 5.3.1, without removeFromCRL: a revocation is never undone."""
 
     UNSPECIFIED = "unspecified"
     KEY_COMPROMISE = "keyCompromise"
@@ -42,7 +42,7 @@ class CredentialKind(StrEnum):
 
 
 class InstructionState(StrEnum):
-    """RECEIVED, AUTHORIZED, EXECUTING, COMPLETED in this order; FAILED from the first three."""
+    """RECEIVED, AUTHORIZED, EXECUTING, COMPLETED, in this order; or FAILED from the first three."""
 
     RECEIVED = "RECEIVED"
     AUTHORIZED = "AUTHORIZED"
@@ -52,7 +52,7 @@ class InstructionState(StrEnum):
 
 
 class KillSwitchScope(StrEnum):
-    """What a switch stops: everything gated, a stage of it, or one participant or rail."""
+    """What a kill switch blocks: everything, one stage, one participant or one rail."""
 
     GLOBAL = "GLOBAL"
     INGEST = "INGEST"
@@ -68,7 +68,7 @@ class KillSwitchAction(StrEnum):
 
 
 class AuditAction(StrEnum):
-    """The acts of governance; DEMOTE and SHORTEN are an owner's direct changes of a policy."""
+    """The acts of governance. DEMOTE and SHORTEN are direct changes of a policy by the owner."""
 
     MIGRATE = "MIGRATE"
     ROTATE = "ROTATE"
@@ -92,7 +92,7 @@ class AttemptPhase(StrEnum):
 
 
 class AttemptOutcome(StrEnum):
-    """How an attempt of an instruction ended; no attempt follows one that SUCCEEDED."""
+    """How an attempt of an instruction ended. SUCCEEDED is always the last attempt."""
 
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
@@ -108,7 +108,7 @@ class AttemptState(StrEnum):
 
 
 class ItemState(StrEnum):
-    """Where an item stands."""
+    """The state of an outbox item."""
 
     PENDING = "PENDING"
     DISPATCHING = "DISPATCHING"
@@ -117,7 +117,7 @@ class ItemState(StrEnum):
 
 
 class CompletionState(StrEnum):
-    """The states that a worker may report."""
+    """The states that a worker can report."""
 
     DISPATCHED = "DISPATCHED"
     RETRYABLE = "RETRYABLE"
@@ -125,7 +125,7 @@ class CompletionState(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What is known of the rail's side of an attempt that was not dispatched."""
+    """What the rail did with an attempt that was not dispatched, as far as it is known."""
 
     REJECTED = "REJECTED"
     UNKNOWN = "UNKNOWN"
@@ -133,7 +133,7 @@ class Outcome(StrEnum):
 
 
 class LateOutcome(StrEnum):
-    """What the rail did, as it was found out afterwards."""
+    """What the rail did, as found out later."""
 
     SENT = "SENT"
     REJECTED = "REJECTED"
@@ -141,7 +141,7 @@ class LateOutcome(StrEnum):
 
 
 class KnownOutcome(StrEnum):
-    """What is known of an item that has ended, late results included."""
+    """The outcome of a terminal item, including its late results."""
 
     SENT = "SENT"
     REJECTED = "REJECTED"
@@ -150,14 +150,14 @@ class KnownOutcome(StrEnum):
 
 
 class LateSource(StrEnum):
-    """Who learnt a late result: the attempt's own worker, or control by reconciliation."""
+    """Who reported a late result: the worker of the attempt, or control after reconciliation."""
 
     WORKER = "WORKER"
     RECONCILIATION = "RECONCILIATION"
 
 
 class Intervention(StrEnum):
-    """What control does about one item."""
+    """What control can do with one item."""
 
     CANCEL = "CANCEL"
     RESCHEDULE = "RESCHEDULE"
@@ -166,8 +166,8 @@ class Intervention(StrEnum):
 
 
 class Contradiction(StrEnum):
-    """What a late result contradicts: how an attempt was closed, an earlier late result, another
-    item of the same key, or an instruction that FAILED."""
+    """What a late result contradicts: the closing of an attempt, an earlier late result, another
+    item with the same key, or an instruction that is FAILED."""
 
     ATTEMPT = "ATTEMPT"
     LATE_RESULT = "LATE_RESULT"
@@ -176,10 +176,10 @@ class Contradiction(StrEnum):
 
 
 MAX_KEY_OCTETS = 1000
-"""The longest text key, in UTF-8."""
+"""The longest text key, in octets of UTF-8."""
 MAX_TEXT_OCTETS = 4000
-"""The longest free text, in UTF-8."""
+"""The longest free text, in octets of UTF-8."""
 MAX_PAYLOAD_OCTETS = 1_000_000
-"""The longest payload, as jsonb text."""
+"""The longest payload, in octets of its jsonb text."""
 MAX_ATTEMPTS = 1000
 DEFAULT_MAX_ATTEMPTS = 20

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from orchestration import _supervisor
+from orchestration.testing import _supervisor
 from tests.faults.conftest import SETTINGS, Run, for_seconds
 from tests.faults.site import PATIENCE_SECONDS, Site, Undone, site
 from tests.operations.restartable import restartable

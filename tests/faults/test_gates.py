@@ -17,7 +17,6 @@ from sqlalchemy import create_engine as plain_engine
 from sqlalchemy.orm import Session, sessionmaker
 from tools import pooler, scratch
 
-from orchestration._supervisor import end_with_parent
 from orchestration.database import create_engine
 from orchestration.records import NewPolicyVersion
 from orchestration.repo import (
@@ -25,6 +24,7 @@ from orchestration.repo import (
     PolicyVersionRepository,
     RevocationRepository,
 )
+from orchestration.testing._supervisor import end_with_parent
 from orchestration.transactions import run_in_transaction
 from tests.support import Connect, backend, connect, digest
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestration import _supervisor
+from orchestration.testing import _supervisor
 from tests.faults.conftest import Run, for_seconds
 from tests.faults.proxy import HOST
 from tests.faults.site import Site

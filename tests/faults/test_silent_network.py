@@ -22,7 +22,7 @@ import pytest
 from sqlalchemy import URL
 from tools import scratch
 
-from orchestration._supervisor import end_with_parent
+from orchestration.testing._supervisor import end_with_parent
 from tests.support import Connect, await_blocked
 
 BOUND_SECONDS = 30

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import URL, make_url
 from tools import scratch
 
-from orchestration import _supervisor, embedded
+from orchestration.testing import _supervisor, embedded
 
 
 class Unattended(_supervisor.Lifeline):

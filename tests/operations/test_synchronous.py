@@ -20,10 +20,11 @@ from sqlalchemy import create_engine as plain_engine
 from sqlalchemy.orm import Session, sessionmaker
 from tools import scratch
 
-from orchestration import _supervisor, errors, transactions
+from orchestration import errors, transactions
 from orchestration.database import create_engine
 from orchestration.records import NewPolicyVersion, PolicyVersionRecord
 from orchestration.repo import PolicyVersionRepository
+from orchestration.testing import _supervisor
 from orchestration.transactions import run_in_transaction
 from tests.operations.test_replication import await_true
 from tests.support import Connect, activate_policy, connect, digest, scalar

@@ -76,7 +76,7 @@ def enqueue_and_swallow(session: Session) -> OutboxItemRecord:
 def assert_failed(error: errors.FailedTransaction) -> None:
     assert type(error) is errors.FailedTransaction
     assert (error.sqlstate, error.retry) == ("25P02", errors.Retry.NEVER)
-    assert "refused earlier" in str(error)
+    assert "failed earlier" in str(error)
     assert "begin_nested()" in f"{error} {error.hint}"
 
 

@@ -121,7 +121,7 @@ def test_a_payload_that_holds_itself_is_refused() -> None:
     assert "payload.self[0].self" in why
 
 
-# What JSON does not know.
+# Values that JSON cannot represent.
 
 
 @pytest.mark.parametrize(

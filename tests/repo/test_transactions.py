@@ -326,7 +326,7 @@ def test_a_refusal_that_was_swallowed_is_never_told_as_a_commit(
         return made
 
     factory: Factory = request.getfixturevalue(whose)
-    with pytest.raises(errors.FailedTransaction, match="refused earlier") as raised:
+    with pytest.raises(errors.FailedTransaction, match="failed earlier") as raised:
         run_in_transaction(factory, work)
     assert raised.value.sqlstate == "25P02"
     cause = raised.value.__cause__

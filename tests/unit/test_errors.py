@@ -16,7 +16,7 @@ CODES = {
     "P0001": ("AppendOnlyViolation", NEVER),
     "P7002": ("LeaseLost", NEVER),
     "P7003": ("RetryCeilingExceeded", NEVER),
-    "P7004": ("IdempotencyConflict", NEVER),
+    "P7004": ("OutboxKeyConflict", NEVER),
     "P7005": ("InvalidAttemptTransition", NEVER),
     "P7006": ("OutboxItemLost", NEVER),
     "P7101": ("InvalidPolicyTransition", NEVER),
@@ -28,9 +28,9 @@ CODES = {
     "P7202": ("CredentialRevoked", NEVER),
     "P7301": ("InvalidAttestationState", NEVER),
     "P7302": ("ChainDiscontinuity", NEVER),
-    "P7303": ("IdempotencyConflict", NEVER),
+    "P7303": ("AttestationKeyConflict", NEVER),
     "P7401": ("InvalidInstructionTransition", NEVER),
-    "P7402": ("IdempotencyConflict", NEVER),
+    "P7402": ("InstructionKeyConflict", NEVER),
     "P7403": ("StaleInstruction", LATER),
     "P7404": ("InstructionStateForbids", LATER),
     "P7405": ("SegregationOfDuties", NEVER),
@@ -74,13 +74,37 @@ OF_THE_ENGINE_AROUND = {
     "P7601": ("UnbalancedJournal", NEVER),
     "P7602": ("SealedJournal", NEVER),
     "P7603": ("OverdraftLimitExceeded", LATER),
-    "P7604": ("IdempotencyConflict", NEVER),
+    "P7604": ("LedgerKeyConflict", NEVER),
 }
-"""The same for what stands around the core: a class that is there is the one named here."""
+"""The same for the codes of the later parts: if a class for such a code exists, it is this one."""
+
+FAMILIES = {
+    "P70": errors.OutboxError,
+    "P71": errors.PolicyError,
+    "P72": errors.RevocationError,
+    "P73": errors.AttestationError,
+    "P74": errors.InstructionError,
+    "P75": errors.KillSwitchError,
+}
+"""The base of each range of codes."""
+
+WITHOUT_CODE = (errors.SchemaNotReady, errors.UnsupportedDriver, errors.UnclassifiedDatabaseError)
+"""The classes of the native group that are not chosen by a code."""
 
 
 def all_classes(root: type[OrchestrationError] = OrchestrationError) -> list[type]:
-    return [root, *(found for child in root.__subclasses__() for found in all_classes(child))]
+    below = (found for child in root.__subclasses__() for found in all_classes(child))
+    # A class with two bases is found twice.
+    return list(dict.fromkeys([root, *below]))
+
+
+def tree(cls: type[OrchestrationError], depth: int = 1) -> list[str]:
+    """The lines of this class and of the classes whose first base it is."""
+    codes = " ".join([cls.__name__, ", ".join(vars(cls).get("sqlstates", ()))]).rstrip()
+    bases = ", ".join(base.__name__ for base in cls.__bases__[1:])
+    first = "    " * depth + codes + (f" (also {bases})" if bases else "")
+    children = [child for child in cls.__subclasses__() if child.__bases__[0] is cls]
+    return [first, *(line for child in children for line in tree(child, depth + 1))]
 
 
 @pytest.mark.parametrize("code", CODES)
@@ -93,6 +117,41 @@ def test_every_code_has_the_class_and_the_retry_of_the_contract(code: str) -> No
 def test_no_class_claims_a_code_that_the_contract_does_not_give_it(code: str) -> None:
     cls = errors.BY_SQLSTATE[code]
     assert (cls.__name__, cls().retry) == (CODES | OF_THE_ENGINE_AROUND)[code]
+
+
+@pytest.mark.parametrize("code", errors.BY_SQLSTATE)
+def test_a_code_of_ours_belongs_to_one_family_and_a_native_code_to_none(code: str) -> None:
+    cls = errors.BY_SQLSTATE[code]
+    found = [prefix for prefix, family in FAMILIES.items() if issubclass(cls, family)]
+    assert found == ([code[:3]] if code.startswith("P7") else [])
+
+
+@pytest.mark.parametrize("cls", all_classes()[1:], ids=lambda cls: cls.__name__)
+def test_every_class_belongs_to_one_family_or_to_the_native_group(
+    cls: type[OrchestrationError],
+) -> None:
+    families = [family for family in FAMILIES.values() if issubclass(cls, family)]
+    if not families and cls not in (*WITHOUT_CODE, errors.IdempotencyConflict):
+        assert cls.sqlstates, "give the class a family, or a native SQLSTATE"
+    assert len(families) <= 1
+
+
+@pytest.mark.parametrize("code", ["P7004", "P7303", "P7402"])
+def test_a_reused_key_is_an_idempotency_conflict_and_an_error_of_its_family(code: str) -> None:
+    cls = errors.BY_SQLSTATE[code]
+    assert issubclass(cls, errors.IdempotencyConflict)
+    assert issubclass(cls, FAMILIES[code[:3]])
+    others = [family for prefix, family in FAMILIES.items() if prefix != code[:3]]
+    assert not issubclass(cls, tuple(others))
+
+
+def test_only_reused_keys_are_idempotency_conflicts() -> None:
+    codes = [code for cls in all_classes(errors.IdempotencyConflict) for code in cls.sqlstates]
+    assert codes == ["P7004", "P7303", "P7402"]
+
+
+def test_the_module_opens_with_the_tree_of_its_classes() -> None:
+    assert "\n\n" + "\n".join(tree(OrchestrationError)) + "\n" in (errors.__doc__ or "")
 
 
 def test_no_code_is_claimed_by_two_classes() -> None:

@@ -1,13 +1,16 @@
-"""The translation as a pure function: by SQLSTATE, then by constraint, never by wording."""
+"""The translation of a driver's error: by SQLSTATE, then by constraint, never by the text."""
 
 import pickle
+import re
 import traceback
 
 import psycopg
 import pytest
 from psycopg.pq import DiagnosticField
+from tests.support import Connect
 
 from orchestration import errors
+from orchestration.invariants import BY_NATIVE_CONSTRAINT
 from orchestration.translate import SCHEMA_CODES, is_ours, translate, translate_in_call
 
 FIELDS = {
@@ -27,6 +30,13 @@ def server_says(
     """The driver's error for a refusal of these fields."""
     info = {FIELDS[name]: value.encode() for name, value in fields.items()}
     return cls("text of the driver", info={DiagnosticField.SQLSTATE: sqlstate.encode()} | info)
+
+
+def raised_by(connection: Connect, statement: str) -> psycopg.Error:
+    """The driver's error for what a real server raises when it runs this PL/pgSQL statement."""
+    with pytest.raises(psycopg.Error) as raised:
+        connection.execute(f"DO $do$ BEGIN {statement}; END $do$")
+    return raised.value
 
 
 @pytest.mark.parametrize("code", errors.BY_SQLSTATE)
@@ -145,6 +155,67 @@ def test_a_constraint_that_says_more_than_its_code_has_a_class_of_its_own(constr
     code = "23505" if issubclass(cls, errors.UniqueViolation) else "23503"
     assert type(translate(server_says(code, constraint=constraint))) is cls
     assert type(translate(server_says("23514", constraint=constraint))) is errors.CheckViolation
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "invariant"),
+    [
+        ("P7101", "INV-POL-002: RETIRED is final", "INV-POL-002"),
+        ("22023", "INV-API-001: p_limit must be positive", "INV-API-001"),
+        (
+            "P7101",
+            "public.retire(1): [shop] REMOTE ERROR: INV-POL-002: RETIRED is final",
+            "INV-POL-002",
+        ),
+        ("P7101", "RETIRED is final (INV-POL-002: see there)", None),
+        ("P7101", "INV-POL-002 is violated", None),
+        ("P7101", "INV-XYZ-001: unknown to the catalogue", None),
+        ("P0001", "INV-POL-002: raised by a host under another code", None),
+        ("99999", "INV-POL-002: raised by a host under another code", None),
+    ],
+)
+def test_without_a_constraint_the_start_of_the_message_names_the_invariant(
+    superuser: Connect, code: str, message: str, invariant: str | None
+) -> None:
+    error = raised_by(superuser, f"RAISE EXCEPTION USING ERRCODE = '{code}', MESSAGE = '{message}'")
+    assert error.diag.constraint_name is None
+    typed = translate(error)
+    assert typed.invariant == invariant
+    assert type(typed) is errors.BY_SQLSTATE.get(code, errors.UnclassifiedDatabaseError)
+    assert is_ours(error) is (invariant is not None and code.startswith("P"))
+
+
+def test_a_constraint_is_believed_before_the_message(superuser: Connect) -> None:
+    fields = "ERRCODE = 'P7101', MESSAGE = 'INV-POL-002: RETIRED is final'"
+    named = raised_by(superuser, f"RAISE EXCEPTION USING {fields}, CONSTRAINT = 'INV-POL-001'")
+    hosts = raised_by(superuser, f"RAISE EXCEPTION USING {fields}, CONSTRAINT = 'my_rule'")
+    assert translate(named).invariant == "INV-POL-001"
+    assert translate(hosts).invariant is None
+    assert not is_ours(hosts)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "cls", "invariant"),
+    [
+        ("uq_policy_versions_active_102008", errors.ActivePolicyRace, "INV-POL-005"),
+        ("uq_policy_versions_grace_102008", errors.UniqueViolation, "INV-POL-008"),
+        ("pk_audit_log_7", errors.ChainRace, "INV-AUD-001"),
+        ("uq_policy_versions_active_102008_", errors.UniqueViolation, None),
+        ("uq_policy_versions_active2", errors.UniqueViolation, None),
+    ],
+)
+def test_the_number_of_a_shard_at_the_end_of_a_constraint_is_ignored(
+    superuser: Connect, constraint: str, cls: type[errors.OrchestrationError], invariant: str | None
+) -> None:
+    superuser.execute(f"CREATE TEMP TABLE sharded (id integer CONSTRAINT {constraint} UNIQUE)")
+    error = raised_by(superuser, "INSERT INTO sharded VALUES (1), (1)")
+    typed = translate(error)
+    assert (type(typed), typed.invariant, typed.constraint) == (cls, invariant, constraint)
+
+
+def test_no_constraint_of_ours_ends_like_that_of_a_shard() -> None:
+    known = {*BY_NATIVE_CONSTRAINT, *errors.BY_CONSTRAINT}
+    assert [name for name in known if re.search(r"_\d+$", name)] == []
 
 
 LOSSES = ["08000", "08001", "08003", "08006", "57P01", "57P02", "57P03", "57P05", "25P03", "53300"]

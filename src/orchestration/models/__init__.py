@@ -1,6 +1,6 @@
-"""The tables as SQLAlchemy declarative models; they match the migrations exactly.
+"""The tables as SQLAlchemy declarative models, which match the migrations exactly.
 
-Read with them, and join them in queries of your own. Writes go through the repositories: a runtime
+Use them for reading, also in joins with your own models. Write through the repositories: a runtime
 role has no INSERT, UPDATE or DELETE on any table.
 """
 

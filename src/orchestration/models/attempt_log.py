@@ -19,7 +19,7 @@ from orchestration.models.base import (
 
 
 def _rules(table: str) -> tuple[SchemaItem, ...]:
-    """What both logs ask of a row: an opening says who, a closing how it ended."""
+    """The CHECKs of both logs: an opening has a worker, a closing an outcome."""
     return (
         CheckConstraint("attempt_no >= 1", name="attempt_no"),
         CheckConstraint(key("worker_id"), name="worker_id"),
@@ -47,7 +47,7 @@ def _rules(table: str) -> tuple[SchemaItem, ...]:
 
 
 class Attempt:
-    """What both logs say of an attempt: the row of its opening, or of its closing."""
+    """The columns of both logs: a row is the opening or the closing of an attempt."""
 
     instruction_id: Mapped[UUID] = mapped_column(primary_key=True)
     attempt_no: Mapped[int] = mapped_column(Integer(), primary_key=True, autoincrement=False)
@@ -70,7 +70,7 @@ class ExecutionAttempt(Attempt, Base):
 
 
 class TransactionAttempt(Attempt, Base):
-    """An attempt to have a rail do it, by a call outside the outbox."""
+    """An attempt to execute an instruction by a rail call outside the outbox."""
 
     __tablename__ = "transaction_attempts"
     __table_args__ = (

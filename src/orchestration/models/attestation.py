@@ -12,9 +12,9 @@ TERMINAL_STATUS = "terminal_status IN ('SUCCESS', 'FAILED', 'REPAIRED')"
 
 
 class IngressAttestation(Base):
-    """One record of a caller's chain: what was asked, under which policy and credentials.
+    """One record of a caller's chain: the request, its policy version and its credentials.
 
-    The flags serve imports of ingress that already ran; what happens later is an event.
+    The flags are for imports of requests that were already executed. Later changes are events.
     """
 
     __tablename__ = "ingress_attestations"
@@ -63,7 +63,7 @@ class IngressAttestation(Base):
 
 
 class IngressAttestationEvent(Base):
-    """What became of an attestation: its execution started, its execution completed."""
+    """An event of an attestation: its execution has started, or it is completed."""
 
     __tablename__ = "ingress_attestation_events"
     __table_args__ = (
@@ -91,7 +91,7 @@ class IngressAttestationEvent(Base):
 
 
 class IngressAttestationHead(Base):
-    """The end of a caller's chain: the row that an append locks."""
+    """The head of a caller's chain. An append locks this row."""
 
     __tablename__ = "ingress_attestation_heads"
     __table_args__ = (

@@ -22,7 +22,7 @@ from orchestration.models.base import (
 
 
 class AuditLogHead(Base):
-    """One row: the end of the chain. An entry locks it, so entries commit in their order."""
+    """The only row is the head of the chain. A new entry locks it, so entries commit in order."""
 
     __tablename__ = "audit_log_head"
     __table_args__ = (
@@ -36,7 +36,7 @@ class AuditLogHead(Base):
 
 
 class AuditLog(Base):
-    """One act: what it did to which rows, by which login, in which role, from where."""
+    """One act of governance: the rows it changed, and the login, role and address it came from."""
 
     __tablename__ = "audit_log"
     __table_args__ = (

@@ -12,17 +12,17 @@ from orchestration.vocabulary import MAX_KEY_OCTETS, MAX_PAYLOAD_OCTETS, MAX_TEX
 
 SCHEMA = "orchestration"
 
-# What the database fills in on INSERT (an id, a time, who did it) where a row leaves it out.
+# The columns that the database sets on INSERT if the row has no value for them.
 assigned = FetchedValue()
 
 DbUser = Annotated[str, mapped_column(Text(), server_default=assigned)]
-"""The login that wrote the row (session_user), never taken from the writer."""
+"""The login that wrote the row (session_user). The database sets it and accepts no other value."""
 XactId = Annotated[int, mapped_column(BigInteger(), server_default=assigned)]
-"""The transaction that wrote the row; void after a restore into another cluster."""
+"""The transaction that wrote the row. It is meaningless after a restore into another cluster."""
 Singleton = Annotated[
     bool, mapped_column(primary_key=True, autoincrement=False, server_default=text("true"))
 ]
-"""The primary key of a table of one row."""
+"""The primary key of a table with exactly one row."""
 
 
 class Base(DeclarativeBase):
@@ -45,9 +45,9 @@ class Base(DeclarativeBase):
 
 
 def in_years(*columns: str) -> str:
-    """The CHECK of times that every reader's calendar has: years 1 to 9998, in UTC.
+    """The CHECK of times: years 1 to 9998 in UTC, which every reader's calendar can represent.
 
-    Without BETWEEN, whose parentheses a dump and restore would take away from the first.
+    It avoids BETWEEN, because a dump and restore would change the parentheses of the first one.
     """
     year = "extract(year FROM {} AT TIME ZONE 'UTC')"
     return " AND ".join(
@@ -56,12 +56,12 @@ def in_years(*columns: str) -> str:
 
 
 def hex64(column: str) -> str:
-    """The CHECK of a SHA-256 in lowercase hex; cheaper than one regular expression with a count."""
+    """The CHECK of a SHA-256 in lowercase hex. A regular expression alone is slower."""
     return f"octet_length({column}) = 64 AND {column} ~ '^[0-9a-f]*$'"
 
 
 def key(column: str) -> str:
-    """The CHECK of a text key: an index must be able to hold it."""
+    """The CHECK of a text key, which an index must be able to store."""
     return f"octet_length({column}) >= 1 AND octet_length({column}) <= {MAX_KEY_OCTETS}"
 
 
@@ -71,7 +71,7 @@ def free_text(column: str) -> str:
 
 
 def readable_object(column: str) -> str:
-    """The CHECK of a JSON object that every reader gets past: 500 levels, 1234 digits."""
+    """The CHECK of a JSON object that every JSON parser can read: 500 levels, 1234 digits."""
     return (
         f"jsonb_typeof({column}) = 'object' AND (octet_length({column}::text) <= 1000"
         f" OR NOT jsonb_path_exists({column}, 'strict $.**{{501}}')"

@@ -29,10 +29,10 @@ from orchestration.vocabulary import MAX_TEXT_OCTETS
 
 
 class Instruction(Base):
-    """What a participant asks to be paid: its content never changes, its state only forward.
+    """A payment instruction of a participant. Its content never changes; its state moves forward.
 
-    `open`: authorized and not ended, so that items may be pending for it. `unresolved`: how many of
-    its items ended with an outcome that nobody knows yet.
+    `open`: authorized and not ended, so it can have pending items. `unresolved`: the number of its
+    items that ended with the outcome UNKNOWN and are not resolved.
     """
 
     __tablename__ = "instructions"
@@ -104,7 +104,7 @@ class Instruction(Base):
 
 
 class StatusHistory(Base):
-    """One transition of an instruction, written by the database together with it."""
+    """One transition of an instruction. The database writes it in the same statement."""
 
     __tablename__ = "status_history"
     __table_args__ = (

@@ -1,4 +1,4 @@
-"""Kill switches: append-only events, and the gate they go through (INV-KIL)."""
+"""Kill switches: append-only events, and their gate (INV-KIL)."""
 
 from datetime import datetime
 
@@ -18,7 +18,7 @@ from orchestration.vocabulary import MAX_KEY_OCTETS
 
 
 class KillSwitchGate(Base):
-    """One row: gated writers share it, and every engage or release changes it."""
+    """The only row is the gate: gated writers lock it in share mode, and an event updates it."""
 
     __tablename__ = "kill_switch_gate"
     __table_args__ = (CheckConstraint("singleton", name="singleton"),)
@@ -29,7 +29,7 @@ class KillSwitchGate(Base):
 
 
 class KillSwitch(Base):
-    """A switch was engaged or released; the last event of a scope and target counts."""
+    """A switch was engaged or released. The last event of a scope and target decides."""
 
     __tablename__ = "kill_switches"
     __table_args__ = (

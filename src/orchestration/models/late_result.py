@@ -1,4 +1,4 @@
-"""What is learnt or done about an outbox item outside its attempts (INV-OUT-011, INV-AUD-001)."""
+"""Late results and interventions of an outbox item (INV-OUT-011, INV-AUD-001)."""
 
 from datetime import datetime
 from uuid import UUID
@@ -12,9 +12,9 @@ LOGIN = text("SESSION_USER")
 
 
 class PaymentOutboxLateResult(Base):
-    """What the rail did, learnt after the lease was lost: by the worker, or by reconciliation.
+    """A result of the rail that the worker or reconciliation reported after the lease was lost.
 
-    `result_no` counts the results of an item. `instruction_version` is the version of the
+    `result_no` numbers the results of an item. `instruction_version` is the version of the
     instruction at that time.
     """
 
@@ -54,10 +54,10 @@ class PaymentOutboxLateResult(Base):
 
 
 class PaymentOutboxIntervention(Base):
-    """What control did about an item: cancel, reschedule, end a lease, close a contradiction.
+    """What control did with an item: cancel, reschedule, end a lease, close a contradiction.
 
-    `time_before`, `time_after`: the due time of a RESCHEDULE, the end of the lease of an
-    EXPIRE_LEASE. `reason` is null if the owner changed the queue by hand.
+    `time_before` and `time_after`: for RESCHEDULE the due time, for EXPIRE_LEASE the end of the
+    lease. `reason` is null if the owner changed the queue directly.
     """
 
     __tablename__ = "payment_outbox_interventions"

@@ -1,7 +1,8 @@
-"""The transactional outbox: the register, what is pending of it, every attempt (INV-OUT).
+"""The transactional outbox: the items, the pending ones, and every attempt (INV-OUT).
 
-No foreign keys among these tables: statement triggers tie items to pending rows and attempts to
-both, at a fraction of the price. One leads out of them: a pending row's instruction is open.
+There are no foreign keys among these tables: statement triggers check the references among items,
+pending rows and attempts, and cost much less. One foreign key leads to another table: the
+instruction of a pending row must be open.
 """
 
 from datetime import datetime
@@ -30,7 +31,7 @@ TERMINAL = text("state IN ('DISPATCHED', 'FAILED')")
 
 
 class ParticipantOutboxSequence(Base):
-    """The next number of a participant's items: a row, because a sequence would leave gaps."""
+    """The next item number of a participant. It is a row because a sequence would leave gaps."""
 
     __tablename__ = "participant_outbox_sequences"
     __table_args__ = (
@@ -44,7 +45,7 @@ class ParticipantOutboxSequence(Base):
 
 
 class PaymentOutboxItem(Base):
-    """The register: an item's identity and payload, never moved and never changed."""
+    """The identity and payload of an item. The row is never moved or changed."""
 
     __tablename__ = "payment_outbox_items"
     __table_args__ = (
@@ -94,7 +95,7 @@ class PaymentOutboxItem(Base):
 
 
 class PaymentOutboxPending(Base):
-    """What is still to be dispatched, and under whose lease; gone with the terminal attempt."""
+    """An item that is not terminal, and its lease. The terminal attempt deletes the row."""
 
     __tablename__ = "payment_outbox_pending"
     __table_args__ = (
@@ -128,7 +129,7 @@ class PaymentOutboxPending(Base):
 
 
 class PaymentOutboxAttempt(Base):
-    """One attempt's opening, or its closing; the opening is committed before the rail is called."""
+    """The opening or the closing of an attempt. The opening commits before the call to the rail."""
 
     __tablename__ = "payment_outbox_attempts"
     __table_args__ = (

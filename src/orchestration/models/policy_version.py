@@ -1,4 +1,4 @@
-"""policy_versions and its gate: which rules a payment is judged under (INV-POL)."""
+"""policy_versions and its gate: the rules that apply to a payment (INV-POL)."""
 
 from datetime import datetime
 
@@ -19,7 +19,7 @@ from orchestration.models.base import (
 
 
 class PolicyVersion(Base):
-    """One version of the policy: exactly one is ACTIVE, at most one in GRACE, the rest RETIRED."""
+    """A policy version. Exactly one is ACTIVE, at most one is in GRACE, the others are RETIRED."""
 
     __tablename__ = "policy_versions"
     __table_args__ = (
@@ -65,7 +65,7 @@ class PolicyVersion(Base):
 
 
 class PolicyGate(Base):
-    """The one row that writers share and a change of policy updates."""
+    """The only row is the gate: writers lock it in share mode, and a change updates it."""
 
     __tablename__ = "policy_gate"
     __table_args__ = (CheckConstraint("singleton", name="singleton"),)

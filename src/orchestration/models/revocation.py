@@ -1,4 +1,4 @@
-"""revoked_client_certs, revoked_tokens and their gate: hashes only, no credential (INV-REV)."""
+"""revoked_client_certs, revoked_tokens and their gate; they store only hashes (INV-REV)."""
 
 from datetime import datetime
 
@@ -26,8 +26,8 @@ def _rules(table: str) -> tuple[SchemaItem, ...]:
 
 
 class Revocation:
-    """One record of a credential's revocation: from `revoked_at` until `expires_at`. A credential
-    can have several, numbered from 1; it is revoked while any of them is in force."""
+    """One revocation of a credential, from `revoked_at` until `expires_at`. A credential can have
+    several, numbered from 1. It is revoked while any of them is in force."""
 
     revocation_no: Mapped[int] = mapped_column(
         Integer(), primary_key=True, autoincrement=False, server_default=assigned, sort_order=-1
@@ -42,7 +42,7 @@ class Revocation:
 
 
 class RevokedClientCert(Revocation, Base):
-    """A client certificate, by the SHA-256 of its DER encoding."""
+    """A client certificate, identified by the SHA-256 of its DER encoding."""
 
     __tablename__ = "revoked_client_certs"
     __table_args__ = _rules("revoked_client_certs")
@@ -51,7 +51,7 @@ class RevokedClientCert(Revocation, Base):
 
 
 class RevokedToken(Revocation, Base):
-    """A token, by its SHA-256."""
+    """A token, identified by its SHA-256."""
 
     __tablename__ = "revoked_tokens"
     __table_args__ = _rules("revoked_tokens")
@@ -60,7 +60,7 @@ class RevokedToken(Revocation, Base):
 
 
 class RevocationGate(Base):
-    """The one row that writers share and a revocation updates."""
+    """The only row is the gate: writers lock it in share mode, and a revocation updates it."""
 
     __tablename__ = "revocation_gate"
     __table_args__ = (CheckConstraint("singleton", name="singleton"),)

@@ -1,4 +1,4 @@
-"""schema_revision: one row that tells a service which revision the database is at."""
+"""schema_revision: its only row contains the revision of the database."""
 
 from sqlalchemy import CheckConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column

@@ -1,4 +1,4 @@
-"""What is given to a repository: checked before it reaches the database, written for the wire."""
+"""Checks the arguments of repository methods and converts them for the database."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ REASON: Final[TypeAdapter[str]] = TypeAdapter(Reason)
 WORD: Final[TypeAdapter[str]] = TypeAdapter(Word)
 TEXT_OR_NONE: Final[TypeAdapter[str | None]] = TypeAdapter(Text | None)
 ID: Final[TypeAdapter[UUID]] = TypeAdapter(UUID)
-# What the wire carries; which of it is in bounds is for the database to say.
+# The range of the parameter's type. The database checks the bounds of the argument.
 COUNT: Final[TypeAdapter[int]] = TypeAdapter(
     Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
 )
@@ -38,13 +38,13 @@ WRONG_TYPES: Final[Mapping[str, str]] = {
 
 
 def dump_json(value: object) -> str:
-    """JSON as jsonb takes it; refuses NaN and the infinities, which JSON does not know."""
+    """Encode JSON for jsonb. NaN and the infinities are rejected: JSON cannot represent them."""
     return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
 def dump_inputs(name: str, inputs: Sequence[M], shape: Callable[[M], dict[str, Any]]) -> str:
-    """The batch as JSON. Raises pydantic.ValidationError for a payload that was changed, after it
-    had been checked, into what JSON or PostgreSQL does not know."""
+    """Return the batch as JSON. Raises pydantic.ValidationError if a payload was changed after its
+    check and now contains a value that JSON or PostgreSQL cannot represent."""
     try:
         dumped = dump_json([shape(one) for one in inputs])
         dumped.encode()
@@ -67,20 +67,20 @@ def _check_again(name: str, inputs: Sequence[BaseModel]) -> None:
 def argument(name: str, adapter: TypeAdapter[T], value: object) -> T:
     """Validate an argument that is not a model, and return it converted.
 
-    Raises TypeError if its Python type is wrong and pydantic.ValidationError if its content is.
-    Both name the argument and do not show the value.
+    Raises TypeError if its Python type is wrong, and pydantic.ValidationError if its content is
+    wrong. Both name the argument and do not show the value.
     """
     refusal: Exception
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
         refusal = _wrong_type(name, error, value) or _naming(error, name)
-    # Raised here, outside of the handler: its context would show the value.
+    # Raise outside of the handler: the exception's context would show the value.
     raise refusal
 
 
 def instances(name: str, kind: type[T], values: object) -> list[T]:
-    """A batch of inputs or records, each of this kind. Raises TypeError."""
+    """Return a batch of inputs or records as a list. Raises TypeError if one has another class."""
     given = values
     if isinstance(values, str | bytes | Mapping | BaseModel) or not isinstance(values, Iterable):
         raise TypeError(f"{name}: expected a batch of {kind.__name__}, got {kind_of(given)}")
@@ -91,7 +91,7 @@ def instances(name: str, kind: type[T], values: object) -> list[T]:
 
 
 def instance(name: str, kind: type[T], value: T) -> T:
-    """An argument that is an instance of this kind. Raises TypeError."""
+    """Return an argument that must be an instance of this class. Raises TypeError otherwise."""
     if not isinstance(value, kind):
         raise TypeError(_expected(name, kind.__name__, value))
     return value
@@ -108,7 +108,7 @@ def _expected(name: str, kind: str, value: object) -> str:
 
 def _wrong_type(name: str, error: ValidationError, value: object) -> TypeError | None:
     kind = error.errors(include_url=False, include_context=False, include_input=False)[0]["type"]
-    # A StrEnum takes every str, right or wrong: one that it does not know is wrong content.
+    # For a StrEnum every str has the right type. An unknown value is wrong content.
     if kind == "enum" and not isinstance(value, str):
         kind = "string_type"
     expected = WRONG_TYPES.get(kind)
@@ -128,5 +128,5 @@ def _naming(error: ValidationError, *at: str | int) -> ValidationError:
 
 
 def microseconds(value: timedelta) -> str:
-    """An interval as PostgreSQL reads it: elapsed time, since a day may have 23 to 25 hours."""
+    """Write an interval for PostgreSQL as elapsed time, because a day can have 23 to 25 hours."""
     return f"{value // timedelta(microseconds=1)} microseconds"

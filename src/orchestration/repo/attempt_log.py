@@ -64,21 +64,21 @@ REASON_OR_NONE: Final[TypeAdapter[str | None]] = TypeAdapter(Reason | None)
 
 
 class AttemptLogRepository(Repository):
-    """The attempt logs on the caller's Session; writing them needs `symphony_executor`.
+    """The attempt logs on the caller's Session. Writing them requires `symphony_executor`.
 
-    Attempts of an instruction are numbered 1, 2, 3 ..., in each of the two logs. Commit an opening
-    before what it announces: it must be there when the side effect is.
+    In each of the two logs the attempts of an instruction are numbered 1, 2, 3 .... Commit the
+    opening before the side effect, so that every side effect has an opening.
 
-    A log tells what was done, it permits nothing: neither the instruction's state nor a kill switch
-    is asked. Whoever calls a rail outside the outbox asks both first.
+    A log records what was done; it permits nothing. It checks neither the instruction's state nor a
+    kill switch. Code that calls a rail outside the outbox must check both first.
     """
 
     def open_execution(self, instruction_id: UUID, *, worker_id: str) -> ExecutionAttempt:
-        """Open the instruction's next run.
+        """Open the next run of the instruction.
 
-        Raises NotFound (P0002, INV-API-002), InvalidInstructionTransition (P7401, INV-APP-002)
-        while a run is open, or after one that SUCCEEDED, SerializationFailure (40001) in a snapshot
-        older than the log.
+        Raises NotFound (P0002, INV-API-002), InvalidInstructionTransition (P7401, INV-APP-002) if a
+        run is open or has SUCCEEDED, SerializationFailure (40001) if the snapshot is older than the
+        log.
         """
         row = self._row(
             OPEN_EXECUTION,
@@ -98,13 +98,13 @@ class AttemptLogRepository(Repository):
         error_code: str | None = None,
         error_message: str | None = None,
     ) -> ExecutionAttempt:
-        """Record how a run ended: SUCCEEDED, FAILED or ABANDONED; the same closing again gives what
-        was recorded. An error goes with the latter two.
+        """Record how a run ended: SUCCEEDED, FAILED or ABANDONED. An error is only allowed with the
+        latter two. If the same closing is repeated, it returns the recorded one.
 
-        Raises NotFound (P0002, INV-API-002) for a run that was never opened,
-        InvalidInstructionTransition (P7401, INV-APP-002) for one that was closed otherwise,
-        CheckViolation (23514) for an error with SUCCEEDED, SerializationFailure (40001) in a
-        snapshot older than the log.
+        Raises NotFound (P0002, INV-API-002) if the run was never opened,
+        InvalidInstructionTransition (P7401, INV-APP-002) if it was already closed with a different
+        outcome, CheckViolation (23514) for an error with SUCCEEDED, SerializationFailure (40001) if
+        the snapshot is older than the log.
         """
         closing = _closing(instruction_id, attempt_no, outcome, error_code, error_message)
         return ExecutionAttempt.from_row(one(self._row(CLOSE_EXECUTION, closing)))
@@ -112,7 +112,7 @@ class AttemptLogRepository(Repository):
     def open_transaction(
         self, instruction_id: UUID, *, worker_id: str, rail_type: str
     ) -> TransactionAttempt:
-        """Open the instruction's next rail call outside the outbox; as `open_execution`."""
+        """Open the next rail call outside the outbox. Raises the errors of `open_execution`."""
         row = self._row(
             OPEN_TRANSACTION,
             {
@@ -133,7 +133,8 @@ class AttemptLogRepository(Repository):
         error_message: str | None = None,
         rail_reference: str | None = None,
     ) -> TransactionAttempt:
-        """Record how a rail call ended, and the rail's reference of it; as `close_execution`."""
+        """Record how a rail call ended, and the rail's reference for it. The rules and errors are
+        those of `close_execution`."""
         closing = _closing(instruction_id, attempt_no, outcome, error_code, error_message)
         closing["rail_reference"] = argument("rail_reference", KEY_OR_NONE, rail_reference)
         return TransactionAttempt.from_row(one(self._row(CLOSE_TRANSACTION, closing)))

@@ -1,4 +1,4 @@
-"""Ingress attestations: append to a caller's chain, record what became of it, verify (INV-ATT)."""
+"""Ingress attestations: append to a caller's chain, record its events, verify it (INV-ATT)."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -52,23 +52,25 @@ TERMINAL_STATUS: Final[TypeAdapter[TerminalStatus]] = TypeAdapter(TerminalStatus
 
 
 class AttestationRepository(Repository):
-    """The chains of attestations; appending needs `symphony_ingest`, events `symphony_executor`."""
+    """The chains of attestations on the caller's Session. Appending requires `symphony_ingest`,
+    recording events `symphony_executor`."""
 
     def append(self, new: NewAttestation) -> AttestationRecord:
-        """Attest one request; as `append_many` of one."""
+        """Attest one request. The rules and errors are those of `append_many`."""
         return self.append_many([instance("new", NewAttestation, new)])[0]
 
     def append_many(self, news: Iterable[NewAttestation]) -> list[AttestationRecord]:
-        """Attest up to 10,000 requests, all or none, in one round trip; records in input order.
+        """Attest up to 10,000 requests, all or none, in one round trip. The records are in input
+        order.
 
-        A key that was attested before with the same payload_hash gives the first record back,
-        whatever has become of its policy or credentials since. The policy and revocation gates are
-        held until COMMIT.
+        If a key was attested before with the same payload_hash, the first record is returned, even
+        if its policy or credentials are no longer valid. The transaction holds the policy and
+        revocation gates until COMMIT.
 
-        Raises IdempotencyConflict (P7303, INV-ATT-007), KillSwitchEngaged (P7501, INV-KIL-001),
+        Raises AttestationKeyConflict (P7303, INV-ATT-007), KillSwitchEngaged (P7501, INV-KIL-001),
         PolicyNotAccepted (P7105, INV-ATT-008), CredentialRevoked (P7202, INV-ATT-009),
         InvalidParameterValue (22023, INV-API-001) for more than 10,000, SerializationFailure
-        (40001) in a snapshot older than a change.
+        (40001) if the snapshot is older than a change of policy or revocations.
         """
         attestations = dump_json(
             [new.model_dump() for new in instances("news", NewAttestation, news)]
@@ -77,7 +79,7 @@ class AttestationRepository(Repository):
         return [AttestationRecord.from_row(row) for row in rows]
 
     def start_execution(self, id: UUID) -> AttestationEventRecord:
-        """Record that the attested execution has started; once, a repetition gives the record.
+        """Record that the attested execution has started. A repetition returns the first record.
 
         Raises NotFound (P0002, INV-API-002).
         """
@@ -86,11 +88,11 @@ class AttestationRepository(Repository):
     def complete_execution(
         self, id: UUID, terminal_status: TerminalStatus | str
     ) -> AttestationEventRecord:
-        """Record how the attested execution ended: SUCCESS, FAILED or REPAIRED; a repetition with
-        the same status gives the record.
+        """Record how the attested execution ended: SUCCESS, FAILED or REPAIRED. A repetition with
+        the same status returns the first record.
 
-        Raises NotFound (P0002, INV-API-002), InvalidAttestationState (P7301): not started yet
-        (INV-ATT-002), or recorded with another status (INV-ATT-010).
+        Raises NotFound (P0002, INV-API-002), InvalidAttestationState (P7301) if the execution has
+        not started (INV-ATT-002) or is recorded with another status (INV-ATT-010).
         """
         return self._record_event(
             id,
@@ -99,14 +101,14 @@ class AttestationRepository(Repository):
         )
 
     def status(self, id: UUID) -> AttestationStatus | None:
-        """The attestation with its events folded in, or None."""
+        """Return the attestation together with its events, or None."""
         row = self._row(STATUS, {"id": argument("id", ID, id)})
         return AttestationStatus.from_row(row) if row else None
 
     def verify_chain(self, caller_identity: str) -> ChainReport:
-        """Recompute a caller's whole chain; needs `symphony_auditor` or `symphony_control`.
+        """Recompute a caller's whole chain. Requires `symphony_auditor` or `symphony_control`.
 
-        An unknown caller has an empty chain, which holds.
+        An unknown caller has an empty chain, which is `ok`.
         """
         caller = argument("caller_identity", KEY, caller_identity)
         return ChainReport.from_row(one(self._row(VERIFY, {"caller_identity": caller})))

@@ -1,4 +1,4 @@
-"""The audit log: read it, and verify that it is whole (INV-AUD)."""
+"""The audit log: read it and verify it (INV-AUD)."""
 
 from typing import Final
 
@@ -20,19 +20,19 @@ VERIFY: Final = text("SELECT * FROM orchestration.verify_audit_log()")
 
 
 class AuditLogRepository(Repository):
-    """The acts of governance, written by the database itself; reading them needs
+    """The log of the acts of governance, which the database writes. Reading it requires
     `symphony_auditor` or `symphony_control`."""
 
     def entries(self, since: int | None = None) -> list[AuditLogRecord]:
-        """The entries after `since` (a `chain_seq`, None: all), in their order.
+        """Return the entries after `since` (a `chain_seq`; None for all), in order.
 
-        Entries commit in the order of `chain_seq`: the last one read is where to go on from, and no
-        late commit is missed.
+        Entries commit in the order of `chain_seq`. So pass the last one that was read as `since`:
+        no late commit is missed.
         """
         after = 0 if since is None else argument("since", COUNT, since)
         return [AuditLogRecord.from_row(row) for row in self._rows(ENTRIES, {"since": after})]
 
     def verify_chain(self) -> AuditLogReport:
-        """Recompute the whole chain, and hold it against what stands in the tables: finds what was
-        changed or removed, an entry that no act explains, and an act that no entry records."""
+        """Recompute the whole chain and compare it with the tables. The report names the first
+        entry that was changed or removed, an entry without an act, or an act without an entry."""
         return AuditLogReport.from_row(one(self._row(VERIFY)))

@@ -1,4 +1,4 @@
-"""What every repository stands on: the caller's Session, and the guard that types errors."""
+"""The base of every repository: the caller's Session, and the translation of errors."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -22,14 +22,14 @@ from orchestration.translate import (
 
 
 class Repository:
-    """Works in the caller's transaction on the caller's Session, and never commits.
+    """A repository works in the caller's transaction on the caller's Session and never commits.
 
-    A malformed argument never reaches the database. An argument of a wrong Python type raises
-    TypeError, one of wrong content `pydantic.ValidationError`; both name the argument and do not
-    show its value. A Session of another driver than psycopg 3 raises UnsupportedDriver.
+    An argument of the wrong Python type raises TypeError, and one with the wrong content raises
+    `pydantic.ValidationError`, before anything reaches the database. Both name the argument and do
+    not show its value. A Session with a driver other than psycopg 3 raises UnsupportedDriver.
 
-    A refusal that is expected belongs into `session.begin_nested()`: caught without a savepoint it
-    has failed the transaction, and the commit raises FailedTransaction (25P02).
+    Run a call that may be refused in `session.begin_nested()`. If a refusal is caught without a
+    savepoint, the transaction has failed, and its commit raises FailedTransaction (25P02).
     """
 
     def __init__(self, session: Session) -> None:
@@ -41,10 +41,10 @@ class Repository:
     def _rows(
         self, statement: Executable, parameters: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """The rows of one statement, one round trip; every database error comes out typed."""
+        """Return the rows of one statement, in one round trip. Database errors are translated."""
         with self._guard():
             result = self._session.execute(statement, parameters)
-            # A dict made of a RowMapping would cost more than all else that is done to the row.
+            # A dict of a RowMapping would cost more than everything else that is done with the row.
             names = tuple(result.keys())
             return [dict(zip(names, row, strict=True)) for row in result]
 
@@ -57,23 +57,23 @@ class Repository:
     @contextmanager
     def _guard(self) -> Generator[None]:
         if not self._driver_is_known:
-            # The Session had no bind when the repository was made.
+            # The Session had no bind when the repository was constructed.
             require_psycopg(self._session.get_bind().dialect)
             self._driver_is_known = True
-        # The caller's pending objects are written first, outside the guard: what their tables
-        # refuse is the caller's own error.
+        # Write the caller's pending objects first, outside of the translation: an error of the
+        # caller's own tables is not ours.
         if self._session.autoflush:
             self._session.flush()
         autocommit = False
         try:
             with self._session.no_autoflush:
-                # In autocommit every statement carries its own COMMIT.
+                # In autocommit every statement commits itself.
                 driver = self._session.connection().connection.dbapi_connection
                 autocommit = bool(getattr(driver, "autocommit", False))
                 with self._remembered():
                     yield
         except UnclassifiedDatabaseError as error:
-            # Our engine has typed it already, unaware that a call of ours was running.
+            # Our engine has already translated it, but not as an error of a repository call.
             if error.sqlstate not in SCHEMA_CODES or error.__cause__ is None:
                 raise
             raise translate_in_call(error.__cause__) from error.__cause__
@@ -89,8 +89,8 @@ class Repository:
 
     @contextmanager
     def _remembered(self) -> Generator[None]:
-        # Caught without a savepoint, a refusal leaves a transaction that no COMMIT can save; an
-        # engine of the host's own would commit it in silence.
+        # A refusal that is caught without a savepoint leaves a failed transaction. A host's own
+        # engine would turn its COMMIT into a ROLLBACK without an error.
         try:
             yield
         except (DBAPIError, OrchestrationError) as error:
@@ -106,18 +106,18 @@ class Repository:
 
 def _refuse_failed(session: Session) -> None:
     within, refusal = session.info.pop(REFUSAL, (None, None))
-    # Where a rollback has ended the transaction or the savepoint, the refusal is undone with it.
+    # A rollback of the transaction or the savepoint also undoes the refusal.
     if within is not None and within.is_active:
         refuse_failed(session.connection(), refusal)
 
 
 def as_text(value: str) -> ColumnElement[str]:
-    """A string to compare with a text column. As the varchar that the driver binds, it would take
-    up an operator of text and varchar that anybody has put into the search_path."""
+    """Cast a string before it is compared with a text column. The driver binds a varchar, for which
+    PostgreSQL would use an operator of text and varchar that anybody can add to the search_path."""
     return cast(value, Text)
 
 
 def one(row: dict[str, Any] | None) -> dict[str, Any]:
-    """The row that a function of the database always returns."""
+    """Return the only row of a function that always returns one."""
     assert row is not None
     return row

@@ -40,49 +40,51 @@ VERSION: Final[TypeAdapter[int]] = TypeAdapter(Annotated[int, Field(strict=True,
 
 
 class InstructionRepository(Repository):
-    """Instructions on the caller's Session; receiving needs `symphony_ingest`, the transitions
-    `symphony_executor`.
+    """Instructions on the caller's Session. Receiving requires `symphony_ingest`, transitions
+    require `symphony_executor`.
 
-    A transition names the `version` it was decided on, and every record carries the newest one.
-    A transition may be repeated after an unknown outcome: if the same login asks for the same
-    transition from the same version (and for the same reason), it gets the instruction as that
-    transition left it, `replayed`. Nothing is checked or recorded again. `get` returns the
-    instruction as it is now.
+    A transition names the `version` that the caller has read; every record contains the newest
+    one. After an unknown outcome the caller can repeat a transition: if the same login requests the
+    same transition from the same version (and for the same reason), it gets the instruction as that
+    transition left it, `replayed`. Nothing is checked or recorded again. `get` returns the current
+    state.
     """
 
     def receive(self, new: NewInstruction) -> InstructionRecord:
-        """Receive one instruction; as `receive_many` of one."""
+        """Receive one instruction. The rules and errors are those of `receive_many`."""
         return self.receive_many([instance("new", NewInstruction, new)])[0]
 
     def receive_many(self, news: Iterable[NewInstruction]) -> list[InstructionRecord]:
-        """Receive up to 10,000 instructions, all or none, in one round trip; records in input
-        order.
+        """Receive up to 10,000 instructions, all or none, in one round trip. The records are in
+        input order.
 
-        A key (`participant_id`, `idempotency_key`) that was received before with the same content
-        gives the instruction as it stands; who asked and under which policy is the first's.
+        If a key (`participant_id`, `idempotency_key`) was received before with the same content,
+        the current state of that instruction is returned. Its attestation and policy version are
+        those of the first request.
 
-        Raises IdempotencyConflict (P7402, INV-INS-008), KillSwitchEngaged (P7501, INV-KIL-001),
+        Raises InstructionKeyConflict (P7402, INV-INS-008), KillSwitchEngaged (P7501, INV-KIL-001),
         PolicyNotAccepted (P7105, INV-ATT-008) for an unknown policy version, ForeignKeyViolation
         (23503) for an unknown attestation, InvalidParameterValue (22023, INV-API-001) for more than
-        10,000, SerializationFailure (40001) in a snapshot too old to see the key.
+        10,000, SerializationFailure (40001) if the snapshot is too old to see the key.
         """
         instructions = dump_inputs("news", instances("news", NewInstruction, news), _received)
         rows = self._rows(RECEIVE, {"instructions": instructions})
         return [InstructionRecord.from_row(row) for row in rows]
 
     def authorize(self, id: UUID, *, version: int) -> InstructionRecord:
-        """RECEIVED becomes AUTHORIZED, under the policy and revocation gates, held until COMMIT.
+        """Change RECEIVED to AUTHORIZED. The transaction holds the policy and revocation gates
+        until COMMIT.
 
-        Raises SegregationOfDuties (P7405, INV-INS-007) for the login that received it,
-        KillSwitchEngaged (P7501, INV-KIL-001), PolicyNotAccepted (P7105) and CredentialRevoked
-        (P7202) as things are now (INV-INS-010), and what every transition does: NotFound (P0002,
-        INV-API-002), StaleInstruction (P7403, INV-INS-009), InvalidInstructionTransition (P7401,
-        INV-INS-001).
+        Raises SegregationOfDuties (P7405, INV-INS-007) if the login has received the instruction,
+        KillSwitchEngaged (P7501, INV-KIL-001), and PolicyNotAccepted (P7105) or CredentialRevoked
+        (P7202) if the policy or a credential is not valid now (INV-INS-010). Every transition
+        raises NotFound (P0002, INV-API-002), StaleInstruction (P7403, INV-INS-009),
+        InvalidInstructionTransition (P7401, INV-INS-001).
         """
         return self._transition(AUTHORIZE, id, version)
 
     def start_execution(self, id: UUID, *, version: int) -> InstructionRecord:
-        """AUTHORIZED becomes EXECUTING.
+        """Change AUTHORIZED to EXECUTING.
 
         Raises KillSwitchEngaged (P7501, INV-KIL-001), NotFound (P0002), StaleInstruction (P7403),
         InvalidInstructionTransition (P7401).
@@ -90,31 +92,29 @@ class InstructionRepository(Repository):
         return self._transition(START_EXECUTION, id, version)
 
     def complete(self, id: UUID, *, version: int) -> InstructionRecord:
-        """EXECUTING becomes COMPLETED; the completion of the last item may be in the same
-        transaction.
+        """Change EXECUTING to COMPLETED. The same transaction can complete the last item.
 
-        Raises InstructionStateForbids (P7404, INV-INS-006) while an item is open, or where none was
+        Raises InstructionStateForbids (P7404, INV-INS-006) if an item is open or if none was
         DISPATCHED; NotFound (P0002), StaleInstruction (P7403), InvalidInstructionTransition
         (P7401).
         """
         return self._transition(COMPLETE, id, version)
 
     def fail(self, id: UUID, *, version: int, reason: str) -> InstructionRecord:
-        """FAILED, from any state that is not final; `reason` is kept with it.
+        """Change any state that is not final to FAILED, and store the `reason`.
 
-        Raises InstructionStateForbids (P7404, INV-INS-006) while an item is open, or where one was
-        DISPATCHED or is UNKNOWN; NotFound (P0002), StaleInstruction (P7403),
-        InvalidInstructionTransition (P7401).
+        Raises InstructionStateForbids (P7404, INV-INS-006) if an item is open, was DISPATCHED or is
+        UNKNOWN; NotFound (P0002), StaleInstruction (P7403), InvalidInstructionTransition (P7401).
         """
         return self._transition(FAIL, id, version, reason=argument("reason", REASON, reason))
 
     def get(self, id: UUID) -> InstructionRecord | None:
-        """Where the instruction stands, or None."""
+        """Return the current state of the instruction, or None."""
         row = self._row(STATUS, {"id": argument("id", ID, id)})
         return InstructionRecord.from_row(row) if row else None
 
     def history(self, id: UUID) -> list[StatusHistoryRecord]:
-        """Every transition of the instruction, in order; ingest may not read it."""
+        """Return every transition of the instruction, in order. Ingest cannot read it."""
         rows = self._rows(
             select(HISTORY)
             .where(HISTORY.c.instruction_id == argument("id", ID, id))

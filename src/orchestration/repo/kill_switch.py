@@ -1,4 +1,4 @@
-"""Kill switches: stop what is gated, and let it go on (INV-KIL)."""
+"""Kill switches: engage and release them, and read their state (INV-KIL)."""
 
 from typing import Final
 
@@ -42,11 +42,11 @@ SCOPE: Final[TypeAdapter[KillSwitchScope]] = TypeAdapter(KillSwitchScope)
 
 
 class KillSwitchRepository(Repository):
-    """The kill switches; changing them needs `symphony_control`.
+    """The kill switches on the caller's Session. Changing them requires `symphony_control`.
 
-    `scope`: GLOBAL (all that is gated), INGEST (attesting, receiving, enqueuing), EXECUTION
-    (authorizing, starting), DISPATCH (claiming); PARTICIPANT and RAIL name a `target`.
-    docs/kill-switches.md tells what each stops, and what none does.
+    `scope`: GLOBAL (everything gated), INGEST (attesting, receiving, enqueuing), EXECUTION
+    (authorizing, starting), DISPATCH (claiming). PARTICIPANT and RAIL require a `target`.
+    docs/kill-switches.md lists what each scope blocks, and what no scope blocks.
     """
 
     def engage(
@@ -58,18 +58,18 @@ class KillSwitchRepository(Repository):
         engaged_by: str,
         key: str | None = None,
     ) -> KillSwitchRecord:
-        """Engage a switch: once committed, nothing gated that was in flight commits (INV-KIL-002).
+        """Engage a switch. After its COMMIT no gated write in flight commits (INV-KIL-002).
 
-        It waits for the gated transactions in flight, whatever the session's lock_timeout is. New
-        gated writes wait behind it. The server ends a gated transaction that has been idle for
-        10 s. A `statement_timeout` shorter than that can still end the call.
+        The call waits for the gated transactions in flight, whatever the session's lock_timeout is.
+        New gated writes wait for the call. The server ends a gated transaction that has been idle
+        for 10 s. A `statement_timeout` shorter than that can end the call.
 
-        With a `key` (1 to 1,000 octets) the act can be repeated: the same login with the same key
-        and the same arguments gets the recorded event, `replayed`. Without one, each call adds an
-        event.
+        With a `key` (1 to 1,000 octets) the act can be repeated: if the same login repeats it with
+        the same key and arguments, it gets the recorded event, `replayed`. Without a key, each call
+        adds an event.
 
-        Raises CheckViolation (23514) for a target that the scope has not, or has; UniqueViolation
-        (23505, INV-KIL-003) if another act, or another login, used the key.
+        Raises CheckViolation (23514) if a required `target` is missing or the scope has none;
+        UniqueViolation (23505, INV-KIL-003) if another act or another login has used the key.
         """
         return self._change(ENGAGE, scope, target, reason, "engaged_by", engaged_by, key)
 
@@ -84,23 +84,23 @@ class KillSwitchRepository(Repository):
     ) -> KillSwitchRecord:
         """Release an engaged switch.
 
-        `key`: as for `engage`. A repeated release gets the recorded event, whatever the switch's
-        state is now.
+        `key`: see `engage`. A repeated release returns the recorded event, whatever the current
+        state of the switch is.
 
         Raises NotFound (P0002, INV-API-002) if it is not engaged; UniqueViolation (23505,
-        INV-KIL-003) if another act, or another login, used the key; LockNotAvailable (55P03) if
-        the gate was not free within 2 s: `detail["holders"]` names who holds it.
+        INV-KIL-003) if another act or another login has used the key; LockNotAvailable (55P03) if
+        the gate was not free within 2 s: `detail["holders"]` names its holders.
         """
         return self._change(RELEASE, scope, target, reason, "released_by", released_by, key)
 
     def state(self) -> list[KillSwitchState]:
-        """The last event of every scope and target, engaged or released."""
+        """Return the last event of every scope and target, engaged or released."""
         return [KillSwitchState.from_row(row) for row in self._rows(STATE)]
 
     def gate_holders(self) -> list[GateHolder]:
-        """The transactions that hold or await a gate, holders first per gate.
+        """Return the transactions that hold a gate or wait for one; per gate, the holders first.
 
-        Needs `symphony_control`, `symphony_readonly` or `symphony_auditor`.
+        Requires `symphony_control`, `symphony_readonly` or `symphony_auditor`.
         """
         return [GateHolder.from_row(row) for row in self._rows(HOLDERS)]
 

@@ -57,8 +57,8 @@ CLAIM: Final = text(
     )
     """
 )
-# A lease lasts at most a day and never ends before next_attempt_at: what is scheduled for later is
-# not read.
+# A lease lasts at most a day and never ends before next_attempt_at, so the query can skip items
+# that are scheduled for later.
 HELD: Final = text(
     """
     SELECT i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
@@ -177,33 +177,35 @@ ATTEMPTS: Final = PaymentOutboxAttempt.__table__
 LATE_OUTCOME: Final[TypeAdapter[LateOutcome]] = TypeAdapter(LateOutcome)
 TIME: Final[TypeAdapter[datetime]] = TypeAdapter(AwareTime)
 DEFAULT_MAX_BYTES: Final = 16 * 2**20
-"""The payload bytes of one claim, unless the caller gives another budget."""
+"""The default budget of a claim, in bytes of payload."""
 
 
 class OutboxRepository(Repository):
-    """The outbox on the caller's Session: the enqueue commits with the caller's own write.
+    """The outbox on the caller's Session: an enqueue commits together with the caller's own write.
 
-    Enqueuing and working need `symphony_executor`; `symphony_control` ends unknown outcomes and
-    intervenes otherwise. Claim, complete and repair are meant for READ COMMITTED; above it they are
-    right too, with SerializationFailure (40001) under contention.
+    Enqueuing, claiming and completing require `symphony_executor`. Resolving unknown outcomes and
+    other interventions require `symphony_control`. Run claim, complete and repair under READ
+    COMMITTED. They are also correct under stricter isolation levels, but raise SerializationFailure
+    (40001) under contention.
     """
 
     def enqueue(self, new: NewOutboxItem) -> OutboxItemRecord:
-        """Enqueue one item; as `enqueue_many` of one."""
+        """Enqueue one item. The rules and errors are those of `enqueue_many`."""
         return self.enqueue_many([instance("new", NewOutboxItem, new)])[0]
 
     def enqueue_many(self, news: Iterable[NewOutboxItem]) -> list[OutboxItemRecord]:
-        """Enqueue up to 10,000 items, all or none, in one round trip; records in input order.
+        """Enqueue up to 10,000 items, all or none, in one round trip. The records are in input
+        order.
 
-        A key (`instruction_id`, `idempotency_key`) that was enqueued before with the same
-        participant, rail and payload gives its newest item back, live or finished.
+        If a key (`instruction_id`, `idempotency_key`) was enqueued before with the same
+        participant, rail and payload, the newest item of the key is returned, live or finished.
 
-        Raises IdempotencyConflict (P7004, INV-OUT-004), KillSwitchEngaged (P7501, INV-KIL-001),
+        Raises OutboxKeyConflict (P7004, INV-OUT-004), KillSwitchEngaged (P7501, INV-KIL-001),
         InstructionStateForbids (P7404) unless the instruction is AUTHORIZED or EXECUTING
         (INV-INS-006) and the outcome of each of its items is known (INV-OUT-010),
-        ForeignKeyViolation (23503, INV-INS-005) where the participant has no such
+        ForeignKeyViolation (23503, INV-INS-005) if the participant has no such
         instruction, InvalidParameterValue (22023, INV-API-001) for more than 10,000,
-        SerializationFailure (40001) in a snapshot too old to see the key.
+        SerializationFailure (40001) if the snapshot is too old to see the key.
         """
         items = dump_inputs("news", instances("news", NewOutboxItem, news), _item)
         rows = self._rows(ENQUEUE, {"items": items})
@@ -220,9 +222,9 @@ class OutboxRepository(Repository):
         """Lease up to `batch_size` due items (1 to 10,000) for `lease` (1 s to 1 day).
 
         The items that have been due longest come first. The batch is full if enough items are due
-        and free, except that it ends before its payloads exceed `max_bytes` of JSON text (1 byte
-        to 1 GiB, default 16 MiB). A first item that is larger comes alone. Items that were left
-        out stay due. Items of a stopped participant or rail are left out.
+        and free. But it ends before its payloads exceed `max_bytes` of JSON text (1 byte to 1 GiB,
+        default 16 MiB); a first item that is larger is returned alone. Items of a stopped
+        participant or rail are left out. Items that are left out stay due.
 
         Commit before calling a rail, so that the openings are stored before the side effect. If
         the reply to the claim or to its COMMIT is lost, `held` returns the same items.
@@ -249,8 +251,8 @@ class OutboxRepository(Repository):
     def held(self, worker_id: str) -> list[ClaimedItem]:
         """Return the items under unexpired leases of `worker_id`, with tokens and payloads.
 
-        A worker whose claim was committed but whose reply was lost goes on with these items. The
-        oldest claim comes first. Workers that share a `worker_id` share what this returns.
+        If the reply to a committed claim was lost, the worker continues with these items. The
+        oldest claim comes first. Workers with the same `worker_id` get the same items.
         """
         rows = self._rows(HELD, {"worker_id": argument("worker_id", WORD, worker_id)})
         return [ClaimedItem.from_row(row) for row in rows]
@@ -273,12 +275,12 @@ class OutboxRepository(Repository):
         return item.model_copy(update={"lease_expires_at": one(row)["lease_expires_at"]})
 
     def complete(self, item: ClaimedItem, completion: Completion) -> CompletionResult:
-        """Record how the attempt ended; the same completion again gives what was recorded.
+        """Record how the attempt ended. A repeated completion returns what is recorded.
 
         A RETRYABLE at the item's last attempt is recorded as FAILED, RETRY_CEILING_EXCEEDED.
 
-        Raises LeaseLost (P7002, INV-OUT-002): record what the rail answered by
-        `record_late_result` then.
+        Raises LeaseLost (P7002, INV-OUT-002). In that case record the rail's answer by
+        `record_late_result`.
         """
         instance("item", ClaimedItem, item)
         instance("completion", Completion, completion)
@@ -287,11 +289,11 @@ class OutboxRepository(Repository):
     def complete_many(
         self, pairs: Iterable[tuple[ClaimedItem, Completion]]
     ) -> list[CompletionResult]:
-        """Record up to 10,000 attempts in one round trip: what can be is, results in input order.
+        """Record how up to 10,000 attempts ended, in one round trip. Results are in input order.
 
-        A lost lease is told in its own result and undoes nothing; any other refusal raises and
-        undoes the call: NotFound (P0002, INV-API-002) for an unknown item, InvalidParameterValue
-        (22023, INV-API-001) for more than 10,000.
+        A lost lease is reported in the result of its pair, and the other pairs are recorded. Any
+        other refusal raises and undoes the call: NotFound (P0002, INV-API-002) for an unknown item,
+        InvalidParameterValue (22023, INV-API-001) for more than 10,000.
         """
         return self._complete(pairs, partial=True)
 
@@ -307,10 +309,10 @@ class OutboxRepository(Repository):
         return [RepairedAttempt.from_row(row) for row in rows]
 
     def redrive(self, outbox_id: UUID) -> OutboxItemRecord:
-        """Enqueue a failed item again; a second call returns the live successor, `replayed`.
+        """Enqueue a failed item again. A second call returns the live successor, `replayed`.
 
-        The item FAILED, and it is known that the payment was not made: REJECTED or NOT_SENT, as the
-        worker reported it or as it was resolved.
+        The item must be FAILED, and its outcome must be REJECTED or NOT_SENT, as the worker
+        reported it or as control resolved it: the payment was not made.
 
         Raises NotFound (P0002, INV-API-002), InvalidAttemptTransition (P7005, INV-OUT-006),
         InstructionStateForbids (P7404) if the instruction has ended (INV-INS-006) or has another
@@ -322,11 +324,11 @@ class OutboxRepository(Repository):
     def record_late_result(
         self, item: ClaimedItem, *, outcome: LateOutcome | str, rail_reference: str | None = None
     ) -> LateResultRecord:
-        """Record what the rail answered if the lease was lost first; for the attempt's own worker.
+        """Record the rail's answer after the lease was lost. Only the attempt's worker can do it.
 
-        It is stored whatever has become of the item. It does not resolve an UNKNOWN item, which
-        control does; SENT after REJECTED or NOT_SENT makes the outcome unknown again. The same
-        result again returns the recorded one, `replayed`.
+        The result is stored whatever the state of the item is. It does not resolve an UNKNOWN item;
+        only control does. SENT after REJECTED or NOT_SENT makes the outcome unknown again. If the
+        same result is repeated, the recorded one is returned, `replayed`.
 
         Raises LeaseLost (P7002, INV-OUT-011) if the token is not the token of this attempt.
         """
@@ -353,10 +355,10 @@ class OutboxRepository(Repository):
         by: str | None = None,
         rail_reference: str | None = None,
     ) -> LateResultRecord:
-        """Record what the rail did with an item that has ended, as reconciliation found it out.
+        """Record what the rail did with a terminal item, according to reconciliation.
 
-        The newest resolution counts. After SENT the instruction can complete; after REJECTED or
-        NOT_SENT the item can be redriven or the instruction fail. `by` defaults to the login.
+        The newest resolution counts. After SENT the instruction can complete. After REJECTED or
+        NOT_SENT the item can be redriven, or the instruction can fail. `by` defaults to the login.
 
         Raises NotFound (P0002, INV-API-002), InvalidAttemptTransition (P7005, INV-OUT-011) if the
         item has not ended.
@@ -402,9 +404,10 @@ class OutboxRepository(Repository):
     def expire_lease(
         self, outbox_id: UUID, *, reason: str, by: str | None = None
     ) -> InterventionRecord:
-        """End a live lease: the next claim or repair closes the attempt, as after a crash.
+        """End a live lease. The next claim or repair closes the attempt, as after a crash.
 
-        Make sure first that the worker has stopped: what it is sending now is not called back.
+        First make sure that the worker has stopped: ending the lease does not stop a call to the
+        rail.
 
         Raises NotFound (P0002, INV-API-002), LeaseLost (P7002, INV-OUT-002) without a live lease.
         """
@@ -415,10 +418,10 @@ class OutboxRepository(Repository):
     def close_contradiction(
         self, outbox_id: UUID, result_no: int, *, reason: str, by: str | None = None
     ) -> InterventionRecord:
-        """Take a late result off `contradictions()`: the reason says what was found out and done.
+        """Remove a late result from `contradictions()`. `reason` must say what was found and done.
 
         Raises NotFound (P0002, INV-API-002), InvalidAttemptTransition (P7005, INV-OUT-011) if it
-        contradicts nothing or was closed for another reason.
+        contradicts nothing or was already closed with a different reason.
         """
         return self._intervene(
             CLOSE_CONTRADICTION,
@@ -429,21 +432,21 @@ class OutboxRepository(Repository):
         )
 
     def unresolved(self) -> list[UnresolvedItem]:
-        """The items whose outcome nobody knows, oldest first: what control must resolve."""
+        """Return the items whose outcome is UNKNOWN, oldest first. Control must resolve them."""
         return [UnresolvedItem.from_row(row) for row in self._rows(UNRESOLVED)]
 
     def contradictions(self) -> list[OutboxContradiction]:
-        """The late results that contradict what was recorded or done and are not closed, oldest
+        """Return the late results that contradict what is recorded and are not closed, oldest
         first."""
         return [OutboxContradiction.from_row(row) for row in self._rows(CONTRADICTIONS)]
 
     def get(self, outbox_id: UUID) -> OutboxStatus | None:
-        """Where the item stands, or None."""
+        """Return the state of the item, or None."""
         row = self._row(STATUS, {"outbox_id": argument("outbox_id", ID, outbox_id)})
         return OutboxStatus.from_row(row) if row else None
 
     def attempts(self, outbox_id: UUID) -> list[AttemptRecord]:
-        """Every opening and closing of the item, in order."""
+        """Return every opening and closing of the item, in order."""
         rows = self._rows(
             select(ATTEMPTS)
             .where(ATTEMPTS.c.outbox_id == argument("outbox_id", ID, outbox_id))
@@ -452,7 +455,7 @@ class OutboxRepository(Repository):
         return [AttemptRecord.from_row(row) for row in rows]
 
     def depth(self) -> list[OutboxDepth]:
-        """What is pending, a rail each."""
+        """Return the queue depth per rail."""
         return [OutboxDepth.from_row(row) for row in self._rows(DEPTH)]
 
     def _intervene(

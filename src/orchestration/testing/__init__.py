@@ -1,0 +1,1 @@
+"""Tools for tests and demos: a PostgreSQL server that needs no installation (`embedded`)."""

@@ -308,8 +308,9 @@ INSTRUCTION = (
     ),
     _rule(
         "INV-INS-006",
-        "A pending item's instruction is AUTHORIZED or EXECUTING. It becomes COMPLETED only with an "
-        "item that was sent, and FAILED only with none that was sent or is UNKNOWN and unresolved.",
+        "A pending item's instruction is AUTHORIZED or EXECUTING. It becomes COMPLETED only with "
+        "an item that was sent, and FAILED only with none that was sent or is UNKNOWN and "
+        "unresolved.",
         "P7404 23503",
         constraints="fk_payment_outbox_pending_participant_id_instruction_id_open",
         triggers="instructions__guard_end",

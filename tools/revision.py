@@ -26,7 +26,7 @@ from typing import Any
 from alembic.autogenerate import produce_migrations, render_python_code
 from alembic.operations import ops
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import URL, Column, FetchedValue, MetaData, create_engine, pool, text
+from sqlalchemy import URL, Column, FetchedValue, create_engine, pool, text
 
 from orchestration import models, schema
 from orchestration.invariants import CATALOGUE
@@ -86,6 +86,7 @@ class State:
     """schema/current as files, and as a database beside a database at head."""
 
     units: Mapping[str, str]
+    landed: Mapping[str, str]  # The newest text of every unit in the revisions.
     stale: set[str]
     wanted: Picture
     found: Picture
@@ -126,9 +127,14 @@ class State:
 def state(at: scratch.Server) -> State:
     loaded, head = current_schema.loaded(at), current_schema.migrated(at)
     units = revision_text.units(current.read(current_schema.CURRENT))
+    chain = revision_text.revisions(scratch.VERSIONS)
     return State(
         units,
-        set(revision_text.stale(units, revision_text.revisions(scratch.VERSIONS))),
+        {
+            unit: revision_text.creating(found[-1][1].sql or "")
+            for unit, found in revision_text.makers(chain).items()
+        },
+        set(revision_text.stale(units, chain)),
         current_schema.picture(loaded),
         current_schema.picture(head),
         loaded,
@@ -154,7 +160,11 @@ def rewrite(named: str) -> None:
         for revision in chosen:
             revision.save()
         finish(before.wanted)
-        after = current_schema.picture(current_schema.migrated(at))
+        url = current_schema.migrated(at)
+        first = chain.index(chosen[0])
+        scratch.downgrade(url, chain[first - 1].id if first else "base", destroy_evidence=True)
+        scratch.upgrade(url)
+        after = current_schema.picture(url)
     left = list(current_schema.described(after, before.wanted, "the revisions", "schema/current"))
     chain = revision_text.revisions(scratch.VERSIONS)
     left += revision_text.stale(before.units, chain).values()
@@ -287,8 +297,7 @@ def created(name: str, wanted: Picture) -> str:
     if table is None:
         raise Refused(f"schema/current has the table {name}, and the models do not")
     order = [line.partition(" ")[0] for line in wanted[f"tables/{name}"].splitlines()]
-    metadata = MetaData(naming_convention=models.Base.metadata.naming_convention)
-    operation = ops.CreateTableOp.from_table(table.to_metadata(metadata))
+    operation = ops.CreateTableOp.from_table(table)
     columns = [without_assigned(one) for one in operation.columns if isinstance(one, Column)]
     rules = [one for one in operation.columns if not isinstance(one, Column)]
     if unknown := [column.name for column in columns if column.name not in order]:
@@ -306,14 +315,19 @@ def created(name: str, wanted: Picture) -> str:
 
 def without_assigned(column: Column[Any]) -> Column[Any]:
     """The column without a default if a trigger assigns its value."""
-    if type(column.server_default) is FetchedValue:
-        column.server_default = None
-    return column
+    if type(column.server_default) is not FetchedValue:
+        return column
+    plain = column._copy()
+    plain.server_default = None
+    return plain
 
 
 def rendered(operations: Sequence[ops.MigrateOperation]) -> str:
     """The lines of Alembic's operations, without its comments."""
-    code = render_python_code(ops.UpgradeOps(list(operations)))
+    code = render_python_code(
+        ops.UpgradeOps(list(operations)),
+        migration_context=MigrationContext.configure(dialect_name="postgresql"),
+    )
     lines = [line for line in code.splitlines() if not line.lstrip().startswith("#")]
     return "" if lines == ["    pass"] or lines == ["pass"] else indent("\n".join(lines))
 
@@ -378,7 +392,7 @@ class Steps:
     """The lines of upgrade and downgrade.
 
     What goes or is made again is dropped first, then the tables change, then the new text follows.
-    downgrade does the same towards the database at head.
+    downgrade does the same towards the text that the revisions have now.
     """
 
     def __init__(self, before: State) -> None:
@@ -389,13 +403,11 @@ class Steps:
             name = path.partition("/")[2]
             if path.startswith("grants/"):
                 paths |= {f"functions/{name}", f"views/{name}"} & before.units.keys()
-        paths |= {f"grants/{table}" for table in before.tables("missing")} & before.units.keys()
         self.new = {path: before.units[path] for path in paths if path in before.units}
-        self.old = {
-            path: previous(path, before.found)
-            for path in paths
-            if path in before.found and not path.startswith("grants/")
-        }
+        self.old = {path: before.landed[path] for path in paths if path in before.found}
+        for table in before.tables("missing"):
+            if granted := before.units.get(f"grants/{table}"):
+                self.new[f"grants/{table}"] = granted
         self.replaced = {
             path for path in self.new.keys() & self.old.keys() if self.replaceable(path)
         }
@@ -426,7 +438,7 @@ class Steps:
                     if again and path in self.before.found and path.partition("/")[2] != name:
                         self.replaced.discard(path)
                         self.new[path] = one
-                        self.old[path] = previous(path, self.before.found)
+                        self.old[path] = self.before.landed[path]
                         waiting.append(path)
 
     def lines(self) -> tuple[str, str]:
@@ -553,7 +565,7 @@ def kept(operations: ops.OpContainer, left_out: set[str]) -> list[ops.MigrateOpe
             found += kept(one, left_out) if not names & left_out else []
         elif not names & left_out:
             if isinstance(one, ops.AddColumnOp):
-                without_assigned(one.column)
+                one.column = without_assigned(one.column)
             found.append(one)
     return found
 
@@ -566,28 +578,6 @@ def rewriting(path: str, picture: Picture) -> str:
         return f"DROP INDEX orchestration.{name};\n{text}"
     [table] = ON_TABLE.findall(text)[:1]
     return f"ALTER TABLE orchestration.{table} DROP CONSTRAINT {name};\n{text}"
-
-
-def previous(path: str, found: Picture) -> str:
-    """The statements that make an object as the database at head has it."""
-    kind, _, name = path.partition("/")
-    lines = found[path].splitlines()
-    text = "\n".join(line for line in lines if not line.startswith(("-- owner: ", "-- enabled: ")))
-    text = text.rstrip().removesuffix(";")
-    if kind == "triggers":
-        enabled = next(line for line in lines if line.startswith("-- enabled: "))
-        table, _, trigger = name.partition("__")
-        if how := {"A": "ALWAYS ", "R": "REPLICA "}.get(enabled[-1]):
-            text += f";\nALTER TABLE orchestration.{table} ENABLE {how}TRIGGER {trigger}"
-        return text
-    target = f"orchestration.{name}"
-    if kind == "functions":
-        text = revision_text.creating(text)
-        target = f"FUNCTION {target}"
-        text += f";\nREVOKE EXECUTE ON {target} FROM PUBLIC"
-    for line in found.get(f"grants/{name}", "").splitlines():
-        text += f";\n{granting(target, line)}"
-    return text
 
 
 def granting(target: str, line: str) -> str:

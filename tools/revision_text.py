@@ -26,6 +26,7 @@ DROPS = re.compile(
     r"DROP (?P<kind>FUNCTION|VIEW|TRIGGER) (?P<name>\S+?)(?:\(.*\))?(?: ON (?P<table>\S+))?",
     re.DOTALL,
 )
+EMPTY = re.compile(r"^def (?!upgrade|downgrade)(\w+)\(\) -> None:\s*(?=^def )", re.MULTILINE)
 REVISION_ROW = "UPDATE orchestration.schema_revision "
 
 
@@ -183,11 +184,20 @@ class Revision:
             ranked, key=lambda one: (-one[1][0], one[1][0] == one[1][1], -one[0])
         ):
             lines[start:end] = new.splitlines()
-        self.text = "\n".join(lines) + "\n"
+        self.text = without_empty_parts("\n".join(lines) + "\n")
         self.edits.clear()
         self.path.write_text(self.text, encoding="utf-8")
         formatted(self.path)
         self.text = self.path.read_text("utf-8")
+
+
+def without_empty_parts(text: str) -> str:
+    """The text without functions that have no statement left, and without their calls."""
+    for name in EMPTY.findall(text):
+        text = re.sub(
+            rf"^def {name}\(\) -> None:\n|^    {name}\(\)\n", "", text, flags=re.MULTILINE
+        )
+    return text
 
 
 def formatted(path: Path) -> None:

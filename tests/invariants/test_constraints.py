@@ -6,6 +6,7 @@ schema, and a CHECK or foreign key without a violation below fails its test.
 """
 
 import hashlib
+import json
 import secrets
 from collections.abc import Iterator
 from typing import Any
@@ -247,19 +248,19 @@ def wrong(column: str, *values: Any) -> Changes:
     return tuple({column: value} for value in values)
 
 
-def text(column: str, most: int = 1000, *, least: int = 1, **needs: Any) -> Changes:
+def text(column: str, most: int = 1000, *, least: int = 1, needs: Row | None = None) -> Changes:
     """Texts of one octet too few and too many; the long one has only half as many characters."""
     long = "é" * (most // 2) + "x" * (1 + most % 2)
-    return tuple({column: value, **needs} for value in [""] * least + [long])
+    return tuple({**(needs or {}), column: value} for value in [""] * least + [long])
 
 
 def hash(column: str) -> Changes:
     return wrong(column, "", "0" * 63, "0" * 65, "A" * 64, "g" * 64, "٣" * 32, "0" * 63 + "\n")
 
 
-def years(*columns: str, **needs: Any) -> Changes:
+def years(column: str, needs: Row | None = None) -> Changes:
     values = ("0001-01-01 00:00:00Z BC", TOO_LATE, "infinity", "-infinity")
-    return tuple({column: value, **needs} for column in columns for value in values)
+    return tuple({**(needs or {}), column: value} for value in values)
 
 
 def document(column: str, most: int | None) -> Changes:
@@ -298,8 +299,8 @@ def errors() -> Changes:
         {"error_message": "e"},
         {"phase": "CLOSE", "outcome": "SUCCEEDED", "error_code": "e"},
         {"phase": "CLOSE", "outcome": "SUCCEEDED", "error_message": "e"},
-        *text("error_code", **ENDED),
-        *text("error_message", 4000, **ENDED),
+        *text("error_code", needs=ENDED),
+        *text("error_message", 4000, needs=ENDED),
     )
 
 
@@ -324,7 +325,7 @@ def revocations(table: str) -> dict[str, Changes]:
         f"ck_{table}_revocation_no": wrong("revocation_no", 0),
         f"ck_{table}_revoked_by": text("revoked_by"),
         f"ck_{table}_years": (
-            *years("revoked_at", expires_at=None),
+            *years("revoked_at", {"expires_at": None}),
             *years("recorded_at"),
             *wrong("expires_at", TOO_LATE, "infinity"),
             {"revoked_at": "-infinity", "expires_at": "-infinity"},
@@ -397,7 +398,7 @@ VIOLATIONS: dict[str, Changes] = {
     "ck_instructions_reason": (
         {"reason": "test"},
         {"state": "FAILED", "completed_at": NOW},
-        *text("reason", 4000, state="FAILED", completed_at=NOW),
+        *text("reason", 4000, needs={"state": "FAILED", "completed_at": NOW}),
     ),
     "ck_instructions_state": wrong("state", "", "SETTLED"),
     "ck_instructions_times": (
@@ -425,7 +426,7 @@ VIOLATIONS: dict[str, Changes] = {
         {"target": None},
         {"scope": "PARTICIPANT", "target": None},
         *text("target"),
-        *text("target", scope="PARTICIPANT"),
+        *text("target", needs={"scope": "PARTICIPANT"}),
     ),
     "ck_participant_outbox_sequences_next_sequence_id": wrong("next_sequence_id", 0),
     "ck_participant_outbox_sequences_participant_id": text("participant_id"),
@@ -534,7 +535,7 @@ VIOLATIONS: dict[str, Changes] = {
         {"lease_expires_at": NOW},
         {"claimed_by": "w", "lease_token": ONE},
         {"claimed_by": "w", "lease_token": ONE, "lease_expires_at": "infinity"},
-        *text("claimed_by", least=0, lease_token=ONE, lease_expires_at=NOW),
+        *text("claimed_by", least=0, needs={"lease_token": ONE, "lease_expires_at": NOW}),
     ),
     "ck_payment_outbox_pending_next_attempt_at": years("next_attempt_at"),
     "fk_payment_outbox_pending_participant_id_instruction_id_open": (
@@ -561,8 +562,8 @@ VIOLATIONS: dict[str, Changes] = {
     "ck_policy_versions_years": (
         *years("activated_at"),
         *years("created_at"),
-        *(RETIRED | change for change in years("grace_expires_at")),
-        *(RETIRED | change for change in years("retired_at")),
+        *years("grace_expires_at", RETIRED),
+        *years("retired_at", RETIRED),
     ),
     "ck_revocation_gate_singleton": wrong("singleton", False),
     **revocations("revoked_client_certs"),
@@ -571,7 +572,7 @@ VIOLATIONS: dict[str, Changes] = {
     "ck_status_history_reason": (
         {"reason": "test"},
         {"from_state": "EXECUTING", "to_state": "FAILED"},
-        *text("reason", 4000, least=0, from_state="EXECUTING", to_state="FAILED"),
+        *text("reason", 4000, least=0, needs={"from_state": "EXECUTING", "to_state": "FAILED"}),
     ),
     "ck_status_history_transition": (
         {"version": 2},
@@ -591,7 +592,7 @@ VIOLATIONS: dict[str, Changes] = {
     **attempts("transaction_attempts"),
     "ck_transaction_attempts_rail_reference": (
         {"rail_reference": "r"},
-        *text("rail_reference", **ENDED),
+        *text("rail_reference", needs=ENDED),
     ),
     "ck_transaction_attempts_rail_type": text("rail_type"),
 }
@@ -726,6 +727,90 @@ def test_a_check_or_foreign_key_refuses_a_row_on_its_own(owner: Connect, rule: s
         drop(owner, f"constraints/{rule}")
         for change, statements in rows:
             assert attempt_without(owner, [], statements) is None, change
+
+
+# A batch function refuses what the constraints would refuse, whose DETAIL shows the row.
+
+FUNCTIONS = {
+    "receive_instruction": (
+        "instructions",
+        *("participant_id", "idempotency_key", "instruction_type", "end_to_end_id", "value_date"),
+        *("amount_minor", "currency", "debtor_account", "creditor_account", "payload"),
+        *("attestation_id", "policy_version_id"),
+    ),
+    "enqueue_payment_outbox": (
+        "payment_outbox_items",
+        *("instruction_id", "participant_id", "idempotency_key", "rail_type", "payload"),
+        *("max_attempts", "context"),
+    ),
+}
+"""The table and the columns that an element of each function's batch gives."""
+OPTIONAL = {"value_date", "max_attempts", "context"}
+
+
+def element(table: str, columns: tuple[str, ...], changes: Row) -> str:
+    """An element of a batch, as JSON."""
+    row = ROWS[table] | changes
+    values = (
+        row[column] if column in ("payload", "context") and row[column] else json.dumps(row[column])
+        for column in columns
+    )
+    named = zip(columns, values, strict=True)
+    return "{" + ", ".join(f'"{column}": {value}' for column, value in named) + "}"
+
+
+MALFORMED = [
+    (function, column, change)
+    for function, (table, *columns) in FUNCTIONS.items()
+    for column in columns
+    for change in VIOLATIONS.get(f"ck_{table}_{column}", ())
+]
+MISSING = [
+    (function, column, {column: None})
+    for function, (_, *columns) in FUNCTIONS.items()
+    for column in columns
+    if column not in OPTIONAL
+]
+
+
+@pytest.mark.invariant("INV-API-001")
+@pytest.mark.parametrize(
+    ("function", "column", "change", "sqlstate"),
+    [
+        *(
+            pytest.param(*one, "23514", id=f"{one[0]}-{one[1]}-{n}")
+            for n, one in enumerate(MALFORMED)
+        ),
+        *(pytest.param(*one, "23502", id=f"{one[0]}-{one[1]}-null") for one in MISSING),
+    ],
+)
+def test_a_batch_function_refuses_without_the_constraints_of_its_table(
+    owner: Connect, function: str, column: str, change: Row, sqlstate: str
+) -> None:
+    table, *columns = FUNCTIONS[function]
+    batch = f"[{element(table, tuple(columns), change)}]"
+    statements = [
+        f"ALTER TABLE orchestration.{table} ALTER {one} DROP NOT NULL"
+        for (named, one) in NOT_NULL
+        if named == table and one not in ("id", "outbox_id")
+    ]
+    statements.append(
+        sql.SQL("SELECT FROM orchestration.{}({})")
+        .format(sql.Identifier(function), sql.Literal(batch))
+        .as_string()
+    )
+    checks = names(
+        owner,
+        "SELECT conname FROM pg_constraint WHERE contype = 'c'"
+        " AND conrelid = to_regclass('orchestration.' || %s)",
+        table,
+    )
+    refused = attempt_without(owner, [f"constraints/{one}" for one in checks], statements)
+    assert refused is not None, "accepted"
+    assert (refused.sqlstate, refused.constraint, refused.table, refused.column) == (
+        *(sqlstate, "INV-API-001", table, column),
+    )
+    assert refused.keys == {"ordinal": 1, "column": column}
 
 
 @pytest.mark.parametrize("rule", UNIQUE)

@@ -367,6 +367,21 @@ def test_an_older_snapshot_is_told_so_and_never_passes(
 
 
 @pytest.mark.invariant("INV-KIL-002")
+@each_snapshot
+def test_a_release_with_an_older_snapshot_does_not_call_released_what_was_engaged_since(
+    owner: Connect, login: Login, isolation: str
+) -> None:
+    control = login("control")
+    begin(control, isolation)
+    take_snapshot(control)
+    engage(login("control"))
+    assert refused(lambda: release(control)).sqlstate == "40001"
+    control.execute("ROLLBACK")
+    release(control)
+    assert scalar(owner, "SELECT engaged FROM orchestration.kill_switch_state") is False
+
+
+@pytest.mark.invariant("INV-KIL-002")
 @pytest.mark.parametrize(
     "statement",
     [

@@ -557,6 +557,45 @@ def test_of_many_claims_of_one_expired_item_one_gets_it(
     ]
 
 
+IMPATIENT = "SET lock_timeout = '1s'"
+"""A statement that would wait for another transaction fails instead."""
+
+
+@pytest.mark.invariant("INV-OUT-008")
+def test_a_claim_passes_over_what_an_open_claim_holds(
+    owner: Connect, login: Callable[[str], Connect]
+) -> None:
+    fill(owner, 3)
+    first, second = login("executor"), login("executor")
+    second.execute(IMPATIENT)
+    begin(first, "READ COMMITTED")
+    leases = claim(first, "w1", 1), claim(second, "w2", 10)
+    first.execute("COMMIT")
+    assert [len(mine) for mine in leases] == [1, 2]
+    assert len({one["outbox_id"] for mine in leases for one in mine}) == 3
+
+
+@pytest.mark.invariant("INV-OUT-008")
+def test_a_repair_passes_over_what_an_open_repair_holds(
+    owner: Connect, login: Callable[[str], Connect]
+) -> None:
+    fill(owner, 3)
+    dead = claim(login("executor"), "dead", 3)
+    expire(owner)
+    first, second = login("control"), login("control")
+    second.execute(IMPATIENT)
+    begin(first, "READ COMMITTED")
+    repaired = [
+        connection.execute(
+            "SELECT outbox_id::text FROM orchestration.repair_expired_leases(%s)", (limit,)
+        ).fetchall()
+        for connection, limit in ((first, 1), (second, 10))
+    ]
+    first.execute("COMMIT")
+    assert [len(one) for one in repaired] == [1, 2]
+    assert {id for one in repaired for (id,) in one} == {one["outbox_id"] for one in dead}
+
+
 # A lease is one worker's.
 
 

@@ -1596,6 +1596,19 @@ def test_an_event_that_does_not_exist_is_refused(
     assert (found.sqlstate, found.constraint) == ("23514", f"ck_{EVENTS}_event")
 
 
+def test_an_event_with_an_empty_recorder_is_refused(
+    owner: Connect, login: Callable[[str], Connect]
+) -> None:
+    history(owner)
+    found = refusal(
+        login("executor"),
+        "SELECT orchestration.record_attestation_event(%s, 'EXECUTION_STARTED',"
+        " p_recorded_by => '')",
+        (ALICE_2,),
+    )
+    assert (found.sqlstate, found.constraint) == ("23514", f"ck_{EVENTS}_recorded_by")
+
+
 # The hash.
 
 VECTORS = vectors("attestation-chain.md")

@@ -1781,6 +1781,39 @@ def test_a_redrive_that_follows_a_rejected_item_is_an_item_like_any_other(owner:
     assert findings(owner) == [SPENT_IS_FOUND]
 
 
+RETRIED_AND_SENT = (
+    enqueue(NEW, 11),
+    claim(NEW),
+    record(closing(NEW, "RETRYABLE", outcome="'NOT_SENT'")),
+    FREED.format(NEW),
+    claim(NEW, 2),
+    record(closing(NEW, "DISPATCHED", 2, lease_token=f"CAST('{OTHER_TOKEN}' AS uuid)")),
+    leave(NEW),
+)
+"""An item whose first attempt certainly did not reach the rail, and whose second one did."""
+REDRIVE_OF_SENT = enqueue(
+    id_of(98),
+    12,
+    redrive_no="1",
+    redrive_of=uuid_of(NEW),
+    idempotency_key=f"'{NEW}'",
+)
+
+
+@pytest.mark.invariant("INV-OUT-006")
+def test_a_dispatched_item_is_not_redriven_for_an_earlier_attempt_that_was_not_sent(
+    owner: Connect,
+) -> None:
+    make_world(owner)
+    assert attempt(owner, RETRIED_AND_SENT) is None
+    for statement in (REDRIVE_OF_SENT, call("redrive_outbox_item", outbox_id=f"'{NEW}'")):
+        assert_invariant(refusal(owner, statement), "INV-OUT-006", "P7005", ITEMS)
+    drop(owner, REDRIVE_GUARD)
+    assert attempt(owner, [REDRIVE_OF_SENT]) is None
+    found = ("REDRIVE", id_of(98), "p", {"redrive_of": NEW})
+    assert findings(owner) == [found, SPENT_IS_FOUND]
+
+
 PAYLOADS = (
     "{}",
     '{"b": 1, "a": [1.0, 1.50, 1e3, true, null]}',

@@ -945,6 +945,20 @@ def test_a_grace_of_zero_ends_acceptance_at_once(login: Callable[[str], Connect]
     assert_invariant(found, "INV-ATT-008", "P7105", "policy_versions")
 
 
+@pytest.mark.invariant("INV-ATT-008")
+def test_a_grace_of_zero_ends_acceptance_in_the_transaction_that_rotates(
+    login: Callable[[str], Connect],
+) -> None:
+    control = login("control")
+    activate_policy(control)
+    found = attempt(
+        control,
+        [rotate(grace="interval '0'"), "SELECT orchestration.require_policy_accepted('v1')"],
+    )
+    assert found is not None
+    assert_invariant(found, "INV-ATT-008", "P7105", "policy_versions")
+
+
 @pytest.mark.invariant("INV-API-001")
 @pytest.mark.parametrize(
     "grace",

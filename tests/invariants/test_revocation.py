@@ -888,6 +888,16 @@ def test_a_refused_credential_names_the_table_that_revokes_it(
     assert (found.column, found.keys) == (KEYS[table], {"credential": credential})
 
 
+@pytest.mark.invariant("INV-REV-003")
+@pytest.mark.parametrize("hash", [hash for hash in MALFORMED.values() if "\\" not in hash])
+@pytest.mark.parametrize("credential", ["cert", "token"])
+def test_a_malformed_hash_is_not_taken_for_one_that_is_not_revoked(
+    login: Callable[[str], Connect], credential: str, hash: str
+) -> None:
+    found = refusal(login("ingest"), require(**{credential: hash}))
+    assert_invariant(found, "INV-REV-003", "P7201", "revoked_tokens")
+
+
 @pytest.mark.invariant("INV-ATT-009")
 def test_what_is_not_revoked_passes(owner: Connect, login: Callable[[str], Connect]) -> None:
     history(owner)

@@ -67,7 +67,8 @@ def refusal(**changed: Any) -> tuple[str, str]:
     with pytest.raises(ValidationError) as raised:
         new(**changed)
     (error,) = raised.value.errors()
-    return str(error["loc"][0]), error["msg"]
+    (field,) = error["loc"]
+    return str(field), error["msg"]
 
 
 @pytest.fixture
@@ -100,12 +101,12 @@ def levels(value: object) -> int:
 # Depth.
 
 
-@pytest.mark.parametrize("depth", [1, 100, 450])
+@pytest.mark.parametrize("depth", [1, 100, 500])
 def test_a_payload_may_be_nested(outbox: OutboxRepository, depth: int) -> None:
     assert levels(there_and_back(outbox, nested(depth))) == depth
 
 
-@pytest.mark.parametrize("depth", [502, 1_000, 100_000])
+@pytest.mark.parametrize("depth", [501, 1_000, 100_000])
 def test_a_payload_nested_too_deep_is_refused_naming_the_place(depth: int) -> None:
     field, why = refusal(payload=nested(depth))
     assert field == "payload"

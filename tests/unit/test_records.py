@@ -33,7 +33,9 @@ def classes(root: type[BaseModel]) -> list[type[BaseModel]]:
 def refused_fields(**values: Any) -> list[str]:
     with pytest.raises(ValidationError) as raised:
         NewPolicyVersion(**(GOOD | values))
-    return [str(error["loc"][0]) for error in raised.value.errors()]
+    located = [error["loc"] for error in raised.value.errors()]
+    assert {len(loc) for loc in located} == {1}
+    return [str(field) for (field,) in located]
 
 
 def test_a_good_policy_version_is_taken_as_it_is() -> None:

@@ -254,11 +254,6 @@ BEGIN
   END IF;
   IF NOT v_replica THEN
     NEW.revocation_no := coalesce(NEW.revocation_no, v_last + 1);
-    IF current_setting('synchronous_commit') = 'off' THEN
-      -- A watermark of revocations_since covers the transactions of the revocations that its reader
-      -- saw: their commits must be flushed before they are visible.
-      PERFORM set_config('synchronous_commit', 'on', true);
-    END IF;
   END IF;
   IF NEW.revocation_no <> v_last + 1
     AND NOT (v_replica AND orchestration.copies_a_subscription()) THEN
@@ -540,7 +535,7 @@ AS $$
 -- After a crash the server gives out again the transaction ids of which nothing was flushed. So a
 -- watermark is this statement's snapshot, cut off after the last transaction known to be durable:
 -- one whose revocation is returned here, or that p_watermark covers already. A commit is flushed
--- before it is visible (guard_revocation sees to that), and recovery gives out greater ids only.
+-- before it is visible (keep_commit_durable), and recovery gives out greater ids only.
 -- What the cut leaves out is returned next time.
 DECLARE
   v_now_xmax xid8 := pg_snapshot_xmax(pg_current_snapshot());
@@ -623,6 +618,41 @@ GRANT EXECUTE ON FUNCTION orchestration.revocations_since
 TO symphony_ingest, symphony_control, symphony_readonly, symphony_auditor
 """
     )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.keep_commit_durable() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+-- A watermark of revocations_since covers the transactions of the revocations that its reader saw:
+-- their commits must be flushed before they are visible. The trigger is deferred, so that it runs
+-- after the last statement in which the login could set synchronous_commit to off.
+BEGIN
+  IF current_setting('synchronous_commit') = 'off' THEN
+    PERFORM set_config('synchronous_commit', 'on', true);
+  END IF;
+  RETURN NULL;
+END
+$$;
+
+ALTER FUNCTION orchestration.keep_commit_durable OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.keep_commit_durable FROM PUBLIC
+"""
+    )
+    op.execute(
+        """
+CREATE CONSTRAINT TRIGGER durable AFTER INSERT ON orchestration.revoked_client_certs
+DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION orchestration.keep_commit_durable()
+"""
+    )
+    op.execute(
+        """
+CREATE CONSTRAINT TRIGGER durable AFTER INSERT ON orchestration.revoked_tokens
+DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION orchestration.keep_commit_durable()
+"""
+    )
     op.execute("UPDATE orchestration.schema_revision SET revision = '0005'")
     op.execute("RESET ROLE")
 
@@ -655,5 +685,6 @@ $$
     op.execute("DROP FUNCTION orchestration.guard_revocation")
     op.execute("DROP FUNCTION orchestration.share_revocation_gate")
     op.drop_table("revocation_gate", schema="orchestration")
+    op.execute("DROP FUNCTION orchestration.keep_commit_durable")
     op.execute("UPDATE orchestration.schema_revision SET revision = '0004'")
     op.execute("RESET ROLE")

@@ -381,6 +381,8 @@ AS $$
 -- One writer of an instruction's logs at a time. Who enqueues for the instruction waits until this
 -- transaction ends.
 BEGIN
+  -- An enqueue of the same instruction waits for this lock while it holds a gate.
+  PERFORM orchestration.bound_idle_time();
   PERFORM 1
   FROM orchestration.instructions i
   WHERE i.id = p_instruction_id

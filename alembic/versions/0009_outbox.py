@@ -1294,16 +1294,19 @@ BEGIN
     END IF;
   END IF;
   RETURN QUERY
-  SELECT i.*
+  SELECT i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
+         i.redrive_no, i.redrive_of, i.rail_type, i.payload_hash, i.max_attempts, i.context,
+         i.created_at, i.db_user,
+         -- Not stored for this element, but by another transaction, by an earlier call of this one,
+         -- or for an earlier element.
+         i.xact_id <> v_xact_id
+           OR i.created_at < v_now
+           OR row_number() OVER (PARTITION BY i.outbox_id ORDER BY r.ord) > 1
   FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
     instruction_id uuid, idempotency_key text
   )) WITH ORDINALITY AS r (instruction_id, idempotency_key, ord)
   CROSS JOIN LATERAL (
-    SELECT i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
-           i.redrive_no, i.redrive_of, i.rail_type, i.payload_hash, i.max_attempts, i.context,
-           i.created_at, i.db_user,
-           -- Not stored by this call, but by another transaction or by an earlier call of this one.
-           i.xact_id <> v_xact_id OR i.created_at < v_now
+    SELECT i.*
     FROM orchestration.payment_outbox_items i
     WHERE i.instruction_id = r.instruction_id AND i.idempotency_key = r.idempotency_key
     ORDER BY i.redrive_no DESC
@@ -1686,7 +1689,8 @@ BEGIN
              sum(i.octets) OVER (ORDER BY c.ord) AS octets
       FROM unnest(v_claimed) WITH ORDINALITY AS c (outbox_id, ord)
       CROSS JOIN LATERAL (
-        SELECT octet_length(i.payload::text) AS octets
+        SELECT octet_length(i.payload::text)
+                 + coalesce(octet_length(i.context::text), 0) AS octets
         FROM orchestration.payment_outbox_items i
         WHERE i.outbox_id = c.outbox_id
         OFFSET 0
@@ -1767,6 +1771,8 @@ BEGIN
       jsonb_build_object('outbox_id', p_outbox_id), 'Read the id again.', 'outbox_id'
     );
   END IF;
+  -- Whoever waits for this lock may hold a gate.
+  PERFORM orchestration.bound_idle_time();
   PERFORM 1
   FROM orchestration.payment_outbox_pending p
   WHERE p.outbox_id = p_outbox_id
@@ -1905,14 +1911,15 @@ BEGIN
       'Give REJECTED, NOT_SENT, or UNKNOWN if nobody knows what the rail did.', 'outcome'
     );
   END IF;
-  -- A completion that ends UNKNOWN updates its instruction, which is locked before pending rows.
-  -- The token lets nobody else move the item meanwhile, so the count of attempts is right.
+  -- Whoever waits for the locks below may hold a gate.
+  PERFORM orchestration.bound_idle_time();
+  -- The trigger `unresolved` locks the instruction of an item that ends as FAILED. Instructions are
+  -- locked before pending rows. The token lets nobody else move the item meanwhile, so the count of
+  -- attempts is right.
   PERFORM 1
   FROM (
     SELECT DISTINCT p.instruction_id
-    FROM jsonb_to_recordset(p_completions) AS r (
-      outbox_id uuid, lease_token uuid, state text, outcome text
-    )
+    FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid, lease_token uuid, state text)
     CROSS JOIN LATERAL (
       SELECT p.instruction_id, p.attempt_count
       FROM orchestration.payment_outbox_pending p
@@ -1925,9 +1932,7 @@ BEGIN
       WHERE i.outbox_id = r.outbox_id
       OFFSET 0
     ) i
-    WHERE r.state IN ('FAILED', 'RETRYABLE')
-      AND coalesce(r.outcome, 'UNKNOWN') = 'UNKNOWN'
-      AND (r.state = 'FAILED' OR p.attempt_count >= i.max_attempts)
+    WHERE r.state = 'FAILED' OR r.state = 'RETRYABLE' AND p.attempt_count >= i.max_attempts
     ORDER BY p.instruction_id
     OFFSET 0
   ) r
@@ -1966,7 +1971,19 @@ BEGIN
     ORDER BY r.outbox_id, r.ord
   ), accepted AS MATERIALIZED (
     SELECT f.*, p.attempt_count, o.claimed_at,
-           f.state = 'RETRYABLE' AND p.attempt_count >= i.max_attempts AS at_ceiling
+           f.state = 'RETRYABLE' AND p.attempt_count >= i.max_attempts AS at_ceiling,
+           -- NOT_SENT speaks of this attempt alone. An earlier one whose outcome nobody reported
+           -- may have sent the payment.
+           CASE
+             WHEN f.outcome = 'NOT_SENT' AND p.attempt_count > 1 AND EXISTS (
+               SELECT FROM orchestration.payment_outbox_attempts a
+               WHERE a.outbox_id = f.outbox_id
+                 AND a.phase = 'CLOSE'
+                 AND coalesce(a.outcome, 'UNKNOWN') = 'UNKNOWN'
+               OFFSET 0
+             ) THEN 'UNKNOWN'
+             ELSE coalesce(f.outcome, 'UNKNOWN')
+           END AS final_outcome
     FROM first f
     CROSS JOIN LATERAL (
       SELECT p.attempt_count
@@ -1997,8 +2014,7 @@ BEGIN
     )
     SELECT a.outbox_id, a.attempt_count, 'CLOSE',
            CASE WHEN a.at_ceiling THEN 'FAILED' ELSE a.state END,
-           CASE WHEN a.at_ceiling OR a.state = 'FAILED' THEN coalesce(a.outcome, 'UNKNOWN')
-             ELSE a.outcome END,
+           CASE WHEN a.at_ceiling OR a.state = 'FAILED' THEN a.final_outcome ELSE a.outcome END,
            a.state, a.error_code,
            a.lease_token, a.worker_id, a.claimed_at, v_now,
            a.rail_reference, a.rail_code,
@@ -2128,6 +2144,8 @@ BEGIN
       jsonb_build_object('limit', p_limit), 'Repair within these bounds.'
     );
   END IF;
+  -- Whoever waits for these locks may hold a gate.
+  PERFORM orchestration.bound_idle_time();
   WITH picked AS MATERIALIZED (
     SELECT p.outbox_id
     FROM orchestration.payment_outbox_pending p

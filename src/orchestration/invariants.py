@@ -161,11 +161,13 @@ REVOCATION = (
     ),
     _rule(
         "INV-REV-007",
-        "A revocation is in force from the moment it is visible until expires_at. The times of a "
-        "caller's attestations never go backwards, even if the clock is set back.",
+        "A revocation is in force, and survives a crash, from the moment it is visible until "
+        "expires_at. The times of a caller's attestations never go backwards.",
         "P7301",
         ATTESTATION_GUARD,
-        functions="append_attestations authorize_instruction require_credential_not_revoked",
+        triggers="revoked_client_certs__durable revoked_tokens__durable",
+        functions="append_attestations authorize_instruction require_credential_not_revoked "
+        "keep_commit_durable",
         views="revoked_client_certs_in_force revoked_tokens_in_force",
     ),
 )
@@ -451,7 +453,7 @@ OUTBOX = (
         "INV-OUT-011",
         "A late result belongs to an opened attempt, and a worker reports only on its own. A "
         "result that contradicts what is recorded is kept and shown until control closes it.",
-        "P7005 P7002 23505 23514",
+        "P7005 P7002 22023 23505 23514",
         constraints="pk_payment_outbox_late_results ck_payment_outbox_late_results_source "
         "ck_payment_outbox_late_results_outcome",
         indexes="uq_payment_outbox_interventions_closed",

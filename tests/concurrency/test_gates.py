@@ -18,6 +18,7 @@ from tests.support import (
     await_blocked,
     backend,
     digest,
+    new_instruction_id,
     scalar,
 )
 
@@ -28,6 +29,8 @@ Login = Callable[[str], Connect]
 BOUND = "10s"
 """What taking a gate sets idle_in_transaction_session_timeout to."""
 SHORTER = "300ms"
+UNREAD_BOUND = "10000"
+"""What taking a gate sets tcp_user_timeout to."""
 
 
 def attest(key: str = "k") -> str:
@@ -77,6 +80,57 @@ TAKING = {
     ),
 }
 
+UNGATED = {
+    "completing": (
+        "executor",
+        """
+        SELECT FROM orchestration.complete_outbox_attempt(jsonb_build_array(jsonb_build_object(
+          'outbox_id', %(item)s::uuid, 'lease_token', %(token)s::uuid, 'worker_id', 'w',
+          'state', 'FAILED', 'outcome', 'REJECTED'
+        )))
+        """,
+    ),
+    "renewing": (
+        "executor",
+        "SELECT orchestration.renew_outbox_lease(%(item)s, %(token)s, 'w', interval '1 minute')",
+    ),
+    "repairing": ("control", "SELECT FROM orchestration.repair_expired_leases()"),
+    "a late result": (
+        "executor",
+        "SELECT FROM orchestration.record_worker_result(%(item)s, 1, %(token)s, 'w', 'SENT')",
+    ),
+    "ending a lease": (
+        "control",
+        "SELECT FROM orchestration.expire_outbox_lease(%(item)s, 'test')",
+    ),
+    "starting": ("executor", "SELECT FROM orchestration.start_execution(%(instruction)s, 2)"),
+    "an attempt log": (
+        "executor",
+        "SELECT FROM orchestration.open_execution_attempt(%(instruction)s, 'w')",
+    ),
+}
+"""Acts that take no gate and lock an instruction or a pending row."""
+
+
+def claimed(owner: Connect) -> tuple[Any, Any, Any]:
+    """An authorized instruction with one claimed item, and the lease token."""
+    instruction_id = new_instruction_id()
+    item = {
+        "instruction_id": str(instruction_id),
+        "participant_id": "bank-a",
+        "idempotency_key": "k",
+        "rail_type": "SEPA",
+        "payload": {},
+    }
+    owner.execute(f"SELECT FROM orchestration.enqueue_payment_outbox('{json.dumps([item])}')")
+    row = owner.execute(
+        "SELECT outbox_id, lease_token"
+        " FROM orchestration.claim_outbox_batch('w', 1, interval '1 hour')"
+    ).fetchone()
+    assert row is not None
+    return instruction_id, *row
+
+
 CHANGES = {
     "engaging": (ENGAGE, attest("held")),
     "rotating": (ROTATE, REQUIRE_POLICY),
@@ -93,6 +147,11 @@ def principal(login: Login, owner: Connect) -> Login:
 
 def idle_bound(connection: Connect) -> Any:
     return scalar(connection, "SELECT current_setting('idle_in_transaction_session_timeout')")
+
+
+def unread_bound(connection: Connect) -> Any:
+    """How long the server waits for a client that does not read, in milliseconds."""
+    return scalar(connection, "SELECT current_setting('tcp_user_timeout')")
 
 
 # The bound.
@@ -112,6 +171,7 @@ def test_taking_a_gate_bounds_idle_time_until_the_end_of_the_transaction(
     connection.execute("SAVEPOINT inner_one")
     connection.execute(statement)
     assert idle_bound(connection) == BOUND
+    assert unread_bound(connection) == UNREAD_BOUND
     connection.execute("RELEASE inner_one")
     assert idle_bound(connection) == BOUND
     connection.execute("SAVEPOINT second")
@@ -121,6 +181,74 @@ def test_taking_a_gate_bounds_idle_time_until_the_end_of_the_transaction(
     assert idle_bound(connection) == BOUND
     connection.execute("COMMIT")
     assert idle_bound(connection) == before
+    assert unread_bound(connection) == "0"
+
+
+@pytest.mark.invariant("INV-KIL-002")
+@pytest.mark.parametrize("what", UNGATED)
+def test_an_act_that_locks_what_a_gated_one_waits_for_is_bounded_too(
+    principal: Login, owner: Connect, what: str
+) -> None:
+    role, statement = UNGATED[what]
+    (instruction_id, outbox_id, token) = claimed(owner)
+    connection = principal(role)
+    connection.execute("BEGIN")
+    connection.execute(
+        statement, {"instruction": instruction_id, "item": outbox_id, "token": token}
+    )
+    assert idle_bound(connection) == BOUND
+    assert unread_bound(connection) == UNREAD_BOUND
+
+
+@pytest.mark.invariant("INV-KIL-002")
+def test_a_change_gets_in_behind_an_enqueue_that_waits_for_a_stopped_worker(
+    owner: Connect, login: Login, background: ThreadPoolExecutor
+) -> None:
+    (instruction_id, outbox_id, token) = claimed(owner)
+    worker, desk, control = login("executor"), login("executor"), login("control")
+    worker.execute(f"SET idle_in_transaction_session_timeout = '{SHORTER}'")
+    worker.execute("BEGIN")
+    worker.execute(
+        UNGATED["completing"][1],
+        {"instruction": instruction_id, "item": outbox_id, "token": token},
+    )
+    # The desk holds the gate and is not idle, so only the worker's bound can end this.
+    item = {
+        "instruction_id": str(instruction_id),
+        "participant_id": "bank-a",
+        "idempotency_key": "second",
+        "rail_type": "SEPA",
+        "payload": {},
+    }
+    enqueuing = background.submit(
+        desk.execute,
+        f"SELECT FROM orchestration.enqueue_payment_outbox('{json.dumps([item])}')",
+    )
+    await_blocked(owner, backend(desk))
+    engaging = background.submit(control.execute, ENGAGE)
+    engaging.result(PATIENCE_SECONDS)
+    enqueuing.result(PATIENCE_SECONDS)
+    assert scalar(owner, "SELECT count(*) FROM orchestration.kill_switch_state WHERE engaged") == 1
+    with suppress(psycopg.Error):
+        worker.execute("ROLLBACK")
+
+
+@pytest.mark.invariant("INV-KIL-002")
+def test_a_change_gets_in_behind_a_client_that_does_not_read_its_reply(
+    owner: Connect, login: Login, background: ThreadPoolExecutor
+) -> None:
+    stopped, control = login("executor"), login("control")
+    # A shorter bound of the client's own, so that the test need not wait for ten seconds.
+    stopped.execute("SET tcp_user_timeout = 500")
+    stopped.execute("BEGIN")
+    stopped.execute(CLAIM)
+    assert unread_bound(stopped) == "500"
+    # The backend is busy sending: neither the idle bound nor a statement_timeout ends it.
+    stopped.pgconn.send_query(b"SELECT repeat('x', 1000000) FROM generate_series(1, 100)")
+    engaging = background.submit(control.execute, ENGAGE)
+    engaging.result(PATIENCE_SECONDS)
+    assert scalar(owner, "SELECT count(*) FROM orchestration.kill_switch_state WHERE engaged") == 1
+    stopped.close()
 
 
 @pytest.mark.invariant("INV-KIL-002")

@@ -60,14 +60,18 @@ def use_up_transaction_ids(connection: Connect) -> None:
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["one revocation told", "none told"])
-def test_a_watermark_misses_no_revocation_after_a_crash(crashing: Restartable, told: bool) -> None:
+@pytest.mark.parametrize("given_up", ["SET", "SET LOCAL"])
+def test_a_watermark_misses_no_revocation_after_a_crash(
+    crashing: Restartable, told: bool, given_up: str
+) -> None:
     url = scratch.create_database(crashing.server, scratch.PREFIX + "crash")
     scratch.upgrade(url)
     with connect(url) as connection:
         if told:
             # An acknowledged revocation is durable, even if its session asks for less.
-            connection.execute("SET synchronous_commit = off")
-            revoke(connection, "before")
+            with connection.transaction():
+                revoke(connection, "before")
+                connection.execute(f"{given_up} synchronous_commit = off")
         use_up_transaction_ids(connection)
         page = since(url, None)
         assert hashes(page) == ({digest("before")} if told else set())

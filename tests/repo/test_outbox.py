@@ -716,6 +716,12 @@ def test_a_claim_hands_out_payloads_up_to_its_budget(worker: Worker) -> None:
     assert len(worker.outbox.claim("w", batch_size=30, lease=MINUTE, max_bytes=2**30)) == 2
 
 
+@pytest.mark.invariant("INV-OUT-008")
+def test_the_budget_of_a_claim_counts_contexts_too(worker: Worker) -> None:
+    worker.enqueue(*(new(str(n), payload={}, context={"note": "x" * 900}) for n in range(3)))
+    assert len(worker.outbox.claim("w", batch_size=3, lease=MINUTE, max_bytes=2_000)) == 2
+
+
 @pytest.mark.parametrize("lease", [timedelta(seconds=1), timedelta(days=1)])
 def test_a_lease_lasts_from_a_second_to_a_day(worker: Worker, lease: timedelta) -> None:
     worker.enqueue(new())
@@ -880,15 +886,21 @@ def test_a_retry_in_more_than_a_hundred_years_is_refused(
 
 @pytest.mark.invariant("INV-OUT-003")
 @pytest.mark.parametrize(
-    ("told", "outcome"),
-    [(None, Outcome.UNKNOWN), (Outcome.NOT_SENT, Outcome.NOT_SENT)],
-    ids=["no outcome", "not sent"],
+    ("before", "told", "outcome"),
+    [
+        (None, None, Outcome.UNKNOWN),
+        # NOT_SENT says nothing of the attempt before, which may have sent the payment.
+        (None, Outcome.NOT_SENT, Outcome.UNKNOWN),
+        (Outcome.NOT_SENT, Outcome.NOT_SENT, Outcome.NOT_SENT),
+        # The rail has rejected the payment, which it knows by its key.
+        (None, Outcome.REJECTED, Outcome.REJECTED),
+    ],
 )
 def test_a_retry_at_the_ceiling_fails_and_says_so(
-    worker: Worker, told: Outcome | None, outcome: Outcome
+    worker: Worker, before: Outcome | None, told: Outcome | None, outcome: Outcome
 ) -> None:
     (made,) = worker.enqueue(new(max_attempts=2))
-    worker.complete(worker.claim_one(), RETRYABLE)
+    worker.complete(worker.claim_one(), RETRYABLE.model_copy(update={"outcome": before}))
     last = worker.claim_one()
     completion = Completion(state=CompletionState.RETRYABLE, error_code="TIMEOUT", outcome=told)
     result = worker.complete(last, completion)

@@ -36,7 +36,7 @@ from orchestration.vocabulary import (
     LateSource,
     Outcome,
 )
-from tests.support import Connect, new_instruction_id, refusal
+from tests.support import Connect, assert_invariant, new_instruction_id, refusal
 
 Login = Callable[[str], Connect]
 
@@ -48,6 +48,7 @@ REASON = "the rail's statement of the day"
 DISPATCHED = Completion(state=CompletionState.DISPATCHED)
 UNKNOWN = Completion(state=CompletionState.FAILED, outcome=Outcome.UNKNOWN, error_code="TIMEOUT")
 REJECTED = Completion(state=CompletionState.FAILED, outcome=Outcome.REJECTED)
+RECONCILE = "SELECT FROM orchestration.record_late_result(%s, %s, 'NOT_SENT', p_reason => 'found')"
 
 
 class Desk:
@@ -139,6 +140,11 @@ class Desk:
         self.executor.rollback()
         self.control.rollback()
         return caught.value
+
+    def instruction_is_stopped(self) -> bool:
+        """Whether no second item joins the instruction."""
+        error = self.refused(lambda: self.enqueue("another"))
+        return (error.sqlstate, error.invariant) == ("P7404", "INV-OUT-010")
 
     def contradictions(self) -> list[tuple[UUID, int, Contradiction]]:
         found = self.govern.contradictions()
@@ -331,6 +337,64 @@ def test_an_item_that_has_not_ended_is_not_resolved(desk: Desk) -> None:
 
 
 # What the worker learns after its lease is lost.
+
+
+@pytest.mark.invariant("INV-OUT-010", "INV-OUT-011")
+@pytest.mark.parametrize("by", ["the end of the item", "a later attempt"])
+def test_a_reconciliation_settles_nothing_that_ends_after_it(
+    desk: Desk, login: Login, by: str
+) -> None:
+    """The attempt that is open may still send the payment."""
+    made = desk.enqueue()
+    control = login("control")
+    if by == "a later attempt":
+        first = desk.claim()
+        desk.work.complete(first, Completion(state=CompletionState.RETRYABLE))
+        desk.commit()
+        control.execute(RECONCILE, (made.outbox_id, 1))
+    last = desk.claim()
+    found = refusal(control, RECONCILE, (made.outbox_id, last.attempt_no))
+    assert_invariant(found, "INV-OUT-011", "P7005", "payment_outbox_late_results")
+    desk.work.complete(last, UNKNOWN)
+    desk.commit()
+    assert desk.known(made.outbox_id) is KnownOutcome.UNKNOWN
+    assert desk.instruction_is_stopped()
+    control.execute(RECONCILE, (made.outbox_id, last.attempt_no))
+    assert desk.known(made.outbox_id) is KnownOutcome.NOT_SENT
+
+
+@pytest.mark.invariant("INV-OUT-010")
+@pytest.mark.parametrize("first", ["RETRYABLE", "ZOMBIE_REQUEUE"])
+def test_not_sent_of_the_last_attempt_does_not_speak_for_an_earlier_one(
+    desk: Desk, first: str
+) -> None:
+    made = desk.enqueue()
+    claimed = desk.claim()
+    if first == "RETRYABLE":
+        desk.work.complete(claimed, Completion(state=CompletionState.RETRYABLE))
+    else:
+        desk.govern.expire_lease(made.outbox_id, reason="the worker is gone")
+    desk.commit()
+    last = desk.claim()
+    desk.work.complete(last, Completion(state=CompletionState.FAILED, outcome=Outcome.NOT_SENT))
+    desk.commit()
+    assert desk.known(made.outbox_id) is KnownOutcome.UNKNOWN
+    assert desk.instruction_is_stopped()
+
+
+@pytest.mark.invariant("INV-OUT-011")
+def test_a_result_number_is_the_next_one(desk: Desk, owner: Connect) -> None:
+    item = desk.ended(UNKNOWN)
+    found = refusal(
+        owner,
+        "INSERT INTO orchestration.payment_outbox_late_results"
+        " (outbox_id, attempt_no, source, outcome, reason, result_no)"
+        " VALUES (%s, 1, 'RECONCILIATION', 'REJECTED', 'forged', 2147483647)",
+        (item.outbox_id,),
+    )
+    assert_invariant(found, "INV-OUT-011", "22023", "payment_outbox_late_results")
+    assert (found.column, found.keys["expected"]) == ("result_no", 1)
+    assert desk.resolve(item.outbox_id, LateOutcome.REJECTED) == 1
 
 
 @pytest.mark.invariant("INV-OUT-011")
@@ -697,6 +761,8 @@ def test_what_is_enqueued_says_whether_it_was_there_already(desk: Desk) -> None:
     ]
     assert [one.replayed for one in desk.work.enqueue_many(news)] == [True, False]
     assert [one.replayed for one in desk.work.enqueue_many(news)] == [True, True]
+    twice = [news[1].model_copy(update={"idempotency_key": "twice"})] * 2
+    assert [one.replayed for one in desk.work.enqueue_many(twice)] == [False, True]
     desk.commit()
 
 
@@ -758,6 +824,9 @@ def test_an_act_by_hand_leaves_one_entry_that_stays_explained(
 ) -> None:
     desk.enqueue()
     claimed = None if action in ("RESCHEDULE", "CANCEL") else desk.claim()
+    if claimed is not None and action == "RESOLVE":
+        desk.work.complete(claimed, UNKNOWN)
+        desk.commit()
     owner.execute(BY_HAND[action])
     if action == "CANCEL":
         owner.execute("DELETE FROM orchestration.payment_outbox_pending")

@@ -43,6 +43,7 @@ SET check_function_bodies = off;
 \ir functions/guard_status_history.sql
 \ir functions/guard_unresolved.sql
 \ir functions/is_storable_payload.sql
+\ir functions/keep_commit_durable.sql
 \ir functions/lock_attempted_instruction.sql
 \ir functions/lock_gate.sql
 \ir functions/meet_newer_attempts.sql

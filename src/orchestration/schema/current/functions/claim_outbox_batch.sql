@@ -127,7 +127,8 @@ BEGIN
              sum(i.octets) OVER (ORDER BY c.ord) AS octets
       FROM unnest(v_claimed) WITH ORDINALITY AS c (outbox_id, ord)
       CROSS JOIN LATERAL (
-        SELECT octet_length(i.payload::text) AS octets
+        SELECT octet_length(i.payload::text)
+                 + coalesce(octet_length(i.context::text), 0) AS octets
         FROM orchestration.payment_outbox_items i
         WHERE i.outbox_id = c.outbox_id
         OFFSET 0

@@ -105,14 +105,15 @@ BEGIN
       'Give REJECTED, NOT_SENT, or UNKNOWN if nobody knows what the rail did.', 'outcome'
     );
   END IF;
-  -- A completion that ends UNKNOWN updates its instruction, which is locked before pending rows.
-  -- The token lets nobody else move the item meanwhile, so the count of attempts is right.
+  -- Whoever waits for the locks below may hold a gate.
+  PERFORM orchestration.bound_idle_time();
+  -- The trigger `unresolved` locks the instruction of an item that ends as FAILED. Instructions are
+  -- locked before pending rows. The token lets nobody else move the item meanwhile, so the count of
+  -- attempts is right.
   PERFORM 1
   FROM (
     SELECT DISTINCT p.instruction_id
-    FROM jsonb_to_recordset(p_completions) AS r (
-      outbox_id uuid, lease_token uuid, state text, outcome text
-    )
+    FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid, lease_token uuid, state text)
     CROSS JOIN LATERAL (
       SELECT p.instruction_id, p.attempt_count
       FROM orchestration.payment_outbox_pending p
@@ -125,9 +126,7 @@ BEGIN
       WHERE i.outbox_id = r.outbox_id
       OFFSET 0
     ) i
-    WHERE r.state IN ('FAILED', 'RETRYABLE')
-      AND coalesce(r.outcome, 'UNKNOWN') = 'UNKNOWN'
-      AND (r.state = 'FAILED' OR p.attempt_count >= i.max_attempts)
+    WHERE r.state = 'FAILED' OR r.state = 'RETRYABLE' AND p.attempt_count >= i.max_attempts
     ORDER BY p.instruction_id
     OFFSET 0
   ) r
@@ -166,7 +165,19 @@ BEGIN
     ORDER BY r.outbox_id, r.ord
   ), accepted AS MATERIALIZED (
     SELECT f.*, p.attempt_count, o.claimed_at,
-           f.state = 'RETRYABLE' AND p.attempt_count >= i.max_attempts AS at_ceiling
+           f.state = 'RETRYABLE' AND p.attempt_count >= i.max_attempts AS at_ceiling,
+           -- NOT_SENT speaks of this attempt alone. An earlier one whose outcome nobody reported
+           -- may have sent the payment.
+           CASE
+             WHEN f.outcome = 'NOT_SENT' AND p.attempt_count > 1 AND EXISTS (
+               SELECT FROM orchestration.payment_outbox_attempts a
+               WHERE a.outbox_id = f.outbox_id
+                 AND a.phase = 'CLOSE'
+                 AND coalesce(a.outcome, 'UNKNOWN') = 'UNKNOWN'
+               OFFSET 0
+             ) THEN 'UNKNOWN'
+             ELSE coalesce(f.outcome, 'UNKNOWN')
+           END AS final_outcome
     FROM first f
     CROSS JOIN LATERAL (
       SELECT p.attempt_count
@@ -197,8 +208,7 @@ BEGIN
     )
     SELECT a.outbox_id, a.attempt_count, 'CLOSE',
            CASE WHEN a.at_ceiling THEN 'FAILED' ELSE a.state END,
-           CASE WHEN a.at_ceiling OR a.state = 'FAILED' THEN coalesce(a.outcome, 'UNKNOWN')
-             ELSE a.outcome END,
+           CASE WHEN a.at_ceiling OR a.state = 'FAILED' THEN a.final_outcome ELSE a.outcome END,
            a.state, a.error_code,
            a.lease_token, a.worker_id, a.claimed_at, v_now,
            a.rail_reference, a.rail_code,

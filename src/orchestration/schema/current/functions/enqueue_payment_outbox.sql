@@ -293,16 +293,19 @@ BEGIN
     END IF;
   END IF;
   RETURN QUERY
-  SELECT i.*
+  SELECT i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
+         i.redrive_no, i.redrive_of, i.rail_type, i.payload_hash, i.max_attempts, i.context,
+         i.created_at, i.db_user,
+         -- Not stored for this element, but by another transaction, by an earlier call of this one,
+         -- or for an earlier element.
+         i.xact_id <> v_xact_id
+           OR i.created_at < v_now
+           OR row_number() OVER (PARTITION BY i.outbox_id ORDER BY r.ord) > 1
   FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
     instruction_id uuid, idempotency_key text
   )) WITH ORDINALITY AS r (instruction_id, idempotency_key, ord)
   CROSS JOIN LATERAL (
-    SELECT i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
-           i.redrive_no, i.redrive_of, i.rail_type, i.payload_hash, i.max_attempts, i.context,
-           i.created_at, i.db_user,
-           -- Not stored by this call, but by another transaction or by an earlier call of this one.
-           i.xact_id <> v_xact_id OR i.created_at < v_now
+    SELECT i.*
     FROM orchestration.payment_outbox_items i
     WHERE i.instruction_id = r.instruction_id AND i.idempotency_key = r.idempotency_key
     ORDER BY i.redrive_no DESC

@@ -5,6 +5,7 @@ AS $$
 DECLARE
   v_replica boolean := current_setting('session_replication_role') = 'replica';
   v_lease_token uuid;
+  v_next integer;
   v_detail jsonb;
 BEGIN
   IF v_replica AND orchestration.copies_a_subscription() THEN
@@ -15,11 +16,16 @@ BEGIN
   SELECT o.lease_token INTO v_lease_token
   FROM orchestration.payment_outbox_attempts o
   WHERE o.outbox_id = NEW.outbox_id AND o.attempt_no = NEW.attempt_no AND o.phase = 'OPEN';
-  IF v_lease_token IS NULL THEN
+  IF v_lease_token IS NULL
+    OR NEW.source = 'RECONCILIATION' AND NOT EXISTS (
+      SELECT FROM orchestration.payment_outbox_attempts c
+      WHERE c.outbox_id = NEW.outbox_id AND c.attempt_no = NEW.attempt_no AND c.phase = 'CLOSE'
+    ) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-011', 'P7005', 'a late result belongs to an attempt that was opened',
+      'INV-OUT-011', 'P7005', 'a late result belongs to an attempt that was opened, a reconciliation to one that was closed',
       'payment_outbox_late_results', v_detail,
-      'Give outbox_id and attempt_no as payment_outbox_attempts has them.', 'attempt_no'
+      'Read payment_outbox_attempts. Reconcile an open attempt after its worker or repair closed it.',
+      'attempt_no'
     );
   END IF;
   IF NEW.source = 'WORKER' AND NEW.lease_token IS DISTINCT FROM v_lease_token THEN
@@ -32,13 +38,18 @@ BEGIN
   END IF;
   IF NOT v_replica THEN
     PERFORM orchestration.lock_outbox_item(NEW.outbox_id);
-    NEW.result_no := coalesce(
-      NEW.result_no,
-      (SELECT max(l.result_no)
-       FROM orchestration.payment_outbox_late_results l
-       WHERE l.outbox_id = NEW.outbox_id) + 1,
-      1
-    );
+    SELECT coalesce(max(l.result_no), 0) + 1 INTO v_next
+    FROM orchestration.payment_outbox_late_results l
+    WHERE l.outbox_id = NEW.outbox_id;
+    IF NEW.result_no > v_next THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-OUT-011', '22023', 'result_no does not follow the last result of the item',
+        'payment_outbox_late_results',
+        v_detail || jsonb_build_object('result_no', NEW.result_no, 'expected', v_next),
+        'Leave result_no out: the database sets it.', 'result_no'
+      );
+    END IF;
+    NEW.result_no := coalesce(NEW.result_no, v_next);
     NEW.instruction_version := (
       SELECT n.version
       FROM orchestration.payment_outbox_items i

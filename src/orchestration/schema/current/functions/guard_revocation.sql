@@ -36,11 +36,6 @@ BEGIN
   END IF;
   IF NOT v_replica THEN
     NEW.revocation_no := coalesce(NEW.revocation_no, v_last + 1);
-    IF current_setting('synchronous_commit') = 'off' THEN
-      -- A watermark of revocations_since covers the transactions of the revocations that its reader
-      -- saw: their commits must be flushed before they are visible.
-      PERFORM set_config('synchronous_commit', 'on', true);
-    END IF;
   END IF;
   IF NEW.revocation_no <> v_last + 1
     AND NOT (v_replica AND orchestration.copies_a_subscription()) THEN

@@ -16,6 +16,8 @@ DECLARE
   v_instruction orchestration.instruction_result;
   v_done orchestration.status_history;
 BEGIN
+  -- An enqueue of the same instruction waits for this lock while it holds a gate.
+  PERFORM orchestration.bound_idle_time();
   SELECT i.*, false INTO v_instruction
   FROM orchestration.instructions i
   WHERE i.id = p_id

@@ -17,6 +17,8 @@ BEGIN
       jsonb_build_object('outbox_id', p_outbox_id), 'Check the id.', 'outbox_id'
     );
   END IF;
+  -- Whoever waits for these locks may hold a gate.
+  PERFORM orchestration.bound_idle_time();
   UPDATE orchestration.instructions n
   SET unresolved = n.unresolved
   WHERE n.id = v_item.instruction_id;

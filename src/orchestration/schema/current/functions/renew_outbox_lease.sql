@@ -32,6 +32,8 @@ BEGIN
       jsonb_build_object('outbox_id', p_outbox_id), 'Read the id again.', 'outbox_id'
     );
   END IF;
+  -- Whoever waits for this lock may hold a gate.
+  PERFORM orchestration.bound_idle_time();
   PERFORM 1
   FROM orchestration.payment_outbox_pending p
   WHERE p.outbox_id = p_outbox_id

@@ -14,6 +14,8 @@ BEGIN
       jsonb_build_object('limit', p_limit), 'Repair within these bounds.'
     );
   END IF;
+  -- Whoever waits for these locks may hold a gate.
+  PERFORM orchestration.bound_idle_time();
   WITH picked AS MATERIALIZED (
     SELECT p.outbox_id
     FROM orchestration.payment_outbox_pending p

@@ -21,7 +21,7 @@ AS $$
 -- After a crash the server gives out again the transaction ids of which nothing was flushed. So a
 -- watermark is this statement's snapshot, cut off after the last transaction known to be durable:
 -- one whose revocation is returned here, or that p_watermark covers already. A commit is flushed
--- before it is visible (guard_revocation sees to that), and recovery gives out greater ids only.
+-- before it is visible (keep_commit_durable), and recovery gives out greater ids only.
 -- What the cut leaves out is returned next time.
 DECLARE
   v_now_xmax xid8 := pg_snapshot_xmax(pg_current_snapshot());

@@ -64,6 +64,10 @@ CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.revoked_client_certs
 FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-REV-001', 'P0001');
 ALTER TABLE orchestration.revoked_client_certs ENABLE ALWAYS TRIGGER no_truncate;
 
+CREATE CONSTRAINT TRIGGER durable AFTER INSERT ON orchestration.revoked_client_certs
+DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION orchestration.keep_commit_durable();
+
 ALTER TABLE orchestration.revoked_client_certs OWNER TO symphony_owner;
 GRANT SELECT ON orchestration.revoked_client_certs
 TO symphony_ingest, symphony_control, symphony_readonly, symphony_auditor;

@@ -61,6 +61,10 @@ CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.revoked_tokens
 FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-REV-001', 'P0001');
 ALTER TABLE orchestration.revoked_tokens ENABLE ALWAYS TRIGGER no_truncate;
 
+CREATE CONSTRAINT TRIGGER durable AFTER INSERT ON orchestration.revoked_tokens
+DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION orchestration.keep_commit_durable();
+
 ALTER TABLE orchestration.revoked_tokens OWNER TO symphony_owner;
 GRANT SELECT ON orchestration.revoked_tokens
 TO symphony_ingest, symphony_control, symphony_readonly, symphony_auditor;

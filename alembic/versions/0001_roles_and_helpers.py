@@ -13,6 +13,76 @@ down_revision = None
 branch_labels = ("orchestration",)
 depends_on = None
 
+OWNER_AND_SCHEMA = """
+DO $$
+-- env.py runs this as well, because Alembic looks for its version table before the first revision can
+-- create a schema for it. Roles belong to the server: another database may create them at the same
+-- moment, which shows as a unique violation or as a concurrently updated catalogue row.
+DECLARE
+  v_login text := pg_catalog.quote_ident(current_user);
+  v_database text := pg_catalog.quote_ident(pg_catalog.current_database());
+  v_schema_owner name;
+BEGIN
+  -- This comes first, so that nobody is told to grant a role that the upgrade then refuses.
+  IF EXISTS (
+    SELECT FROM pg_catalog.pg_roles
+    WHERE rolname = 'symphony_owner'
+      AND (rolcanlogin OR rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls
+        OR NOT rolinherit)
+  ) THEN
+    RAISE EXCEPTION 'The role symphony_owner, which exists already, is not as ours are: '
+      'ALTER ROLE symphony_owner NOLOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION '
+      'NOBYPASSRLS INHERIT'
+      USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
+  FOR attempt IN 1 .. 50 LOOP
+    EXIT WHEN EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'symphony_owner');
+    BEGIN
+      CREATE ROLE symphony_owner NOLOGIN;
+    EXCEPTION
+      WHEN duplicate_object OR unique_violation OR internal_error THEN
+        PERFORM pg_catalog.pg_sleep(0.05);
+      WHEN insufficient_privilege THEN
+        RAISE EXCEPTION 'The login % makes roles and needs CREATEROLE: ALTER ROLE % CREATEROLE',
+          v_login, v_login USING ERRCODE = 'insufficient_privilege';
+    END;
+  END LOOP;
+  -- From 16 on whoever makes a role may grant it, but is no member that can act as it.
+  FOR attempt IN 1 .. 50 LOOP
+    EXIT WHEN pg_catalog.pg_has_role('symphony_owner', CASE
+      WHEN current_setting('server_version_num')::integer < 160000 THEN 'MEMBER' ELSE 'SET' END);
+    BEGIN
+      GRANT symphony_owner TO CURRENT_USER;
+    EXCEPTION
+      WHEN duplicate_object OR unique_violation OR internal_error THEN
+        PERFORM pg_catalog.pg_sleep(0.05);
+      WHEN insufficient_privilege THEN
+        RAISE EXCEPTION 'The login % has to act as symphony_owner, which exists already: '
+          'GRANT symphony_owner TO %', v_login, v_login || CASE
+            WHEN current_setting('server_version_num')::integer < 160000 THEN ''
+            ELSE ' WITH INHERIT TRUE' END
+          USING ERRCODE = 'insufficient_privilege';
+    END;
+  END LOOP;
+  SELECT pg_catalog.pg_get_userbyid(nspowner) INTO v_schema_owner
+  FROM pg_catalog.pg_namespace
+  WHERE nspname = 'orchestration';
+  IF v_schema_owner IS NULL THEN
+    BEGIN
+      CREATE SCHEMA orchestration AUTHORIZATION symphony_owner;
+    EXCEPTION WHEN insufficient_privilege THEN
+      RAISE EXCEPTION 'The login % needs CREATE on the database: GRANT CREATE ON DATABASE % TO %',
+        v_login, v_database, v_login USING ERRCODE = 'insufficient_privilege';
+    END;
+  ELSIF v_schema_owner <> 'symphony_owner' THEN
+    RAISE EXCEPTION 'The schema orchestration belongs to %: the upgrade makes its own, so rename '
+      'it or DROP SCHEMA orchestration', pg_catalog.quote_ident(v_schema_owner)
+      USING ERRCODE = 'duplicate_schema';
+  END IF;
+END
+$$
+"""
+
 
 def upgrade() -> None:
     op.execute(
@@ -68,19 +138,16 @@ END
 $$
 """
     )
+    op.execute(OWNER_AND_SCHEMA)
     op.execute(
         """
 DO $$
--- Roles belong to the cluster: another database may create them in the same moment, which shows
--- as a unique violation or as a concurrently updated catalogue row.
 DECLARE
   v_login text := pg_catalog.quote_ident(current_user);
-  v_database text := pg_catalog.quote_ident(pg_catalog.current_database());
-  v_schema_owner name;
   v_role text;
 BEGIN
-  FOREACH v_role IN ARRAY ARRAY['symphony_owner', 'symphony_ingest', 'symphony_executor',
-    'symphony_control', 'symphony_readonly', 'symphony_auditor']
+  FOREACH v_role IN ARRAY ARRAY['symphony_ingest', 'symphony_executor', 'symphony_control',
+    'symphony_readonly', 'symphony_auditor']
   LOOP
     FOR attempt IN 1 .. 50 LOOP
       EXIT WHEN EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = v_role);
@@ -95,38 +162,6 @@ BEGIN
       END;
     END LOOP;
   END LOOP;
-  -- From 16 on whoever makes a role may grant it, but is no member that can act as it.
-  FOR attempt IN 1 .. 50 LOOP
-    EXIT WHEN pg_catalog.pg_has_role('symphony_owner', CASE
-      WHEN current_setting('server_version_num')::integer < 160000 THEN 'MEMBER' ELSE 'SET' END);
-    BEGIN
-      GRANT symphony_owner TO CURRENT_USER;
-    EXCEPTION
-      WHEN duplicate_object OR unique_violation OR internal_error THEN
-        PERFORM pg_catalog.pg_sleep(0.05);
-      WHEN insufficient_privilege THEN
-        RAISE EXCEPTION 'The login % has to act as symphony_owner, which exists already: '
-          'GRANT symphony_owner TO %', v_login, v_login || CASE
-            WHEN current_setting('server_version_num')::integer < 160000 THEN ''
-            ELSE ' WITH INHERIT TRUE' END
-          USING ERRCODE = 'insufficient_privilege';
-    END;
-  END LOOP;
-  SELECT pg_catalog.pg_get_userbyid(nspowner) INTO v_schema_owner
-  FROM pg_catalog.pg_namespace
-  WHERE nspname = 'orchestration';
-  IF v_schema_owner IS NULL THEN
-    BEGIN
-      CREATE SCHEMA orchestration AUTHORIZATION symphony_owner;
-    EXCEPTION WHEN insufficient_privilege THEN
-      RAISE EXCEPTION 'The login % needs CREATE on the database: GRANT CREATE ON DATABASE % TO %',
-        v_login, v_database, v_login USING ERRCODE = 'insufficient_privilege';
-    END;
-  ELSIF v_schema_owner <> 'symphony_owner' THEN
-    RAISE EXCEPTION 'The schema orchestration belongs to %: the upgrade makes its own, so rename '
-      'it or DROP SCHEMA orchestration', pg_catalog.quote_ident(v_schema_owner)
-      USING ERRCODE = 'duplicate_schema';
-  END IF;
 END
 $$
 """

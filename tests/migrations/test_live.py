@@ -200,7 +200,7 @@ def test_an_upgrade_goes_through_once_the_transaction_in_its_way_ends(
         upgrade = alembic("-c", str(release), "upgrade", "head", database_url=database.url)
         assert upgrade.stderr is not None
         said = iter(upgrade.stderr.readline, "")
-        assert any("try 2 of " in line for line in said)
+        assert any("attempt 2 of " in line for line in said)
     told = "".join(ended(upgrade))
     assert upgrade.returncode == 0, told
     assert version(database) == "busy"
@@ -220,7 +220,7 @@ def test_the_head_itself_gives_up_before_a_transaction_of_control(
         upgrade = alembic("upgrade", "head", database_url=database.url)
         out, err = ended(upgrade, within=PATIENCE_SECONDS)
         assert upgrade.returncode != 0
-        assert "the same command goes on from there" in out
+        assert "run the command again to continue" in out
         assert "Traceback" not in out + err
         assert (version(database), picture(database.url)) == (start, before)
     scratch.upgrade(database.url)

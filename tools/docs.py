@@ -1,5 +1,5 @@
-"""The pages of docs/ that are generated: guarantees and errors from the catalogue and the classes,
-roles from the grants of `schema/current/`.
+"""Generates pages of docs/: the guarantees from the catalogue of invariants, the errors from the
+classes, the roles from the grants of `schema/current/`.
 
 usage: python -m tools.docs write|check
 """
@@ -84,8 +84,8 @@ def errors() -> str:
 
 
 def codes(cls: type[typed.OrchestrationError]) -> tuple[str, ...]:
-    """The codes of an error of this class. A family base has those of its subclasses; a race, which
-    is a special case of a native condition, has those of the native class, its last base."""
+    """Return the codes of a class. A family has the codes of its subclasses. A race is a special
+    case of a native condition: it has the codes of the native class, its last base."""
     if "sqlstates" in vars(cls) or cls is typed.OrchestrationError:
         return cls.sqlstates
     if children := cls.__subclasses__():
@@ -94,7 +94,7 @@ def codes(cls: type[typed.OrchestrationError]) -> tuple[str, ...]:
 
 
 def retry(cls: type[typed.OrchestrationError]) -> str:
-    """A base that is not raised itself leaves `retry` to its subclasses."""
+    """Return the value of `retry`, or "-" for a base that is never raised itself."""
     return "-" if cls.__subclasses__() and not vars(cls).get("sqlstates") else cls.default_retry
 
 
@@ -132,7 +132,7 @@ def main(verb: str) -> int:
         if verb == "write":
             file.write_text(page(), encoding="utf-8")
         elif not file.is_file() or file.read_text("utf-8") != page():
-            print(f"docs/{name} is not what `make docs` writes: run it.")
+            print(f"docs/{name} is out of date: run `make docs`.")
             status = 1
     return status
 

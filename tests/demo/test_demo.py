@@ -1,4 +1,4 @@
-"""The demo as a person runs it, and its reconciliation where something is amiss."""
+"""The demo as a person runs it, and its reconciliation if something is wrong."""
 
 import os
 import re
@@ -150,7 +150,7 @@ def test_a_transaction_that_the_database_lacks_does_not_balance(
     dispatch(session, at_most=60)
     assert conclusion(session, transfers) == (
         1,
-        "Not balanced: 59 of 60 transactions ended exactly once, 1 amiss.",
+        "Not balanced: 59 of 60 transactions ended exactly once, 1 wrong.",
     )
 
 
@@ -161,7 +161,7 @@ def test_a_pending_transaction_does_not_balance(
     dispatch(session, at_most=59)
     assert conclusion(session, transfers) == (
         1,
-        "Not balanced: 59 of 60 transactions ended exactly once, 1 amiss.",
+        "Not balanced: 59 of 60 transactions ended exactly once, 1 wrong.",
     )
 
 
@@ -172,7 +172,7 @@ def test_an_item_that_the_file_does_not_know_does_not_balance(
     dispatch(session, at_most=60)
     code, last = conclusion(session, transfers[1:])
     assert code == 1
-    assert last == "Not balanced: 59 of 59 transactions ended exactly once, 1 amiss."
+    assert last == "Not balanced: 59 of 59 transactions ended exactly once, 1 wrong."
 
 
 def test_an_empty_file_and_an_empty_database_do_not_pass_for_balanced(session: SessionOf) -> None:

@@ -1,4 +1,4 @@
-"""The shop's own Alembic environment: its models, its version table, and the library's branch."""
+"""The shop's Alembic environment: its models, its version table, and the library's branch."""
 
 import os
 
@@ -7,7 +7,7 @@ from sqlalchemy import create_engine, pool, text
 
 from shop.models import Base
 
-# Any number of the shop's own: one upgrade at a time.
+# The key of an advisory lock that lets only one upgrade run. Any number will do.
 UPGRADE_LOCK = 0x73686F70
 
 
@@ -22,7 +22,7 @@ def run_online() -> None:
 
 
 def run_offline() -> None:
-    # A script has no parameters: under the driver's own style every % would be doubled.
+    # A script has no parameters: with the driver's paramstyle every % would be doubled.
     context.configure(
         url="postgresql+psycopg://", literal_binds=True, dialect_opts={"paramstyle": "named"}
     )

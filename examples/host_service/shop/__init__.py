@@ -1,1 +1,1 @@
-"""A host service: a shop whose payments are kept by orchestration, in the shop's own database."""
+"""A host service: a shop that keeps its payments with orchestration, in the shop's database."""

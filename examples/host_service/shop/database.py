@@ -1,4 +1,4 @@
-"""The shop's own engine: what is the library's comes typed, what is the shop's stays as it is."""
+"""The shop's engine: the library's errors are translated, the shop's errors stay unchanged."""
 
 from sqlalchemy import URL, create_engine
 from sqlalchemy.orm import Session, sessionmaker

@@ -1,4 +1,4 @@
-"""The shop's own tables, in `public`."""
+"""The shop's tables, in the schema `public`."""
 
 from uuid import UUID
 
@@ -7,7 +7,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Base(DeclarativeBase):
-    """The shop's metadata, apart from the library's."""
+    """The base of the shop's models, whose metadata is separate from the library's."""
 
 
 class Order(Base):
@@ -23,7 +23,7 @@ class Order(Base):
 
 
 class Delivery(Base):
-    """The delivery that a customer has confirmed."""
+    """A delivery that the customer has confirmed."""
 
     __tablename__ = "deliveries"
 

@@ -1,5 +1,5 @@
-"""What the shop does. Every act works in the caller's Session and leaves the commit to it: the
-shop's rows and the library's are stored together, or none of them is.
+"""The acts of the shop. Every act works in the caller's Session and does not commit, so the shop's
+rows and the library's rows commit together, or none of them does.
 
 The web login (a member of symphony_ingest) attests and receives. The desk's login (a member of
 symphony_executor) authorizes and enqueues.
@@ -26,9 +26,9 @@ SHOP_ACCOUNT = "GB94BARC10201530093459"
 def place(
     session: Session, order: Order, *, account: str, request_body: bytes, policy: str
 ) -> Order:
-    """A customer orders: the order, the attestation of the request and the instruction to pay.
+    """Store a customer's order, the attestation of the request and the payment instruction.
 
-    Raises the shop's own IntegrityError (23505) at the flush for a number that exists already.
+    If the order number exists, the flush raises SQLAlchemy's IntegrityError (23505).
     """
     attestation = _attest(session, order, "place", request_body, policy)
     instruction = InstructionRepository(session).receive(
@@ -52,9 +52,10 @@ def place(
 
 
 def approve(session: Session, number: str, *, version: int) -> OutboxItemRecord:
-    """The desk approves what it saw of the order: authorized, marked and the deposit enqueued.
+    """Approve the order: authorize its instruction, mark the order and enqueue the deposit.
 
-    Raises SegregationOfDuties (P7405) for the login that placed it, StaleInstruction (P7403).
+    Raises SegregationOfDuties (P7405) for the login that placed the order, StaleInstruction (P7403)
+    if the instruction has changed since the desk read it.
     """
     order = session.get_one(Order, number)
     InstructionRepository(session).authorize(order.instruction_id, version=version)
@@ -63,7 +64,7 @@ def approve(session: Session, number: str, *, version: int) -> OutboxItemRecord:
 
 
 def deliver(session: Session, number: str, *, request_body: bytes, policy: str) -> Delivery:
-    """The customer confirms the delivery: the delivery and the attestation of who confirmed it."""
+    """Store the delivery that the customer confirms, and the attestation of the confirmation."""
     order = session.get_one(Order, number)
     attestation = _attest(session, order, "deliver", request_body, policy)
     delivery = Delivery(order_number=number, attestation_id=attestation.id)
@@ -72,7 +73,7 @@ def deliver(session: Session, number: str, *, request_body: bytes, policy: str) 
 
 
 def settle(session: Session, number: str) -> OutboxItemRecord:
-    """The desk settles an order that was delivered: marked, and the rest of the payment enqueued.
+    """Settle an order that was delivered: mark it and enqueue the rest of the payment.
 
     Raises InstructionStateForbids (P7404) if the order is not approved.
     """

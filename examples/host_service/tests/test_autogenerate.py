@@ -12,7 +12,7 @@ from shop.models import Base
 
 
 def differences(metadata: Any, **options: Any) -> list[Any]:
-    """What a revision would do, on a database that is at its heads."""
+    """Return the operations of a revision for a database that is at its heads."""
     url = make_url(os.environ["DATABASE_URL"])
     with create_engine(url, poolclass=pool.NullPool).connect() as connection:
         context = MigrationContext.configure(

@@ -1,4 +1,4 @@
-"""The shop on its migrated database; DATABASE_URL leads there, and its logins are of logins.sql."""
+"""Tests the shop on a migrated database that DATABASE_URL names, with the logins of logins.sql."""
 
 import os
 from collections.abc import Iterator
@@ -97,7 +97,7 @@ def approved(number: str) -> str:
 
 
 def attested(number: str) -> list[str]:
-    """The acts on an order that were attested."""
+    """Return the attested acts of an order."""
     with web() as session:
         keys = session.scalars(
             text(
@@ -110,7 +110,7 @@ def attested(number: str) -> list[str]:
 
 
 def enqueued(number: str) -> list[str]:
-    """The parts of an order's payment that are in the outbox."""
+    """Return the parts of an order's payment that are in the outbox."""
     with web() as session:
         keys = session.scalars(
             text(

@@ -1,4 +1,4 @@
-# Every target installs what it needs; a second run finds it there.
+# Every target installs what it needs, unless it is already installed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,47 +25,47 @@ $(READY): requirements.lock pyproject.toml
 
 install: $(READY) ## Make .venv from requirements.lock
 
-demo: $(READY) ## Tell the whole story on a real server, with a reconciliation at the end
+demo: $(READY) ## Run 60 payments through all parts on a real server, and reconcile them
 	@$(BIN)/python -m examples.demo
 
-test: $(READY) ## Run the tests on DATABASE_URL, else a container, else the embedded server
+test: $(READY) ## Run the tests on DATABASE_URL, a container or the embedded server
 	@$(BIN)/python -m pytest -q -n auto
 
-matrix: $(READY) ## Run the tests on each supported version, fetched into .servers
+matrix: $(READY) ## Run the tests on each supported PostgreSQL version, fetched into .servers
 	@$(BIN)/python -m tools.servers test $(VERSIONS)
 
-matrix-oldest: $(READY) ## On the oldest: roles, invariants, migrations and schema
+matrix-oldest: $(READY) ## Run the tests of roles, invariants, migrations and schema on the oldest
 	@$(BIN)/python -m tools.servers test $(OLDEST) -- tests/roles tests/invariants tests/migrations tests/schema
 
-pooler: $(READY) ## Repo tests through PgBouncer in transaction mode (Debian's pgbouncer)
+pooler: $(READY) ## Run tests/repo through PgBouncer in transaction mode (Debian's pgbouncer)
 	@$(BIN)/python -m tools.pooler
 
 faults: $(READY) ## Kill, stop and cut everything while payments pass (root; Debian's pgbouncer, faketime)
 	@$(BIN)/python -m pytest -q tests/faults
 
-containers: $(READY) ## Repo, roles and invariants tests in a container (root on Debian gets an engine)
+containers: $(READY) ## Run the tests of repo, roles and invariants in a container
 	@tools/containers.sh
 
 soak: $(READY) ## Fuzz every function of every role with 100,000 calls and a new seed
 	@FUZZ_CALLS=100000 FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} $(BIN)/python -m pytest -q tests/roles/test_fuzz.py
 
-check: format lint types layers versions docs-check schema-check test ## All that must hold before a change lands
+check: format lint types layers versions docs-check schema-check test ## Run every check that a change must pass
 
-format: $(READY) ## Check the formatting (make fix mends it)
+format: $(READY) ## Check the formatting (make fix corrects it)
 	@$(BIN)/ruff format --check $(SOURCES)
 
 lint: $(READY) ## Lint
 	@$(BIN)/ruff check $(SOURCES)
 
-types: $(READY) ## mypy and basedpyright, both strict
+types: $(READY) ## Run mypy and basedpyright, both strict
 	@$(BIN)/mypy
 	@$(BIN)/basedpyright --warnings
 
-layers: $(READY) ## The layer contract of pyproject.toml
+layers: $(READY) ## Check the layers of pyproject.toml
 	@$(BIN)/lint-imports --no-cache
 
 .PHONY: fix
-fix: $(READY) ## Format and mend what the linter can
+fix: $(READY) ## Format, and correct what the linter can
 	@$(BIN)/ruff format $(SOURCES)
 	@$(BIN)/ruff check --fix $(SOURCES)
 
@@ -78,16 +78,16 @@ schema-check: $(READY) ## Compare schema/current, its fingerprint and the revisi
 revision: $(READY) ## Write a revision from schema/current (m="what it brings"), or renew one (rewrite=0009)
 	@$(BIN)/python -m tools.revision $(if $(rewrite),"rewrite=$(rewrite)","m=$(m)")
 
-versions: $(READY) ## Compare alembic/versions with versions.lock (tools.versions write makes it anew)
+versions: $(READY) ## Compare alembic/versions with versions.lock (tools.versions write renews it)
 	@$(BIN)/python -m tools.versions check
 
 docs: $(READY) ## Write the generated pages of docs/
 	@$(BIN)/python -m tools.docs write
 
-docs-check: $(READY) ## Compare the generated pages with what they are made from
+docs-check: $(READY) ## Check that the generated pages are up to date
 	@$(BIN)/python -m tools.docs check
 
-lock: $(READY) ## Make requirements.lock anew from pyproject.toml
+lock: $(READY) ## Renew requirements.lock from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command 'make lock' \
 		--all-extras --group dev pyproject.toml -o requirements.lock
 
@@ -97,7 +97,7 @@ db: $(READY) ## Start the development server in .db and print its URL
 db-stop: $(READY) ## Stop the development server
 	@$(BIN)/python -m orchestration.testing.embedded stop $(DB_FOLDER)
 
-benchmark: $(READY) ## Print the rates of this machine
+benchmark: $(READY) ## Measure the rates of this machine
 	@$(BIN)/python -m benchmarks.rates
 	@$(BIN)/python -m benchmarks.prices
 	@$(BIN)/python -m benchmarks.kill_switch

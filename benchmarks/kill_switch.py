@@ -1,9 +1,9 @@
-"""How quickly a kill switch engages: to its COMMIT, on an idle server and against writers whose
-transactions overlap without a pause.
+"""Measures how long engaging a kill switch takes until its COMMIT, on an idle server and against
+writers whose transactions overlap without a pause.
 
 usage: python -m benchmarks.kill_switch [--writers 8] [--times 20]
 
-What the check costs a gated write is told by benchmarks.prices.
+benchmarks.prices measures the cost of the check for a gated write.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from orchestration.repo import KillSwitchRepository
 
 @contextmanager
 def writers(database: scratch.Database, count: int) -> Iterator[None]:
-    """Attest without a pause, each in transactions of 10 ms, until the end."""
+    """Attest without a pause in transactions of 10 ms, until the end."""
     over = threading.Event()
     ours = Ours(database, 0)
 
@@ -55,7 +55,7 @@ def writers(database: scratch.Database, count: int) -> Iterator[None]:
 
 
 def latencies(database: scratch.Database, times: int) -> list[float]:
-    """Milliseconds from the call to its COMMIT."""
+    """Return the milliseconds from the call to its COMMIT."""
     found = []
     engine = create_engine(database.as_role("control"))
     sessions: Callable[[], Session] = sessionmaker(engine)

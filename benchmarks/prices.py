@@ -1,9 +1,9 @@
-"""What a rule costs: the same writes in a database from which it was taken out, by turns.
+"""Measures the cost of a rule: the same writes run with and without it, in turns.
 
 usage: python -m benchmarks.prices [--rounds 3] [--items 5000]
 
-The price is a ratio, the median over the rounds. The rules are taken out one at a time, by their
-triggers, constraints and gates, and nothing else is changed.
+The result is a ratio, the median over the rounds. The rules are removed one at a time, with their
+triggers, constraints and gates; nothing else is changed.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from rich.table import Table
 from tools import scratch
 
 WITHOUT: Final[Mapping[str, str]] = {
-    # The triggers, and the gate that the functions take before their other locks.
+    # The triggers, and the gate that the functions lock first.
     "the kill switch": """
 SET ROLE symphony_owner;
 DROP TRIGGER kill_switch ON orchestration.ingress_attestations;
@@ -39,13 +39,13 @@ DROP CONSTRAINT fk_payment_outbox_pending_participant_id_instruction_id_open;
 SET ROLE symphony_owner;
 DROP TRIGGER audit ON orchestration.payment_outbox_items;
 """,
-    # What a run differs from another by, with nothing taken out.
+    # The difference between two runs in which nothing is removed.
     "nothing": "SET ROLE symphony_owner",
 }
 
 
 def rates(at: scratch.Server, without: str, items: int) -> dict[str, tuple[float, float]]:
-    """(with, without) a second, by case."""
+    """Return (with, without) per second, by case."""
     with scratch.database(at) as whole, scratch.database(at) as lesser:
         with scratch.maintenance(lesser.url) as connection:
             connection.exec_driver_sql(without)

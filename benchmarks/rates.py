@@ -1,11 +1,11 @@
-"""The rates of this machine: our outbox and attestations, beside pgmq on the same server.
+"""Measures the rates of the outbox and the attestations, and those of pgmq on the same server.
 
 usage: python -m benchmarks.rates [--items 20000] [--rounds 3]
 
-Both sides take turns, so that whatever else the machine does hits both; medians are shown, and the
-ratio is the figure to keep. One worker, one connection, payloads of about 200 bytes, an authorized
-instruction for every item (receiving them is a case of its own, authorizing them is not timed).
-pgmq reads and archives in the same batches of 500.
+Both sides take turns, so that other load on the machine affects both. The table shows medians; the
+ratio is the figure to compare between machines. There is one worker with one connection, payloads
+have about 200 bytes, and every item has an authorized instruction. (Receiving instructions is a
+separate case; authorizing them is not timed.) pgmq reads and archives in the same batches of 500.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def payload(number: int) -> dict[str, object]:
 
 @contextmanager
 def server() -> Iterator[scratch.Server]:
-    """The server to measure; ends the program in one sentence where there is none."""
+    """Yield the server to measure. If there is none, end the program with the reason."""
     try:
         with scratch.server(SETTINGS) as at:
             yield at
@@ -73,14 +73,14 @@ def server() -> Iterator[scratch.Server]:
 
 
 def timed(work: Callable[[], int]) -> float:
-    """Units a second."""
+    """Return the units per second."""
     began = time.perf_counter()
     done = work()
     return done / (time.perf_counter() - began)
 
 
 class Ours:
-    """The repositories, each on a Session of its own login."""
+    """The repositories, each on a Session of a different login."""
 
     def __init__(self, database: scratch.Database, items: int) -> None:
         self.items = items
@@ -138,7 +138,7 @@ class Ours:
         return count
 
     def authorize(self) -> None:
-        """By the owner, all at once: it is the items that are timed."""
+        """Let the owner authorize all instructions at once. This is not timed."""
         with scratch.maintenance(self.database.url) as connection:
             connection.execute(
                 text(
@@ -221,7 +221,7 @@ class Ours:
 
 
 class Pgmq:
-    """pgmq's own Python client: send_batch, read, archive_batch."""
+    """pgmq's Python client: send_batch, read, archive_batch."""
 
     def __init__(self, url: URL, items: int) -> None:
         self.items = items
@@ -253,7 +253,7 @@ class Pgmq:
 
 
 def work_of(side: Ours | Pgmq) -> dict[str, Callable[[], int]]:
-    """What both sides are measured at, in this order; ours where instructions are authorized."""
+    """Return the cases of a side, in the order in which they run."""
     return {
         "bulk enqueue, 1000 a transaction": side.enqueue,
         "drain, batches of 500": side.drain,
@@ -273,7 +273,7 @@ def pgmq_database(at: scratch.Server, items: int) -> Iterator[Pgmq]:
 
 
 def measure(at: scratch.Server, items: int) -> dict[str, tuple[float, float | None]]:
-    """One round, both sides on a fresh database each: (ours, pgmq) by case."""
+    """Run one round, each side on a new database. Return (ours, pgmq) by case."""
     with scratch.database(at) as database, pgmq_database(at, items) as peer:
         ours = Ours(database, items)
         found: dict[str, tuple[float, float | None]] = {

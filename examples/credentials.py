@@ -1,8 +1,8 @@
-"""Who a caller is: an X.509 client certificate, and a signed token for each submission.
+"""Identifies a caller by an X.509 client certificate and by a signed token for each submission.
 
-The caller signs its token (a JWT, ES256) with the key of its certificate. The ingress believes a
-request once the certificate chains to its authority, the token's signature verifies with that
-certificate's key, and the token speaks of this certificate (RFC 8705) and of this very payload.
+The caller signs its token (a JWT, ES256) with the key of its certificate. The ingress checks that
+the certificate was issued by its authority, that the token is signed with the certificate's key,
+and that the token contains the thumbprint of the certificate (RFC 8705) and the payload's hash.
 """
 
 import base64
@@ -31,12 +31,12 @@ LIFETIME = timedelta(minutes=5)
 
 
 class NotAuthentic(Exception):
-    """The certificate, the token or the payload is not what it claims to be."""
+    """The certificate, the token or the payload is not authentic."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """A debtor with its key and its certificate."""
+    """A debtor, with its key and certificate."""
 
     name: str
     key: EllipticCurvePrivateKey
@@ -47,7 +47,7 @@ class Caller:
         return fingerprint(self.certificate)
 
     def sign(self, payload: Mapping[str, Any], *, request_id: str, policy: str) -> "Request":
-        """The submission of a payload under a policy version, with a token of its own."""
+        """Sign a payload under a policy version, with a new token."""
         now = datetime.now(UTC)
         claims = {
             "iss": self.name,
@@ -65,7 +65,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class Request:
-    """What arrives at the ingress: the certificate of the TLS session, the token, the payload."""
+    """A request to the ingress: the certificate of the TLS session, the token and the payload."""
 
     certificate_der: bytes
     token: str
@@ -74,7 +74,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Verified:
-    """What the ingress knows of a request that it believes; hashes are SHA-256 in hex."""
+    """A request that the ingress has verified. The hashes are SHA-256 in hex."""
 
     caller: str
     request_id: str
@@ -101,7 +101,7 @@ class Authority:
         )
 
     def issue(self, name: str) -> Caller:
-        """A new key and its client certificate, made out to this name."""
+        """Issue a client certificate with this name for a new key."""
         key = generate_private_key(SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         host = hashlib.sha256(name.encode()).hexdigest()[:12]
@@ -172,13 +172,13 @@ class Authority:
 
 
 def payload_hash(payload: Mapping[str, Any]) -> str:
-    """The SHA-256 of the payload in one canonical form."""
+    """Return the SHA-256 of the payload's canonical form."""
     canonical = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
-    """The SHA-256 of the certificate's DER encoding, in hex."""
+    """Return the SHA-256 of the certificate's DER encoding, in hex."""
     return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
 
 

@@ -1,5 +1,4 @@
-"""The worker processes as their parent sees them: started, listened to, killed, and never left
-running."""
+"""Runs the worker processes of the demo: starts them, reads their events and stops them."""
 
 import json
 import os
@@ -19,12 +18,12 @@ PATIENCE_SECONDS = 60.0
 
 
 class WorkerFailed(RuntimeError):
-    """A worker ended without having done its work, or says nothing."""
+    """A worker failed, or has printed nothing for too long."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """A line that a worker said; `seconds` since the crew began."""
+    """An event that a worker has printed, `seconds` after the crew was created."""
 
     worker: str
     name: str
@@ -41,14 +40,14 @@ class Crew:
     _listeners: list[threading.Thread] = field(default_factory=list)
 
     def start(self, worker: str, *options: str) -> None:
-        """Start a worker; it waits for `begin`."""
+        """Start a worker, which waits for `begin`."""
         process = subprocess.Popen(
             [sys.executable, "-m", "examples.worker", worker, *options],
             env={**os.environ, "DATABASE_URL": self.url.render_as_string(hide_password=False)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # Ctrl-C is for the parent, which ends its workers itself.
+            # Ctrl-C must reach only the parent, which then stops its workers.
             start_new_session=True,
         )
         self._processes[worker] = process
@@ -66,23 +65,23 @@ class Crew:
             raise WorkerFailed(f"{worker} ended before it began") from None
 
     def kill(self, worker: str) -> None:
-        """SIGKILL: no handler runs, nothing is tidied up."""
+        """Send SIGKILL: the worker cannot clean up anything."""
         self._processes[worker].kill()
         self._processes[worker].wait()
 
     def listen(self) -> Iterator[Event]:
-        """What the workers say, as they say it. An `ended` event tells the exit code."""
+        """Yield the events of the workers as they arrive. `ended` contains the exit code."""
         while True:
             try:
                 yield self.events.get(timeout=PATIENCE_SECONDS)
             except Empty:
-                raise WorkerFailed(f"no worker has spoken for {PATIENCE_SECONDS:.0f} s") from None
+                raise WorkerFailed(f"no event for {PATIENCE_SECONDS:.0f} s") from None
 
     def _listen(self, worker: str, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             if not line.endswith("\n"):
-                break  # killed while it spoke
+                break  # the worker was killed while it printed
             facts = json.loads(line)
             self._tell(worker, facts.pop("event"), facts)
         self._tell(worker, "ended", {"exit_code": process.wait()})
@@ -91,7 +90,7 @@ class Crew:
         self.events.put(Event(worker, name, facts, time.monotonic() - self._began))
 
     def dismiss(self) -> None:
-        """End what is still running."""
+        """Kill the workers that are still running."""
         for process in self._processes.values():
             process.kill()
         for process in self._processes.values():
@@ -106,7 +105,7 @@ class Crew:
 
 @contextmanager
 def crew(url: URL) -> Generator[Crew]:
-    """A crew that works at this URL; no process of it outlives the block."""
+    """Yield a crew that works at this URL. Stop all its processes after the block."""
     made = Crew(url)
     try:
         yield made

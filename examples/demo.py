@@ -1,10 +1,10 @@
-"""The whole story on a real server: payments of a pain.001 file pass through attestation, policy,
-revocation, instructions and outbox, and a reconciliation says whether all are accounted for.
+"""Runs payments of a pain.001 file through attestation, policy, revocation, instructions and outbox
+on a real server. At the end it compares the file with the database.
 
 usage: python -m examples.demo
 
-Uses DATABASE_URL's server, with a database and logins of its own that are dropped afterwards, or
-else an embedded server. The exit code is 0 if the reconciliation balances.
+If DATABASE_URL is set, the demo runs on that server, in a scratch database and with logins that are
+dropped afterwards. Otherwise it starts a server. The exit code is 0 if the comparison balances.
 """
 
 import signal
@@ -34,7 +34,7 @@ INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def tell(console: Console) -> int:
-    """Tell the story; 0 if everything balances, else 1."""
+    """Run all chapters. Return 0 if the file and the database agree, otherwise 1."""
     transfers = pain001.read(FILE)
     debtors = {transfer.debtor_name for transfer in transfers}
     rails = {transfer.rail for transfer in transfers}
@@ -72,7 +72,7 @@ def tell(console: Console) -> int:
 
 
 def prepare_host(database: scratch.Database) -> None:
-    """What the host service has anyway: its table, and the rights of its login there."""
+    """Create what a host service already has: its table, and the rights of its login."""
     with scratch.maintenance(database.url) as connection:
         HostBase.metadata.create_all(connection)
         ingest = database.as_role("ingest").username
@@ -84,7 +84,7 @@ def _since(began: float) -> str:
 
 
 def interrupt(_signal: int, _frame: FrameType | None) -> None:
-    # Once is enough: a second one would only disturb the tidying up.
+    # A second interrupt would disturb the cleanup.
     for one in INTERRUPTIONS:
         signal.signal(one, signal.SIG_IGN)
     raise KeyboardInterrupt
@@ -106,7 +106,7 @@ def main() -> int:
     except OperationalError as error:
         console.print(f"The server cannot be reached: {error.orig}", markup=False)
     except (stage.StoryFailed, WorkerFailed) as error:
-        console.print(f"The story went wrong: {error}", markup=False)
+        console.print(f"The demo failed: {error}", markup=False)
     return 1
 
 

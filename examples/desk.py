@@ -1,4 +1,4 @@
-"""The desk: another login than the ingress's authorizes an instruction and orders its dispatch."""
+"""The desk authorizes an instruction and enqueues its payment. Its login is not the ingress's."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,14 +9,14 @@ from orchestration.records import InstructionRecord, NewOutboxItem, OutboxItemRe
 from orchestration.repo import AttemptLogRepository, InstructionRepository, OutboxRepository
 
 ONLY_RUN = 1
-"""The number of the run that the desk opens: no instruction is executed a second time here."""
+"""The number of the run that the desk opens: the demo executes each instruction only once."""
 
 
 def order(
     session: Session, instruction: InstructionRecord, payload: Mapping[str, Any]
 ) -> OutboxItemRecord:
-    """Authorize the instruction as it was received, begin its execution, on record as a run that is
-    open, and enqueue its payment.
+    """Authorize the instruction in the version received, start its execution, open a run in the
+    attempt log and enqueue the payment.
 
     Raises StaleInstruction (P7403), PolicyNotAccepted (P7105), CredentialRevoked (P7202).
     """
@@ -30,7 +30,10 @@ def order(
 def enqueue(
     session: Session, instruction: InstructionRecord, payload: Mapping[str, Any]
 ) -> OutboxItemRecord:
-    """Raises InstructionStateForbids (P7404) for an instruction that is not authorized."""
+    """Enqueue the payment of an instruction.
+
+    Raises InstructionStateForbids (P7404) if the instruction is not authorized.
+    """
     return OutboxRepository(session).enqueue(
         NewOutboxItem(
             instruction_id=instruction.id,

@@ -1,8 +1,8 @@
-"""The ingress: it attests a request, receives the instruction and writes its own business row, all
-in one transaction.
+"""The ingress attests a request, receives the instruction and writes its business row, all in one
+transaction.
 
-`public.payments` stands for the table that the host service has anyway. Its row, the attestation
-and the instruction commit together, or none of them does.
+`public.payments` represents a table of the host service. Its row, the attestation and the
+instruction commit together, or none of them does.
 """
 
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ from orchestration.repo import AttestationRepository, InstructionRepository
 
 
 class HostBase(DeclarativeBase):
-    """The host's own models, apart from the library's."""
+    """The base of the host's models, whose metadata is separate from the library's."""
 
 
 class Payment(HostBase):
-    """A payment as the host service keeps it."""
+    """A payment in the host service's table."""
 
     __tablename__ = "payments"
     __table_args__ = ({"schema": "public"},)

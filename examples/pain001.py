@@ -1,8 +1,8 @@
-"""Read the credit transfers of an ISO 20022 pain.001.001.09 file.
+"""Reads the credit transfers of an ISO 20022 pain.001.001.09 file.
 
-A file is checked twice before anything of it is used: by the message's XML schema, as the
-``sepaxml`` package carries it, and by its own control figures (NbOfTxs and CtrlSum), which a schema
-cannot check. A file that fails either is refused as a whole with :class:`InvalidPain001`.
+`read` checks a file against the XML schema of the message, which the package ``sepaxml`` contains,
+and against the file's control figures (NbOfTxs and CtrlSum), which a schema cannot check. It
+rejects the whole file with :class:`InvalidPain001` if either check fails.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Rail: TypeAlias = Literal["SCT", "SCT_INST", "FPS", "CHAPS", "SWIFT"]
 
 NAMESPACE = "urn:iso:std:iso:20022:tech:xsd:pain.001.001.09"
 
-# Service level and local instrument, as PmtTpInf states them.
+# The rail of each service level and local instrument of PmtTpInf.
 RAILS: dict[tuple[str, str | None], Rail] = {
     ("SEPA", None): "SCT",
     ("SEPA", "INST"): "SCT_INST",
@@ -46,12 +46,12 @@ MINOR_UNITS: dict[str, int] = {
 
 
 class InvalidPain001(ValueError):
-    """The file is not a pain.001 message whose every transfer can be used as it stands."""
+    """The file is not a valid pain.001 message, or one of its transfers cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreditTransfer:
-    """One transaction, with what its payment information block says for all of its own."""
+    """One transaction, together with the fields of its payment information block."""
 
     message_id: str
     payment_information_id: str
@@ -85,7 +85,7 @@ def read(path: str | Path) -> list[CreditTransfer]:
 
 
 def as_payload(transfer: CreditTransfer) -> dict[str, object]:
-    """Return the transfer as strings and integers; a missing remittance is left out."""
+    """Return the transfer as strings and integers, without a remittance if there is none."""
     payload: dict[str, object] = asdict(transfer)
     payload["uetr"] = str(transfer.uetr)
     payload["requested_execution_date"] = transfer.requested_execution_date.isoformat()
@@ -107,14 +107,14 @@ def _parse(content: bytes) -> Element:
         document = etree.fromstring(content, parser)
     except etree.XMLSyntaxError as error:
         raise InvalidPain001(f"The file is not well-formed XML: {error.msg}.") from None
-    # Entities can only be declared in a document type, and this message has no use for one.
+    # Only a DOCTYPE can declare entities, and this message needs none.
     if document.getroottree().docinfo.internalDTD is not None:
         raise InvalidPain001("The file has a DOCTYPE before its Document element.")
     schema = _schema()
     if not schema.validate(document):
         fault = schema.error_log[0]
         reason = fault.message.replace(f"{{{NAMESPACE}}}", "").rstrip(".")
-        raise InvalidPain001(f"Line {fault.line} breaks the schema: {reason}.")
+        raise InvalidPain001(f"Line {fault.line} violates the schema: {reason}.")
     return document
 
 
@@ -125,9 +125,9 @@ def _schema() -> etree.XMLSchema:
 
 
 def _check_control_figures(stated_in: Element, blocks: list[Element]) -> None:
-    """Compare NbOfTxs and CtrlSum, where stated, with the transactions of the blocks.
+    """Compare NbOfTxs and CtrlSum, if present, with the transactions of the blocks.
 
-    CtrlSum adds the amounts up as bare numbers, whatever their currencies.
+    CtrlSum is the sum of the amounts without regard to their currencies.
     """
     amounts = [
         Decimal(_text(transaction, "Amt/InstdAmt"))
@@ -136,7 +136,7 @@ def _check_control_figures(stated_in: Element, blocks: list[Element]) -> None:
     ]
     count = stated_in.find(_path("NbOfTxs"))
     if count is not None and int(_content(count)) != len(amounts):
-        raise _refusal(count, f"is {_content(count)}, but {len(amounts)} transactions are there")
+        raise _refusal(count, f"is {_content(count)}, but there are {len(amounts)} transactions")
     total = stated_in.find(_path("CtrlSum"))
     if total is not None and Decimal(_content(total)) != sum(amounts):
         raise _refusal(total, f"is {_content(total)}, but the amounts add up to {sum(amounts)}")
@@ -175,7 +175,7 @@ def _account(parent: Element, tag: str) -> str:
 def _minor_units(amount: Element, currency: str) -> int:
     digits = MINOR_UNITS.get(currency)
     if digits is None:
-        raise _refusal(amount, f"is in {currency}, a currency this reader does not accept")
+        raise _refusal(amount, f"is in {currency}, which this reader does not support")
     stated = _content(amount)
     if len(stated.partition(".")[2]) > digits:
         raise _refusal(amount, f"is {stated} {currency}, but {currency} has {digits} decimals")
@@ -186,16 +186,16 @@ def _minor_units(amount: Element, currency: str) -> int:
 
 
 def _rail(block: Element, transaction: Element, currency: str) -> Rail:
-    """Find the rail by the transaction's own PmtTpInf, or else by its block's."""
+    """Return the rail for the transaction's PmtTpInf, or for its block's if it has none."""
     own = transaction.find(_path("PmtTpInf"))
     kind = _child(block, "PmtTpInf") if own is None else own
     instrument = kind.find(_path("LclInstrm/Cd"))
     code = None if instrument is None else _content(instrument)
     rail = RAILS.get((_text(kind, "SvcLvl/Cd"), code))
     if rail is None:
-        raise _refusal(kind, "names no rail that this reader knows")
+        raise _refusal(kind, "does not select a rail that this reader supports")
     if RAIL_CURRENCY.get(rail, currency) != currency:
-        raise _refusal(transaction, f"is in {currency}, which {rail} does not carry")
+        raise _refusal(transaction, f"is in {currency}, which {rail} does not support")
     return rail
 
 
@@ -204,11 +204,11 @@ def _date(block: Element) -> date:
     try:
         return date.fromisoformat(_content(stated)[:10])  # without a time or a zone
     except ValueError:
-        raise _refusal(stated, f"is {_content(stated)}, not a usable date") from None
+        raise _refusal(stated, f"is {_content(stated)}, which is not a valid date") from None
 
 
 def _remittance(transaction: Element) -> str | None:
-    """Join the unstructured lines, or else the creditor's references."""
+    """Join the unstructured lines, or the creditor's references if there are none."""
     for path in ("RmtInf/Ustrd", "RmtInf/Strd/CdtrRefInf/Ref"):
         lines = [_content(line) for line in transaction.findall(_path(path))]
         if lines:

@@ -1,8 +1,8 @@
-"""A payment rail, simulated: what it answers depends on the payment alone, so every run agrees.
+"""Simulates a payment rail. Its answer depends only on the payment, so every run is the same.
 
-Of ten payments about seven are accepted at once, two first meet a rail that is busy, and one is
-rejected for good. The rail is idempotent, as real ones are: a payment that it has seen under the
-same instruction and key is answered with the same reference, and money moves once.
+Of ten payments the rail accepts about seven at once, is first busy for two, and rejects one. The
+rail is idempotent, as real ones are: if it gets a payment again with the same instruction and key,
+it returns the same reference, and money moves once.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ BUSY_FOR = timedelta(milliseconds=150)
 def call(
     rail_type: str, *, instruction_id: UUID, idempotency_key: str, attempt_no: int
 ) -> Completion:
-    """Submit a payment and wait some milliseconds for the answer."""
+    """Submit a payment and wait a few milliseconds for the answer."""
     began = time.monotonic()
     dice = hashlib.sha256(idempotency_key.encode()).digest()
     time.sleep(0.002 + dice[1] / 25_000)
@@ -42,7 +42,7 @@ def call(
             state=CompletionState.RETRYABLE,
             outcome=Outcome.NOT_SENT,
             error_code="RAIL_BUSY",
-            error_message="the rail takes no payments right now",
+            error_message="the rail is busy",
             retry_in=BUSY_FOR,
             latency_ms=latency_ms,
         )

@@ -1,4 +1,4 @@
-"""Does the database account for the file? Counted by SQL, transaction by transaction."""
+"""Compares the file with the database, transaction by transaction, in SQL."""
 
 import json
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 # A transaction of the file and one of the database are the same payment if participant, key, rail,
-# currency and amount agree. Where one differs, it counts as missing on this side and as a stranger
-# on the other. In the database it has ended once if its item and its instruction say so alike.
+# currency and amount are equal. If one of these differs, the payment is missing on one side and
+# unknown on the other. A payment has ended once if its item and its instruction agree on its end.
 COUNT = text(
     """
     WITH file AS (
@@ -36,7 +36,7 @@ COUNT = text(
                WHERE t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
              ) AS endings
       FROM orchestration.payment_outbox_items i
-      -- Of an item that was redriven, the successor counts.
+      -- If an item was redriven, only its successor counts.
       WHERE NOT EXISTS (
         SELECT FROM orchestration.payment_outbox_items r WHERE r.redrive_of = i.outbox_id
       )
@@ -85,8 +85,8 @@ COUNT = text(
 
 @dataclass(frozen=True)
 class Line:
-    """One rail and currency; amounts in minor units. `wrong` counts what is missing, unknown to the
-    file, pending, or ended more than once."""
+    """One rail and currency, with amounts in minor units. `wrong` counts the payments that are
+    missing in the database, not in the file, pending, or ended more than once."""
 
     rail: str
     currency: str
@@ -127,7 +127,7 @@ class Reconciliation:
 
 
 def reconcile(session: Session, transfers: Sequence[CreditTransfer]) -> Reconciliation:
-    """Hold the file against instructions and outbox; needs `symphony_auditor` or
+    """Compare the file with the instructions and the outbox. Requires `symphony_auditor` or
     `symphony_control`."""
     file = [
         {
@@ -144,7 +144,7 @@ def reconcile(session: Session, transfers: Sequence[CreditTransfer]) -> Reconcil
 
 
 def conclude(console: Console, found: Reconciliation) -> int:
-    """Print it, and give the exit code: 0 if everything balances, else 1."""
+    """Print the result and return the exit code: 0 if everything balances, otherwise 1."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in ("rail", "ccy"):
         table.add_column(heading, no_wrap=True)

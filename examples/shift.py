@@ -1,4 +1,4 @@
-"""The chapter of the two workers: one is killed in the middle of its batch, the other goes on."""
+"""The chapter with two workers: one is killed in the middle of its batch, the other continues."""
 
 from collections import Counter, defaultdict
 from uuid import UUID
@@ -26,7 +26,7 @@ ZOMBIES = text(
 
 
 def workers(on: Stage) -> None:
-    on.chapter("6  Two worker processes, and one of them is killed")
+    on.chapter("6  Two workers run, and one of them is killed")
     with crew(on.engines["executor"].url) as workers:
         tally: dict[str, Counter[str]] = defaultdict(Counter)
         held, answer = _work(on, workers, tally)
@@ -37,7 +37,7 @@ def workers(on: Stage) -> None:
     on.show(shown)
     zombies = set(on.run("auditor", lambda session: session.scalars(ZOMBIES).all()))
     if not held or not {item.outbox_id for item in held} <= zombies:
-        raise StoryFailed("the killed worker's items did not come back as ZOMBIE_REQUEUE")
+        raise StoryFailed("the killed worker's items were not requeued as ZOMBIE_REQUEUE")
     on.gap()
     on.refused(
         "the killed worker's late answer",
@@ -51,13 +51,14 @@ def workers(on: Stage) -> None:
             held[0], outcome=LateOutcome.SENT, rail_reference=answer.rail_reference
         ),
     )
-    on.say(f"It is stored as a late result all the same: {late.outcome}, {late.rail_reference}.")
+    on.say(f"The answer is stored as a late result: {late.outcome}, {late.rail_reference}.")
 
 
 def _work(
     on: Stage, workers: Crew, tally: dict[str, Counter[str]]
 ) -> tuple[list[ClaimedItem], Completion]:
-    """Runs both to their end: what the killed one held, and what the rail had told it."""
+    """Run both workers to their end. Return the items that the killed worker held, and the answer
+    of the rail that it had not recorded."""
     workers.start(
         *("worker-a", "--batch", "12", "--lease", str(SHORT_LEASE_SECONDS)),
         *("--hang-after", str(HANG_AFTER)),
@@ -75,7 +76,7 @@ def _work(
             case "claimed":
                 _tell_claim(on, event, {item.outbox_id for item in held})
                 if event.worker == "worker-a" and "worker-b" in ready:
-                    # Not before: otherwise the one to be killed might find nothing to hold.
+                    # If worker-b began earlier, worker-a might find no items to claim.
                     ready.remove("worker-b")
                     workers.begin("worker-b")
             case "recorded":
@@ -100,7 +101,7 @@ def _work(
                 raise WorkerFailed(f"{event.worker} failed with {event.facts['exit_code']}")
             case _:
                 pass
-    raise AssertionError("a crew is heard until it has ended")
+    raise AssertionError("the events of a crew end with an `ended` event")
 
 
 def _tell_claim(on: Stage, event: Event, of_the_dead: set[UUID]) -> None:
@@ -109,7 +110,7 @@ def _tell_claim(on: Stage, event: Event, of_the_dead: set[UUID]) -> None:
     again = sum(1 for item in items if item["attempt_no"] > 1) - known
     kinds = [f"{again} to retry"] if again else []
     if known:
-        kinds.append(f"[yellow]{known} from the dead, as ZOMBIE_REQUEUE[/]")
+        kinds.append(f"[yellow]{known} of the killed worker, as ZOMBIE_REQUEUE[/]")
     _tell(on, event, f"claims {len(items)}" + (f": {', '.join(kinds)}" if kinds else ""))
 
 

@@ -1,4 +1,4 @@
-"""Who plays in the demo: the four logins at the database, and the book of what was refused."""
+"""The setup of the demo: the four logins at the database, and the list of refusals."""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class StoryFailed(RuntimeError):
-    """The database allowed, or did, what it must not."""
+    """The database did something that the demo does not expect."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Refusal:
 
 @dataclass
 class Stage:
-    """Who plays, and what has been refused so far."""
+    """The logins and callers of the demo, and the refusals so far."""
 
     console: Console
     transfers: Sequence[CreditTransfer]
@@ -47,7 +47,7 @@ class Stage:
     refusals: list[Refusal] = field(default_factory=list)
 
     def run(self, role: str, work: Callable[[Session], T]) -> T:
-        """One transaction as this login."""
+        """Run one transaction as this login."""
         return run_in_transaction(sessionmaker(self.engines[role]), work)
 
     def refused(
@@ -57,14 +57,14 @@ class Stage:
         role: str,
         work: Callable[[Session], object],
     ) -> None:
-        """Really try it; the database must refuse, with this exception."""
+        """Run `work`. The database must refuse it with this exception."""
         try:
             self.run(role, work)
         except wanted as error:
             self.refusals.append(Refusal(tried, error))
             self.say(f"[red]Refused:[/] {tried} ({error.sqlstate} {type(error).__name__}).")
         else:
-            raise StoryFailed(f"not refused: {tried}")
+            raise StoryFailed(f"the database did not refuse: {tried}")
 
     def submit(
         self,
@@ -73,7 +73,7 @@ class Stage:
         policy: str = "v1",
         request: int = 1,
     ) -> Callable[[Session], Accepted]:
-        """The debtor signs, the ingress verifies; what is left is the transaction itself."""
+        """Let the debtor sign and the ingress verify. Return the work of the transaction."""
         signed = self.callers[transfer.debtor_name].sign(
             as_payload(transfer),
             request_id=f"{transfer.end_to_end_id}/{request}",
@@ -100,7 +100,7 @@ class Stage:
 def stage(
     console: Console, database: scratch.Database, transfers: Sequence[CreditTransfer]
 ) -> Generator[Stage]:
-    """The four logins at this database; their connections are closed afterwards."""
+    """Connect as the four logins. Close their connections after the block."""
     engines = {role: create_engine(database.as_role(role)) for role in ROLES}
     try:
         yield Stage(console, transfers, engines)

@@ -1,4 +1,4 @@
-"""The chapters of the demo, told on a migrated database by its four logins."""
+"""The chapters of the demo, which run on a migrated database as four logins."""
 
 import hashlib
 import json
@@ -94,7 +94,7 @@ def activate_policy(on: Stage) -> None:
         lambda session: PolicyVersionRepository(session).rotate(policy("v1"), grace=timedelta(0)),
     )
     on.say(
-        f"{active.id} is [green]{active.status}[/]; its document's SHA-256 is"
+        f"{active.id} is [green]{active.status}[/]. The SHA-256 of its document is"
         f" {active.checksum[:16]}..."
     )
     on.refused(
@@ -106,7 +106,7 @@ def activate_policy(on: Stage) -> None:
 
 
 def submissions(on: Stage) -> dict[str, Accepted]:
-    on.chapter("3  Callers attest, and instructions are received in the caller's own transaction")
+    on.chapter("3  Requests are attested and instructions received, in the caller's transaction")
     by_debtor: dict[str, list[CreditTransfer]] = defaultdict(list)
     for transfer in on.transfers:
         by_debtor[transfer.debtor_name].append(transfer)
@@ -133,7 +133,7 @@ def submissions(on: Stage) -> dict[str, Accepted]:
     except NotAuthentic as error:
         on.say(f"A token signed by another key never reaches the database: {error}.")
     else:
-        raise StoryFailed("a forged token was believed")
+        raise StoryFailed("a forged token was accepted")
     counted = counts(on)
     again = on.run("ingest", on.submit(first))
     recorded = accepted[first.end_to_end_id]
@@ -141,8 +141,8 @@ def submissions(on: Stage) -> dict[str, Accepted]:
         (again.attestation.record_hash, again.instruction.id)
         != (recorded.attestation.record_hash, recorded.instruction.id)
     ):
-        raise StoryFailed("a replay was not answered with the first records")
-    on.say(f"{first.end_to_end_id} is sent again: the first records come back, nothing is added.")
+        raise StoryFailed("a replay did not return the first records")
+    on.say(f"{first.end_to_end_id} is sent again: it gets the first records, nothing is added.")
     dearer = replace(other, amount_minor=other.amount_minor * 10)
     on.refused(
         "a request resent, another amount",
@@ -157,10 +157,10 @@ def submissions(on: Stage) -> dict[str, Accepted]:
         on.submit(dearer, request=2),
     )
     if counts(on) != counted or set(counted) != {len(on.transfers)}:
-        raise StoryFailed(f"business rows, attestations and instructions disagree: {counted}")
+        raise StoryFailed(f"business rows, attestations and instructions differ: {counted}")
     on.say(
-        "{} business rows, {} attestations, {} instructions, before and after: all commit"
-        " together, or none.".format(*counted)
+        "Before and after there are {} business rows, {} attestations and {} instructions: they"
+        " commit together.".format(*counted)
     )
     on.refused(
         "enqueuing before it is authorized",
@@ -181,7 +181,7 @@ def ordering(
 
 
 def authorizations(on: Stage, accepted: Mapping[str, Accepted]) -> None:
-    on.chapter("4  Another login authorizes them, and orders their dispatch")
+    on.chapter("4  Another login authorizes the instructions and enqueues them")
     stopped = on.transfers[-1].debtor_name
     theirs = [transfer for transfer in on.transfers if transfer.debtor_name == stopped]
     switch = on.run(
@@ -189,7 +189,7 @@ def authorizations(on: Stage, accepted: Mapping[str, Accepted]) -> None:
         lambda session: KillSwitchRepository(session).engage(
             scope=KillSwitchScope.PARTICIPANT,
             target=stopped,
-            reason="an odd pattern of payments",
+            reason="unusual payments",
             engaged_by="the operations desk",
         ),
     )
@@ -204,36 +204,36 @@ def authorizations(on: Stage, accepted: Mapping[str, Accepted]) -> None:
         ordering(theirs[0], accepted),
     )
     on.run("ingest", on.submit(theirs[0]))
-    on.say(f"{theirs[0].end_to_end_id} is sent again: a replay is answered all the same.")
+    on.say(f"{theirs[0].end_to_end_id} is sent again: the switch does not block a replay.")
     on.run(
         "control",
         lambda session: KillSwitchRepository(session).release(
             scope=KillSwitchScope.PARTICIPANT,
             target=stopped,
-            reason="the participant has explained it",
+            reason="the participant has explained the payments",
             released_by="the operations desk",
         ),
     )
     for transfer in theirs:
         on.run("executor", ordering(transfer, accepted))
-    on.say(f"Released: its {len(theirs)} instructions follow those of the others.")
+    on.say(f"The switch is released, and its {len(theirs)} instructions are enqueued too.")
     received = accepted[on.transfers[0].end_to_end_id].instruction
     on.refused(
-        "failing what has moved on",
+        "failing a stale version",
         errors.StaleInstruction,
         "executor",
         lambda session: InstructionRepository(session).fail(
-            received.id, version=received.version, reason="decided on the version received"
+            received.id, version=received.version, reason="decided on an old version"
         ),
     )
     executing = on.run("executor", lambda session: InstructionRepository(session).get(received.id))
     assert executing is not None
     on.refused(
-        "failing it with its payment open",
+        "failing it with a pending item",
         errors.InstructionStateForbids,
         "executor",
         lambda session: InstructionRepository(session).fail(
-            executing.id, version=executing.version, reason="changed our mind"
+            executing.id, version=executing.version, reason="the payer changed its mind"
         ),
     )
     shown = table("version", "from", "to", "by")
@@ -251,7 +251,7 @@ def counts(on: Stage) -> tuple[int, int, int]:
 
 
 def rotation(on: Stage) -> None:
-    on.chapter("7  The policy rotates, a certificate is revoked")
+    on.chapter("7  The policy is rotated, and a certificate is revoked")
 
     def rotate(session: Session) -> Sequence[str]:
         policies = PolicyVersionRepository(session)
@@ -260,7 +260,7 @@ def rotation(on: Stage) -> None:
         return [f"{one.id} {one.status}" for one in policies.accepted()]
 
     accepted = on.run("control", rotate)
-    on.say(f"v2 replaces v1 without grace, v1 is RETIRED; accepted now: {', '.join(accepted)}.")
+    on.say(f"v2 replaces v1 without grace, and v1 is RETIRED. Accepted now: {', '.join(accepted)}.")
     transfer = on.transfers[0]
     on.refused(
         "a token under the retired policy",
@@ -269,7 +269,7 @@ def rotation(on: Stage) -> None:
         on.submit(transfer, policy="v1", request=3),
     )
     on.run("ingest", on.submit(transfer))
-    on.say("The request attested under v1 is replayed: still answered, acceptance is judged once.")
+    on.say("A replay of the request under v1 still succeeds: acceptance is checked only once.")
     caller = on.callers[transfer.debtor_name]
     revoked = on.run(
         "control",
@@ -296,17 +296,17 @@ def rotation(on: Stage) -> None:
 
 def audit(on: Stage) -> None:
     on.chapter("8  The auditor reads")
-    shown = table("chain of", "records", "every hash recomputed", right=["records"])
+    shown = table("chain of", "records", "hashes recomputed", right=["records"])
     for name in on.callers:
         report = on.run("auditor", partial(verify_chain, caller=name))
         if not report.ok:
-            raise StoryFailed(f"the chain of {name} breaks: {report.break_reason}")
-        shown.add_row(name, str(report.records), "[green]holds[/]")
+            raise StoryFailed(f"the chain of {name} is broken: {report.break_reason}")
+        shown.add_row(name, str(report.records), "[green]unbroken[/]")
     on.show(shown)
     on.gap()
     findings = on.run("auditor", lambda session: session.scalars(FINDINGS).all())
     if findings:
-        raise StoryFailed(f"verified, and found {len(findings)}: {findings[0]}")
+        raise StoryFailed(f"{len(findings)} findings, the first is: {findings[0]}")
     governance(on)
     on.say("verify_instructions, verify_attempt_logs, verify_outbox: [green]no finding[/].")
     zombie = on.run("auditor", lambda session: session.scalars(ZOMBIES).first())
@@ -314,7 +314,7 @@ def audit(on: Stage) -> None:
     attempts = on.run("auditor", lambda session: OutboxRepository(session).attempts(zombie))
     item = on.run("auditor", lambda session: OutboxRepository(session).get(zombie))
     assert item is not None
-    on.say(f"What became of {item.idempotency_key}, which the killed worker held:")
+    on.say(f"The attempts of {item.idempotency_key}, which the killed worker held:")
     shown = table("attempt", "phase", "state", "worker", "after", "rail reference", right=["after"])
     for one in attempts:
         at = one.completed_at or one.claimed_at
@@ -330,11 +330,11 @@ def audit(on: Stage) -> None:
 
 
 def governance(on: Stage) -> None:
-    """The audit log, without the migrations that it begins with."""
+    """Show the audit log, without the migrations at its beginning."""
     log = on.run("auditor", lambda session: AuditLogRepository(session).entries())
     report = on.run("auditor", lambda session: AuditLogRepository(session).verify_chain())
     if not report.ok:
-        raise StoryFailed(f"the audit log breaks: {report.break_reason}")
+        raise StoryFailed(f"the audit log is broken: {report.break_reason}")
     migrations = [entry for entry in log if entry.action is AuditAction.MIGRATE]
     shown = table("entry", "act", "what changed", "by", "from", "hash", right=["entry"])
     for entry in log[len(migrations) :]:
@@ -346,14 +346,14 @@ def governance(on: Stage) -> None:
             str(entry.client_addr or "a local socket"),
             f"{entry.record_hash[:12]}...",
         )
-    on.say(f"The audit log, after the {len(migrations)} migrations that made the schema:")
+    on.say(f"The audit log, after the {len(migrations)} migrations that created the schema:")
     on.show(shown)
     on.gap()
-    on.say(f"verify_audit_log: {report.entries} entries, [green]one chain, every act explained[/].")
+    on.say(f"verify_audit_log: {report.entries} entries, [green]one chain, one entry per act[/].")
 
 
 def changed(row: Mapping[str, Any]) -> str:
-    """A row of the log in few words."""
+    """Describe a row of the log in a few words."""
     if "status" in row:
         return f"{row['id']} {row['status']}"
     if "scope" in row:
@@ -370,7 +370,7 @@ def verify_chain(session: Session, *, caller: str) -> ChainReport:
 
 
 def refusals(on: Stage) -> None:
-    on.chapter("9  Everything that was refused")
+    on.chapter("9  All refusals")
     shown = table("what was tried", "SQLSTATE", "invariant", "exception", "retry")
     for one in on.refusals:
         shown.add_row(

@@ -1,6 +1,6 @@
-"""The chapter of an outcome that nobody knows: from UNKNOWN to a redrive.
+"""The chapter with an unknown outcome: from UNKNOWN to a redrive.
 
-docs/unknown-outcomes.md has the steps in order; this is one way through them.
+docs/unknown-outcomes.md describes all the steps; the demo shows one case.
 """
 
 from datetime import timedelta
@@ -20,7 +20,7 @@ TIMED_OUT = Completion(
 
 
 def unknown_outcome(on: Stage) -> None:
-    on.chapter("5  A rail that does not answer, and what control does about it")
+    on.chapter("5  A rail does not answer, and control resolves the outcome")
     (item,) = on.run(
         "executor",
         lambda session: OutboxRepository(session).claim(
@@ -59,7 +59,7 @@ def unknown_outcome(on: Stage) -> None:
         lambda session: OutboxRepository(session).resolve(
             item.outbox_id,
             outcome=LateOutcome.NOT_SENT,
-            reason="not on the rail's statement of today",
+            reason="missing on the rail's statement of today",
             by="the operations desk",
         ),
     )
@@ -67,6 +67,6 @@ def unknown_outcome(on: Stage) -> None:
     if made.redrive_of != item.outbox_id or made.replayed:
         raise StoryFailed("the resolved item was not redriven")
     on.say(
-        "Control finds it missing on the rail's statement, resolves it as"
+        "Control does not find the payment on the rail's statement, resolves it as"
         f" [green]{LateOutcome.NOT_SENT}[/] and redrives it."
     )

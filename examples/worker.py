@@ -1,13 +1,13 @@
-"""A worker process: it claims items of the outbox, calls the rail and records the answers, each
-together with the end of its instruction.
+"""A worker process: it claims outbox items, calls the rail and records the answers. Each answer
+commits together with the end of its instruction.
 
 usage: DATABASE_URL=... python -m examples.worker WORKER_ID [--batch N] [--lease SECONDS]
        [--hang-after N]
 
-It says `ready`, begins at the first byte on stdin and ends when nothing is pending any more, or
-with its parent, when stdin closes. Each event is one line of JSON on stdout. With `--hang-after N`
-it stands still for ever in the worst place, once it has recorded N answers: after the rail has
-accepted a payment, before that is recorded.
+The worker prints `ready` and begins at the first byte on stdin. It ends when nothing is pending, or
+when its parent ends and stdin closes. Each event is one line of JSON on stdout. With
+`--hang-after N` the worker stops for ever after it has recorded N answers, at the worst place: the
+rail has accepted a payment, and the answer is not recorded yet.
 """
 
 import argparse
@@ -63,7 +63,7 @@ class Worker:
         self._recorded = 0
 
     def run(self) -> None:
-        """Work until nothing is pending, leased by others included."""
+        """Work until nothing is pending, not even items that other workers have leased."""
         while True:
             items = self._claim()
             if items:
@@ -76,7 +76,7 @@ class Worker:
                 time.sleep(IDLE_SECONDS)
 
     def _claim(self) -> list[ClaimedItem]:
-        # The claim commits before the rail is called: the opening of an attempt is on record before
+        # The claim commits before the call to the rail: the opening of an attempt is stored before
         # money can move.
         try:
             return run_in_transaction(
@@ -109,8 +109,8 @@ class Worker:
         try:
             result = self._replay(lambda session: record(session, item, answer))
         except LeaseLost as error:
-            # Another worker has the item by now, and the rail knows the payment by its key. What
-            # the rail answered here is recorded beside the item.
+            # Another worker has the item now, and the rail recognizes the payment by its key. The
+            # rail's answer to this worker is recorded as a late result.
             self._replay(lambda session: record_late(session, item, answer))
             emit("lease-lost", **shown(item), sqlstate=error.sqlstate)
         else:
@@ -128,10 +128,10 @@ class Worker:
 
 
 def record(session: Session, item: ClaimedItem, answer: Completion) -> CompletionResult:
-    """Record the answer; an instruction's only item ends the instruction and its run with it.
+    """Record the answer, and end the instruction and its run: the item is its only one.
 
-    A repetition changes nothing: the same completion under the same lease token returns what is
-    recorded, and the instruction and its run ended in the same transaction.
+    A repetition changes nothing. The same completion with the same lease token returns what is
+    recorded, and the instruction and its run have ended in the same transaction.
     """
     result = OutboxRepository(session).complete(item, answer)
     instructions, runs = InstructionRepository(session), AttemptLogRepository(session)
@@ -152,7 +152,7 @@ def record(session: Session, item: ClaimedItem, answer: Completion) -> Completio
 
 
 def record_late(session: Session, item: ClaimedItem, answer: Completion) -> None:
-    """Record what the rail answered after the lease was lost, if the answer says anything."""
+    """Record the rail's answer after the lease was lost, if it contains an outcome."""
     if answer.state is CompletionState.DISPATCHED:
         outcome = LateOutcome.SENT
     elif answer.outcome in (Outcome.REJECTED, Outcome.NOT_SENT):
@@ -177,7 +177,7 @@ def emit(event: str, **facts: Any) -> None:
 
 
 def end_with_parent() -> None:
-    # Read without Python's buffers: their lock would be held while the interpreter shuts down.
+    # Do not use Python's buffers: this thread would hold their lock during interpreter shutdown.
     while os.read(STDIN, 64):
         pass
     os._exit(1)

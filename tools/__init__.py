@@ -1,1 +1,1 @@
-"""What the project runs on itself; not shipped."""
+"""Tools for developing the project. They are not shipped."""

@@ -1,9 +1,9 @@
-"""An image with the server of this Debian release, for where no image registry can be reached.
+"""Builds a container image with the PostgreSQL of this Debian release, without an image registry.
 
-It is made of the packages of the machine's own apt sources, and knows the settings of the official
-image that testcontainers makes use of: POSTGRES_USER, POSTGRES_PASSWORD and POSTGRES_DB. The
-engine is the one that Docker's client finds. Prints the name of the image; where it is there, it
-is not made anew. Needs root and debootstrap.
+The image is built from the machine's apt sources. Like the official image, it reads POSTGRES_USER,
+POSTGRES_PASSWORD and POSTGRES_DB, which testcontainers sets. The program uses the engine that the
+Docker client finds and prints the name of the image. If the image exists, it is not built again.
+Requires root and debootstrap.
 
 usage: python -m tools.container_image
 """
@@ -20,7 +20,7 @@ from docker.errors import ImageNotFound
 
 NAME = "orchestration-postgres"
 TARGETS = ("Created-By: Packages", "Origin: Debian", "Component: main")
-# Caches, and the cluster that the package makes.
+# Caches, and the cluster that the package creates.
 UNNEEDED = ("var/cache/apt/*", "var/lib/apt/lists/*", "var/lib/postgresql/*", "etc/postgresql/*")
 DATA = "/var/lib/postgresql/data"
 ENTRY_POINT = """\
@@ -50,11 +50,11 @@ exec "$@"
 
 
 class ImageUnavailable(RuntimeError):
-    """The packages for the image cannot be had."""
+    """The packages for the image cannot be fetched."""
 
 
 def mirror(codename: str) -> str:
-    """Where this machine gets the packages of its release."""
+    """Return the address from which this machine gets the packages of its release."""
     listed = subprocess.run(
         ["apt-get", "indextargets", "--format=$(REPO_URI)", *TARGETS, f"Codename: {codename}"],
         capture_output=True,
@@ -77,7 +77,7 @@ def bootstrap(root: Path) -> None:
         check=False,
     )
     if ran.returncode:
-        last = (ran.stdout.splitlines() or ["no word"])[-1]
+        last = (ran.stdout.splitlines() or ["no output"])[-1]
         raise ImageUnavailable(f"debootstrap failed: {last}")
 
 

@@ -183,8 +183,8 @@ def errors() -> str:
 
 
 def codes(cls: type[typed.OrchestrationError]) -> tuple[str, ...]:
-    """The codes of an error of this class. A family base has those of its subclasses; a race, which
-    is a special case of a native condition, has those of the native class, its last base."""
+    """Return the codes of a class. A family has the codes of its subclasses. A race is a special
+    case of a native condition: it has the codes of the native class, its last base."""
     if "sqlstates" in vars(cls) or cls is typed.OrchestrationError:
         return cls.sqlstates
     if children := cls.__subclasses__():
@@ -193,7 +193,7 @@ def codes(cls: type[typed.OrchestrationError]) -> tuple[str, ...]:
 
 
 def retry(cls: type[typed.OrchestrationError]) -> str:
-    """A base that is not raised itself leaves `retry` to its subclasses."""
+    """Return the value of `retry`, or "-" for a base that is never raised itself."""
     return "-" if cls.__subclasses__() and not vars(cls).get("sqlstates") else cls.default_retry
 
 

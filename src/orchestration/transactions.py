@@ -204,8 +204,8 @@ class _Watched:
             self.wrote = called is not None and called[1] in WRITING_FUNCTIONS
 
     def has_written(self) -> bool:
-        """Whether losing the reply to this COMMIT leaves anything unknown. A transaction without an
-        xid has written nothing."""
+        """Whether the transaction may have written, so that a lost reply to its COMMIT leaves the
+        outcome unknown. A transaction without an xid has written nothing."""
         if self.wrote or self.autocommit or not self.is_usable():
             return True
         if self.read_only:
@@ -251,15 +251,15 @@ def _discard(connections: list[_Watched]) -> None:
 
 def _only_read(error: CommitOutcomeUnknown) -> ConnectionLost:
     return ConnectionLost(
-        f"{error} (the transaction had only read)", sqlstate=error.sqlstate, hint=error.hint
+        f"{error} (the transaction has only read)", sqlstate=error.sqlstate, hint=error.hint
     )
 
 
 def _typed(
     session: Session, error: DBAPIError | OrchestrationError, *, committing: bool
 ) -> OrchestrationError:
-    """The typed error of a host's own one, as our engine would have raised it; the host's own keeps
-    it for the next decision."""
+    """Translate an error of a host's engine as our engine would. Store the typed error in the
+    host's error, for the next decision."""
     if isinstance(error, OrchestrationError):
         return error
     cause = error.orig or error

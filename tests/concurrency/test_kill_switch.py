@@ -420,6 +420,8 @@ def test_a_completion_does_not_mind_a_switch_that_its_snapshot_does_not_see(
         (json.dumps([lease | {"state": "DISPATCHED"}]),),
     )
     executor.execute("COMMIT")
+    found = refused(lambda: claim(executor))
+    assert_invariant(found, "INV-KIL-001", "P7501", "kill_switches")
 
 
 @pytest.mark.invariant("INV-KIL-001", "INV-KIL-002")

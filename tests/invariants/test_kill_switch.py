@@ -641,6 +641,14 @@ def engage(scope: str, target: str | None = None, reason: str = "fraud") -> str:
     )
 
 
+def engaged(connection: Connect) -> set[Switch]:
+    """The switches that are engaged, apart from the one that make_world engages."""
+    rows = connection.execute(
+        "SELECT scope, target FROM orchestration.kill_switch_state WHERE engaged"
+    ).fetchall()
+    return {(scope, target) for scope, target in rows} - {("RAIL", "of no one")}
+
+
 def release(scope: str, target: str | None = None, reason: str = "over") -> str:
     return (
         f"SELECT * FROM orchestration.release_kill_switch(p_scope => {literal(scope)},"
@@ -794,6 +802,7 @@ def test_an_owner_goes_on_by_hand_under_the_switches_that_do_not_stop_it(
     _, switches, forms = ENTRIES[what]
     for scope, target in {*SWITCHES, *OTHERS} - {*switches}:
         owner.execute(engage(scope, target))
+    assert engaged(owner) == {*SWITCHES, *OTHERS} - {*switches}
     assert attempt(owner, [next(iter(forms.values()))]) is None
 
 
@@ -938,6 +947,7 @@ def test_what_ends_repairs_or_governs_goes_on_under_every_switch(
     role, statements = NEVER_GATED[act]
     for switch in SWITCHES:
         login("control").execute(engage(*switch))
+    assert engaged(owner) == {*SWITCHES}
     caller = login(role)
     for statement in statements(attested(owner)):
         assert caller.execute(statement).rowcount >= 1
@@ -963,6 +973,7 @@ def test_what_ends_by_an_owner_s_hand_goes_on_under_every_switch(
     make_world(owner)
     for switch in SWITCHES:
         owner.execute(engage(*switch))
+    assert engaged(owner) == {*SWITCHES}
     assert attempt(owner, statements) is None
 
 
@@ -995,6 +1006,7 @@ def test_a_replay_is_answered_while_a_switch_is_engaged(
 def test_an_insert_that_stores_nothing_is_not_judged(owner: Connect) -> None:
     make_world(owner)
     owner.execute(engage(*GLOBAL))
+    assert engaged(owner) == {GLOBAL}
     for statement in (
         insert(INSTRUCTIONS, instruction(RECEIVED)) + " ON CONFLICT DO NOTHING",
         insert(INSTRUCTIONS, instruction()) + " WHERE false",
@@ -1266,7 +1278,7 @@ def test_an_owner_s_gated_write_holds_the_gate_until_commit(
         with owner.transaction(force_rollback=True):
             owner.execute(statement)
             assert refusal(control, engage("GLOBAL")).sqlstate == "57014"
-    control.execute("SET statement_timeout = 0")
+    control.execute("RESET statement_timeout")
     assert attempt(control, [engage("GLOBAL")]) is None
 
 
@@ -1297,11 +1309,14 @@ def test_what_is_never_gated_lets_a_switch_engage_meanwhile(
     make_world(owner)
     role, statements = NEVER_GATED[act]
     caller, control = login(role), login("control")
-    control.execute("SET lock_timeout = '10s'")
+    # Not lock_timeout, which the function sets to 0.
+    control.execute("SET statement_timeout = '10s'")
     with caller.transaction():
         for statement in statements(attested(owner)):
             caller.execute(statement)
         control.execute(engage("GLOBAL"))
+        assert engaged(control) == {GLOBAL}
+    assert_refused(attempt(login("executor"), [CLAIM]), GLOBAL)
 
 
 @pytest.mark.invariant("INV-KIL-002", "INV-AUD-001")

@@ -2547,6 +2547,25 @@ def test_a_renewal_without_an_argument_is_refused(
     )
 
 
+@pytest.mark.invariant("INV-OUT-003")
+@pytest.mark.parametrize("partial", ["false", "true"])
+def test_a_failed_completion_without_an_outcome_is_refused_by_the_function(
+    owner: Connect, partial: str
+) -> None:
+    make_world(owner)
+    completion = {"outbox_id": LEASED, "lease_token": TOKEN, "worker_id": "w", "state": "FAILED"}
+    found = refusal(
+        owner,
+        call(
+            "complete_outbox_attempt",
+            completions=f"'{json.dumps([completion])}'::jsonb",
+            partial=partial,
+        ),
+    )
+    assert_invariant(found, "INV-OUT-003", "22023", ATTEMPTS)
+    assert (found.column, found.keys) == ("outcome", {"outbox_id": LEASED})
+
+
 @pytest.mark.invariant("INV-API-002")
 def test_a_redrive_of_no_item_is_refused(owner: Connect) -> None:
     found = refusal(owner, call("redrive_outbox_item", outbox_id="NULL"))

@@ -403,6 +403,7 @@ def test_what_was_begun_ends_and_what_was_accepted_is_answered_under_every_switc
             engage(control, scope, "p" if scope in TARGETED else None)
         engage(control, "RAIL", "SEPA")
         control._session.commit()
+        assert {one.scope for one in control.state() if one.engaged} == {*KillSwitchScope}
 
         claimed = outbox.renew(claimed, lease=MINUTE)
         outbox.complete(claimed, Completion(state=CompletionState.DISPATCHED))

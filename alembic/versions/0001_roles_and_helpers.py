@@ -359,7 +359,10 @@ REVOKE EXECUTE ON FUNCTION orchestration.uuid_v7 FROM PUBLIC
 -- everybody.
 CREATE FUNCTION orchestration.copies_a_subscription() RETURNS boolean
 LANGUAGE sql STABLE
-RETURN EXISTS (SELECT FROM pg_stat_subscription s WHERE s.pid = pg_backend_pid());
+RETURN EXISTS (
+  SELECT FROM pg_stat_subscription s
+  WHERE s.pid = pg_backend_pid()
+);
 
 ALTER FUNCTION orchestration.copies_a_subscription OWNER TO symphony_owner;
 REVOKE EXECUTE ON FUNCTION orchestration.copies_a_subscription FROM PUBLIC
@@ -437,8 +440,8 @@ ALTER TABLE orchestration.schema_revision ENABLE ALWAYS TRIGGER no_truncate
         """
 -- Bounds, for this transaction, how long a client that has stopped can hold its locks.
 -- idle_in_transaction_session_timeout ends a client that sends nothing. tcp_user_timeout, in
--- milliseconds, ends one that does not read its reply: a backend that waits to send is not idle, and
--- statement_timeout does not end it. A Unix socket has no such bound and always shows 0.
+-- milliseconds, ends one that does not read its reply: a backend that waits to send is not idle,
+-- and statement_timeout does not end it. A Unix socket has no such bound and always shows 0.
 -- A SQL-standard body without a SET clause is inlined into its callers, which are on hot paths.
 CREATE FUNCTION orchestration.bound_idle_time() RETURNS text
 LANGUAGE sql VOLATILE

@@ -190,7 +190,8 @@ SELECT i.outbox_id,
          WHEN t.state IS NULL THEN NULL
          WHEN l.source = 'RECONCILIATION' THEN l.outcome
          WHEN t.state = 'DISPATCHED' THEN 'SENT'
-         -- A worker says that the payment was sent after all: nobody knows until control resolves it.
+         -- A worker says that the payment was sent after all: nobody knows until control resolves
+         -- it.
          WHEN l.source = 'WORKER' THEN 'UNKNOWN'
          ELSE t.outcome
        END AS known_outcome

@@ -1,7 +1,7 @@
 -- Bounds, for this transaction, how long a client that has stopped can hold its locks.
 -- idle_in_transaction_session_timeout ends a client that sends nothing. tcp_user_timeout, in
--- milliseconds, ends one that does not read its reply: a backend that waits to send is not idle, and
--- statement_timeout does not end it. A Unix socket has no such bound and always shows 0.
+-- milliseconds, ends one that does not read its reply: a backend that waits to send is not idle,
+-- and statement_timeout does not end it. A Unix socket has no such bound and always shows 0.
 -- A SQL-standard body without a SET clause is inlined into its callers, which are on hot paths.
 CREATE FUNCTION orchestration.bound_idle_time() RETURNS text
 LANGUAGE sql VOLATILE

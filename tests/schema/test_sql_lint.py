@@ -41,6 +41,13 @@ def test_pgspot_reports_a_function_that_a_caller_could_mislead(
     assert sql_lint.pgspot([CURRENT / path]) == []
 
 
+def test_pgspot_checks_the_settings_of_a_function_whose_body_it_cannot_read(tmp_path: Path) -> None:
+    path = "functions/record_intervention.sql"
+    file = planted(tmp_path, path, "pg_catalog, orchestration, pg_temp", "public")
+    assert any(f"{file}: PS00" in line for line in sql_lint.pgspot([file]))
+    assert sql_lint.pgspot([CURRENT / path]) == []
+
+
 def test_squawk_reports_a_table_without_its_schema(tmp_path: Path) -> None:
     path = "tables/kill_switches.sql"
     file = planted(tmp_path, path, "CREATE TABLE orchestration.", "CREATE TABLE ")

@@ -253,6 +253,40 @@ def attestation_record_hash(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(attestation_preimage(record)).hexdigest()
 
 
+ROWS = """
+SELECT string_agg(format('SELECT %L AS name, t::text AS content FROM %s t',
+                         c.relname, c.oid::regclass), ' UNION ALL ')
+FROM pg_catalog.pg_class c
+WHERE c.relnamespace = 'orchestration'::regnamespace AND c.relkind = 'r'
+"""
+
+OBJECTS = """
+SELECT c.relname, concat(c.relacl, t.triggers, k.constraints)
+FROM pg_catalog.pg_class c
+CROSS JOIN LATERAL (
+  SELECT string_agg(concat(g.tgname, g.tgenabled), ',' ORDER BY g.tgname) AS triggers
+  FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid
+) t
+CROSS JOIN LATERAL (
+  SELECT string_agg(n.conname, ',' ORDER BY n.conname) AS constraints
+  FROM pg_catalog.pg_constraint n WHERE n.conrelid = c.oid
+) k
+WHERE c.relnamespace = 'orchestration'::regnamespace AND c.relkind IN ('r', 'i', 'v')
+"""
+
+
+def picture(connection: Connect) -> str:
+    """A digest of every row of the schema, and of its triggers, constraints and grants."""
+    contents = f"{scalar(connection, ROWS)} UNION ALL {OBJECTS}"
+    return str(
+        scalar(
+            connection,
+            "SELECT md5(string_agg(p.name || p.content, '' ORDER BY p.name, p.content))"
+            f" FROM ({contents}) p",
+        )
+    )
+
+
 # Attacks: raw SQL that must be refused, and the objects without which it is not.
 
 

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -285,86 +285,6 @@ def picture(connection: Connect) -> str:
             f" FROM ({contents}) p",
         )
     )
-
-
-# Attacks: raw SQL that must be refused, and the objects without which it is not.
-
-
-@dataclass(frozen=True)
-class Attack:
-    """What somebody does in one transaction, how it is refused, and what alone refuses it."""
-
-    name: str
-    invariant: str
-    sqlstate: str
-    table: str
-    statements: tuple[str, ...]
-    detail: Mapping[str, Any] | None
-    """The keys of the refusal; None where the server's own code and wording arrive."""
-    without: tuple[str, ...]
-    """The objects, by their file in schema/current, without which the attack succeeds."""
-    column: str | None = None
-    constraint: str | None = None
-    """What a native code names; a refusal of ours names its invariant."""
-
-    def __str__(self) -> str:
-        return f"{self.invariant}: {self.name}"
-
-    def check(self, found: Refusal | None) -> None:
-        assert found is not None, f"accepted: {self.statements}"
-        if self.detail is None:
-            assert (found.sqlstate, found.constraint, found.table, found.column) == (
-                *(self.sqlstate, self.constraint, self.table, self.column),
-            ), found
-            return
-        assert_invariant(found, self.invariant, self.sqlstate, self.table)
-        assert found.column == self.column
-        assert found.keys == self.detail
-
-    def in_forms(self, forms: Mapping[str, str], *, before: Iterable[str] = ()) -> list["Attack"]:
-        """The same attack in each of these ways."""
-        return [
-            replace(self, name=f"{self.name} by {form}", statements=(*before, statement))
-            for form, statement in forms.items()
-        ]
-
-
-def deletes(table: str, condition: str) -> dict[str, str]:
-    """Every way to remove rows of a table of the schema."""
-    delete = f"DELETE FROM orchestration.{table} WHERE {condition}"
-    return {
-        "DELETE": delete,
-        "MERGE DELETE": f"MERGE INTO orchestration.{table} USING (SELECT) AS s ON {condition}"
-        " WHEN MATCHED THEN DELETE",
-        "DELETE in a CTE": f"WITH d AS ({delete} RETURNING *) SELECT * FROM d",
-    }
-
-
-def truncates(*tables: str) -> dict[str, str]:
-    """Every way to empty tables of the schema at once."""
-    named = ", ".join(f"orchestration.{table}" for table in tables)
-    return {"TRUNCATE": f"TRUNCATE {named}", "TRUNCATE CASCADE": f"TRUNCATE {named} CASCADE"}
-
-
-def inserts(table: str, columns: Sequence[str], row: str) -> dict[str, str]:
-    """Every way to bring in the row that a SELECT of these columns gives."""
-    listed = ", ".join(columns)
-    insert = f"INSERT INTO orchestration.{table} ({listed}) {row}"
-    return {
-        "INSERT": insert,
-        "MERGE INSERT": (
-            f"MERGE INTO orchestration.{table} USING ({row}) AS s ({listed}) ON false"
-            f" WHEN NOT MATCHED THEN INSERT ({listed})"
-            f" VALUES ({', '.join(f's.{column}' for column in columns)})"
-        ),
-        "INSERT in a CTE": f"WITH i AS ({insert} RETURNING 1) SELECT * FROM i",
-    }
-
-
-def copy(table: str, values: Mapping[str, str | None]) -> str:
-    """COPY of one row; `run` sends what follows the first line as its data."""
-    data = "\t".join("\\N" if value is None else value for value in values.values())
-    return f"COPY orchestration.{table} ({', '.join(values)}) FROM STDIN\n{data}\n"
 
 
 def attempt(connection: Connect, statements: Sequence[str]) -> Refusal | None:

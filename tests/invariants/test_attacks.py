@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import URL
 from tools import scratch
 
+from orchestration import invariants
 from tests.conftest import Clones
 from tests.invariants import attacks
 from tests.invariants.attacks import Attack
@@ -126,3 +127,26 @@ def test_replica_mode_silences_no_refusal(stages: Stages, noun: str, attack: Att
     stage = stages.of(noun, attack)
     assert_refused(attack, attempt(stage.replica, attack.statements))
     assert picture(stage.owner) == stage.before
+
+
+NAMED = {
+    entry.id: {
+        path
+        for path in entry.enforced_by
+        if path.startswith(("triggers/", "constraints/", "indexes/"))
+    }
+    for entry in invariants.CATALOGUE
+    # The bounds of arguments and columns have their own tests.
+    if not entry.id.startswith("INV-API-")
+}
+
+
+@pytest.mark.parametrize("invariant", [id for id, named in NAMED.items() if named])
+def test_every_object_that_enforces_an_invariant_is_attacked(invariant: str) -> None:
+    attacked = {
+        path
+        for _, attack in attacks.every()
+        if attack.invariant == invariant
+        for path in attack.without
+    }
+    assert NAMED[invariant] - attacks.SLEEPING <= attacked

@@ -142,9 +142,9 @@ def test_without_its_trigger_a_head_falls_behind_and_is_read_again_from_the_chai
     assert verify(owner, "alice") == (True, 5, None, None, None)
 
 
+@pytest.mark.unchanged(after=history)
 @pytest.mark.invariant("INV-ATT-001")
 def test_attestations_that_events_refer_to_are_not_truncated_without_them(owner: Connect) -> None:
-    history(owner)
     assert refusal(owner, f"TRUNCATE orchestration.{ROWS}").sqlstate == "0A000"
 
 
@@ -239,9 +239,9 @@ def test_who_attested_and_in_which_transaction_is_taken_from_nobody(
     assert_whole(owner, "alice", 3)
 
 
+@pytest.mark.unchanged(after=history)
 @pytest.mark.invariant("INV-ATT-006")
 def test_a_hash_over_a_forged_db_user_is_refused(owner: Connect) -> None:
-    history(owner)
     found = refusal(owner, entered(db_user="'forger'", record_hash=RIGHT_HASH))
     assert_invariant(found, "INV-ATT-006", "P7302", ROWS)
 
@@ -265,11 +265,11 @@ def test_in_replica_mode_values_arrive_as_they_are_and_are_still_checked(
     assert_whole(superuser, "alice", 4)
 
 
+@pytest.mark.unchanged(after=history)
 @pytest.mark.superuser
 @pytest.mark.invariant("INV-ATT-005")
 @pytest.mark.parametrize("column", ["id", "chain_seq", "prev_hash", "record_hash", "attested_at"])
 def test_in_replica_mode_nothing_is_filled_in(superuser: Connect, column: str) -> None:
-    history(superuser)
     superuser.execute("SET session_replication_role = replica")
     missing = attested(**{"record_hash": RIGHT_HASH} | {column: "NULL"})
     found = attempt(superuser, [insert(ROWS, missing)])
@@ -277,17 +277,18 @@ def test_in_replica_mode_nothing_is_filled_in(superuser: Connect, column: str) -
     assert found.sqlstate in {"P7302", "23502"}
 
 
+@pytest.mark.unchanged(after=history)
 @pytest.mark.parametrize("target", ["", "(id)"])
 def test_on_conflict_do_nothing_leaves_an_existing_record_as_it_is(
     owner: Connect, target: str
 ) -> None:
-    history(owner)
     before = picture(owner)
     again = entered(id=f"'{ALICE_1}'::uuid")
     assert attempt(owner, [f"{again} ON CONFLICT {target} DO NOTHING"]) is None
     assert picture(owner) == before
 
 
+@pytest.mark.unchanged(after=history)
 @pytest.mark.parametrize(
     "changed",
     [
@@ -306,11 +307,11 @@ def test_on_conflict_do_nothing_leaves_an_existing_record_as_it_is(
 def test_an_insert_whose_id_exists_is_left_to_the_primary_key(
     owner: Connect, changed: dict[str, str]
 ) -> None:
-    history(owner)
     found = refusal(owner, entered(id=f"'{ALICE_1}'::uuid", **changed))
     assert (found.sqlstate, found.constraint, found.table) == ("23505", f"pk_{ROWS}", ROWS)
 
 
+@pytest.mark.unchanged(after=history)
 @pytest.mark.invariant("INV-ATT-007")
 @pytest.mark.parametrize("key", ["k2", "k9"], ids=["a used key", "a new key"])
 @pytest.mark.parametrize(
@@ -325,7 +326,6 @@ def test_an_insert_whose_id_exists_is_left_to_the_primary_key(
 def test_a_record_under_an_existing_id_is_passed_over_for_its_own_values_only(
     owner: Connect, caller: str, target: str, key: str
 ) -> None:
-    history(owner)
     before = picture(owner)
     insert = (
         f"INSERT INTO orchestration.{ROWS}"
@@ -342,9 +342,9 @@ def test_a_record_under_an_existing_id_is_passed_over_for_its_own_values_only(
     assert picture(owner) == before
 
 
+@pytest.mark.unchanged(after=history)
 @pytest.mark.invariant("INV-ATT-007")
 def test_an_existing_key_inserted_by_hand_is_a_unique_violation(owner: Connect) -> None:
-    history(owner)
     before = picture(owner)
     found = refusal(owner, BY_HAND, {"caller": "alice", "key": "k1"})
     assert (found.sqlstate, found.constraint) == (
@@ -354,6 +354,7 @@ def test_an_existing_key_inserted_by_hand_is_a_unique_violation(owner: Connect) 
     assert picture(owner) == before
 
 
+@pytest.mark.unchanged(after=activate_policy)
 @pytest.mark.parametrize(
     ("column", "value", "sqlstate", "name"),
     [
@@ -381,7 +382,6 @@ def test_an_existing_key_inserted_by_hand_is_a_unique_violation(owner: Connect) 
 def test_a_value_that_no_record_may_hold_is_refused(
     owner: Connect, column: str, value: str, sqlstate: str, name: str | None
 ) -> None:
-    activate_policy(owner)
     values = {
         "caller_identity": "'alice'",
         "idempotency_key": "'k1'",
@@ -398,9 +398,9 @@ def test_a_value_that_no_record_may_hold_is_refused(
     assert head(owner, "alice") is None
 
 
+@pytest.mark.unchanged(after=history)
 @pytest.mark.invariant("INV-ATT-003")
 def test_a_terminal_status_that_does_not_exist_is_refused(owner: Connect) -> None:
-    history(owner)
     found = refusal(
         owner,
         insert(
@@ -442,6 +442,7 @@ def test_a_past_attested_at_is_kept_to_the_microsecond(owner: Connect, moment: s
     assert verify(owner, "carol") == (True, 1, None, None, None)
 
 
+@pytest.mark.unchanged(after=history)
 @pytest.mark.invariant("INV-ATT-011")
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Pacific/Kiritimati"])
 @pytest.mark.parametrize(
@@ -450,7 +451,6 @@ def test_a_past_attested_at_is_kept_to_the_microsecond(owner: Connect, moment: s
 def test_a_time_that_not_every_calendar_has_is_refused(
     owner: Connect, moment: str, zone: str
 ) -> None:
-    history(owner)
     owner.execute(f"SET TimeZone = '{zone}'")
     for table, statement in (
         (
@@ -657,11 +657,11 @@ def test_a_head_that_is_behind_is_read_again_from_the_chain(owner: Connect, seq:
 # The function.
 
 
+@pytest.mark.unchanged(after=history)
 @pytest.mark.invariant("INV-ATT-007")
 def test_a_key_with_other_content_is_refused(
     owner: Connect, login: Callable[[str], Connect]
 ) -> None:
-    history(owner)
     before = picture(owner)
     statement = "SELECT orchestration.append_attestations(%s)"
     found = refusal(login("ingest"), statement, (batch("alice", "k1", payload_hash=ZEROS),))
@@ -675,12 +675,12 @@ def test_a_key_with_other_content_is_refused(
     assert picture(owner) == before
 
 
+@pytest.mark.unchanged(after=history)
 @pytest.mark.invariant("INV-ATT-007")
 @pytest.mark.parametrize("given", [{"payload_hash": None}, {}], ids=["null", "left out"])
 def test_a_replay_without_its_payload_hash_is_refused_and_shows_nothing(
     owner: Connect, login: Callable[[str], Connect], given: dict[str, None]
 ) -> None:
-    history(owner)
     before = picture(owner)
     (item,) = json.loads(batch("alice", "k1"))
     del item["payload_hash"]
@@ -768,6 +768,7 @@ def test_a_revoked_credential_attests_nothing_more(
     assert_whole(owner, "alice", 3)
 
 
+@pytest.mark.unchanged
 @pytest.mark.invariant("INV-API-001")
 @pytest.mark.parametrize("batch", ["{}", '"x"', "null", "1", None])
 def test_what_is_no_batch_is_refused(login: Callable[[str], Connect], batch: str | None) -> None:
@@ -779,6 +780,7 @@ def test_what_is_no_batch_is_refused(login: Callable[[str], Connect], batch: str
 # Events.
 
 
+@pytest.mark.unchanged(after=history)
 @pytest.mark.invariant("INV-API-001")
 @pytest.mark.parametrize(
     "column", ["payload_hash", "signature_hash", "client_cert_fingerprint_sha256", "token_hash"]
@@ -792,7 +794,6 @@ def test_what_is_no_batch_is_refused(login: Callable[[str], Connect], batch: str
 def test_a_malformed_hash_is_refused_and_never_shown(
     owner: Connect, login: Callable[[str], Connect], column: str, value: str, key: str
 ) -> None:
-    history(owner)
     before = picture(owner)
     whole = json.loads(batch("alice", "k1", "k2", "k3"))
     whole[2] |= {"idempotency_key": key, column: value}
@@ -806,10 +807,10 @@ def test_a_malformed_hash_is_refused_and_never_shown(
     assert picture(owner) == before
 
 
+@pytest.mark.unchanged(after=history)
 def test_of_malformed_hashes_the_first_is_named(
     owner: Connect, login: Callable[[str], Connect]
 ) -> None:
-    history(owner)
     whole = json.loads(batch("alice", *(f"n{n}" for n in range(20)), token_hash=ZEROS))
     whole[11] |= {"token_hash": "x", "payload_hash": None}
     whole[7] |= {"token_hash": "x", "signature_hash": "y"}
@@ -819,10 +820,10 @@ def test_of_malformed_hashes_the_first_is_named(
     assert found.keys == {"ordinal": 8, "column": "signature_hash"}
 
 
+@pytest.mark.unchanged(after=history)
 def test_a_missing_payload_hash_is_left_to_the_column(
     owner: Connect, login: Callable[[str], Connect]
 ) -> None:
-    history(owner)
     found = refusal(
         login("ingest"),
         "SELECT orchestration.append_attestations(%s)",
@@ -899,9 +900,9 @@ def test_a_completion_without_a_status_is_refused(
     assert found.column == "terminal_status"
 
 
+@pytest.mark.unchanged(after=history)
 @pytest.mark.invariant("INV-ATT-010")
 def test_a_flag_counts_as_its_event(owner: Connect, login: Callable[[str], Connect]) -> None:
-    history(owner)
     executor = login("executor")
     record = chain(owner, "bob")[0]
     for kind, status in (("EXECUTION_STARTED", None), ("EXECUTION_COMPLETED", "SUCCESS")):
@@ -935,11 +936,11 @@ def test_what_was_imported_as_started_completes_without_another_start(
     assert found == (True, None, True, "SUCCESS")
 
 
+@pytest.mark.unchanged(after=history)
 @pytest.mark.invariant("INV-ATT-002")
 def test_a_completion_before_the_start_is_refused_by_the_function_too(
     owner: Connect, login: Callable[[str], Connect]
 ) -> None:
-    history(owner)
     found = refusal(
         login("executor"),
         "SELECT orchestration.record_attestation_event(%s, 'EXECUTION_COMPLETED', 'SUCCESS')",
@@ -948,9 +949,9 @@ def test_a_completion_before_the_start_is_refused_by_the_function_too(
     assert_invariant(found, "INV-ATT-002", "P7301", EVENTS)
 
 
+@pytest.mark.unchanged(after=history)
 @pytest.mark.invariant("INV-API-002")
 def test_an_event_of_nothing_is_refused(owner: Connect, login: Callable[[str], Connect]) -> None:
-    history(owner)
     found = refusal(
         login("executor"),
         "SELECT orchestration.record_attestation_event(%s, 'EXECUTION_STARTED')",
@@ -963,11 +964,11 @@ def test_an_event_of_nothing_is_refused(owner: Connect, login: Callable[[str], C
     assert (found.sqlstate, found.constraint) == ("23503", f"fk_{EVENTS}_attestation_id")
 
 
+@pytest.mark.unchanged(after=history)
 @pytest.mark.parametrize("kind", ["EXECUTION_PAUSED", ""])
 def test_an_event_that_does_not_exist_is_refused(
     owner: Connect, login: Callable[[str], Connect], kind: str
 ) -> None:
-    history(owner)
     found = refusal(
         login("executor"), "SELECT orchestration.record_attestation_event(%s, %s)", (ALICE_1, kind)
     )
@@ -996,6 +997,7 @@ def apply(connection: Connect, settings: dict[str, str]) -> None:
         connection.execute("SELECT set_config(%s, %s, false)", (name, value))
 
 
+@pytest.mark.unchanged
 @pytest.mark.invariant("INV-ATT-006")
 @each_setting
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
@@ -1178,6 +1180,7 @@ def test_verification_finds_an_event_without_an_attestation_of_its_caller(
     assert verify(auditor, "carol") == (True, 1, None, None, None)
 
 
+@pytest.mark.unchanged
 def test_a_chain_of_no_caller_is_not_called_whole(login: Callable[[str], Connect]) -> None:
     (found,) = login("auditor").execute(
         "SELECT ok, records, break_chain_seq, break_attestation_id, break_reason"
@@ -1186,6 +1189,7 @@ def test_a_chain_of_no_caller_is_not_called_whole(login: Callable[[str], Connect
     assert found == (False, 0, None, None, "no caller is named")
 
 
+@pytest.mark.unchanged
 @pytest.mark.parametrize("caller", ["nobody", ""])
 def test_an_unknown_callers_chain_holds(login: Callable[[str], Connect], caller: str) -> None:
     assert verify(login("auditor"), caller) == (True, 0, None, None, None)

@@ -625,6 +625,7 @@ def test_the_owners_own_revocation_is_gated_by_the_trigger_and_by_nothing_else(
     assert scalar(owner, f"SELECT count(*) FROM orchestration.{table}") == 1
 
 
+@pytest.mark.unchanged
 @pytest.mark.superuser
 @pytest.mark.invariant("INV-ATT-009")
 @each_table

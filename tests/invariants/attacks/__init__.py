@@ -2,8 +2,13 @@
 
 from collections.abc import Iterator
 
+from tests.invariants.attacks.attempt_log import ATTEMPT_LOG
 from tests.invariants.attacks.attestation import ATTESTATION
+from tests.invariants.attacks.audit_log import AUDIT_LOG
 from tests.invariants.attacks.base import Attack, Noun
+from tests.invariants.attacks.instruction import INSTRUCTION
+from tests.invariants.attacks.kill_switch import KILL_SWITCH
+from tests.invariants.attacks.outbox import OUTBOX
 from tests.invariants.attacks.policy_version import POLICY_VERSION
 from tests.invariants.attacks.revocation import REVOCATION
 
@@ -11,6 +16,11 @@ NOUNS: dict[str, Noun] = {
     "policy_version": POLICY_VERSION,
     "revocation": REVOCATION,
     "attestation": ATTESTATION,
+    "instruction": INSTRUCTION,
+    "attempt_log": ATTEMPT_LOG,
+    "outbox": OUTBOX,
+    "kill_switch": KILL_SWITCH,
+    "audit_log": AUDIT_LOG,
 }
 
 

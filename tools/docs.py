@@ -19,8 +19,9 @@ INVARIANTS = """# The guarantees
 
 Generated from `src/orchestration/invariants.py` by `make docs`. Each object is a file of
 `src/orchestration/schema/current/`, generated from a migrated database. The tests of an entry carry
-its id, `@pytest.mark.invariant("INV-...")`: those of `tests/invariants/` attack it, and see the
-attack succeed once the object is dropped. [errors.md](errors.md) tells when to try again.
+its id, `@pytest.mark.invariant("INV-...")`. `tests/invariants/attacks/` lists the attacks on it;
+each must be refused, and must succeed once the object is dropped. [errors.md](errors.md) tells when
+to try again.
 
 | id | promise | SQLSTATE | exception | enforced by |
 | --- | --- | --- | --- | --- |

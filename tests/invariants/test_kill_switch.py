@@ -386,9 +386,9 @@ def test_what_ends_repairs_or_governs_goes_on_under_every_switch(
 ) -> None:
     make_world(owner)
     role, statements = NEVER_GATED[act]
+    control, caller = login("control"), login(role)
     for switch in SWITCHES:
-        login("control").execute(engage(*switch))
-    caller = login(role)
+        control.execute(engage(*switch))
     for statement in statements(attested(owner)):
         assert caller.execute(statement).rowcount >= 1
 

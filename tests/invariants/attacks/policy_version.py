@@ -229,4 +229,6 @@ POLICY_VERSION = Noun(
             "SELECT FROM orchestration.retire_policy_version('v1')",
         ),
     },
+    # It makes changes wait for writers.
+    sleeping=("triggers/policy_versions__gate",),
 )

@@ -201,4 +201,6 @@ REVOCATION = Noun(
             ),
         )
     },
+    # They make revocations wait for writers.
+    sleeping=tuple(f"triggers/{table}__gate" for table in TABLES),
 )

@@ -92,7 +92,7 @@ class OverlappingWriters:
             try:
                 begin(connection, self._isolation)
                 self._write(connection, writer, number)
-                connection.execute("SELECT pg_sleep(0.01)")
+                connection.execute("SELECT pg_sleep(0.002)")
                 number += 1
                 if committed and not waited:
                     # All hold the gate now: the change begins against every one of them.

@@ -4,13 +4,14 @@ import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from alembic.util import CommandError
+from psycopg import sql
 from sqlalchemy import URL, Engine, make_url, pool
 from sqlalchemy.orm import Session, sessionmaker
 from tools import pooler, scratch
@@ -25,6 +26,7 @@ from tests.support import (
     authorize_instructions,
     connect,
     instruction_id,
+    picture,
 )
 
 SERVER_SETTINGS = {
@@ -149,27 +151,93 @@ def server(pytestconfig: pytest.Config) -> scratch.Server:
     )
 
 
+class Clones:
+    """Makes copies of the migrated template and drops them, over one connection per process."""
+
+    def __init__(self, server: scratch.Server, known: dict[str, Any]) -> None:
+        self._server, self._known = server, known
+        self._reached = make_url(known["pooler"] or known["url"])
+        self._connection: Connect | None = None
+
+    def _execute(self, statement: str, *names: str) -> None:
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(self._server.url)
+        self._connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+    def _through(self, login: URL) -> URL:
+        return login.set(host=self._reached.host, port=self._reached.port)
+
+    @contextmanager
+    def one(self, template: str = "template") -> Iterator[scratch.Database]:
+        name = scratch.PREFIX + secrets.token_hex(8)
+        self._execute(
+            "CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy", name, self._known[template]
+        )
+        try:
+            yield scratch.Database(
+                self._through(self._server.url.set(database=name)),
+                {role: self._through(make_url(at)) for role, at in self._known["logins"].items()},
+            )
+        finally:
+            self._execute("DROP DATABASE {} WITH (FORCE)", name)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+
+@pytest.fixture(scope="session")
+def clones(server: scratch.Server, pytestconfig: pytest.Config) -> Iterator[Clones]:
+    with closing(Clones(server, pytestconfig.stash[_server])) as made:
+        yield made
+
+
+class Shared:
+    """The databases that a module's tests share, by template and history."""
+
+    def __init__(self, clones: Clones, made: ExitStack) -> None:
+        self._clones, self._made = clones, made
+        self._known: dict[Any, tuple[scratch.Database, Connect, str]] = {}
+
+    @contextmanager
+    def unchanged(
+        self, template: str, history: Callable[[Connect], object] | None
+    ) -> Iterator[scratch.Database]:
+        key = template, history
+        if key not in self._known:
+            database = self._made.enter_context(self._clones.one(template))
+            observer = self._made.enter_context(connect(database.url))
+            observer.execute("SET ROLE symphony_owner")
+            if history is not None:
+                history(observer)
+            self._known[key] = database, observer, picture(observer)
+        database, observer, before = self._known[key]
+        yield database
+        if picture(observer) != before:
+            del self._known[key]
+            pytest.fail("the test changed the database that it shares: don't mark it `unchanged`")
+
+
+@pytest.fixture(scope="module")
+def shared(clones: Clones) -> Iterator[Shared]:
+    with ExitStack() as made:
+        yield Shared(clones, made)
+
+
 @pytest.fixture
 def database(
-    server: scratch.Server, pytestconfig: pytest.Config, request: pytest.FixtureRequest
+    clones: Clones, shared: Shared, request: pytest.FixtureRequest
 ) -> Iterator[scratch.Database]:
-    """A migrated database of the test's own; with instructions where it is marked `instructed`."""
-    known = pytestconfig.stash[_server]
-    template = known["instructed" if request.node.get_closest_marker("instructed") else "template"]
-    name = scratch.PREFIX + secrets.token_hex(8)
-    url = scratch.create_database(server, name, template=template)
-    reached = make_url(known["pooler"] or known["url"])
-
-    def through(login: URL) -> URL:
-        return login.set(host=reached.host, port=reached.port)
-
-    try:
-        yield scratch.Database(
-            through(url),
-            {role: through(make_url(login)) for role, login in known["logins"].items()},
-        )
-    finally:
-        scratch.drop_database(server, name)
+    """A migrated database for the test alone, or for all tests of its module that are marked
+    `unchanged` with the same history; with instructions if the test is marked `instructed`."""
+    template = "instructed" if request.node.get_closest_marker("instructed") else "template"
+    unchanged = request.node.get_closest_marker("unchanged")
+    if unchanged is None:
+        made = clones.one(template)
+    else:
+        made = shared.unchanged(template, unchanged.kwargs.get("after"))
+    with made as found:
+        yield found
 
 
 @pytest.fixture

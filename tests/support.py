@@ -9,7 +9,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -253,84 +253,38 @@ def attestation_record_hash(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(attestation_preimage(record)).hexdigest()
 
 
-# Attacks: raw SQL that must be refused, and the objects without which it is not.
+ROWS = """
+SELECT string_agg(format('SELECT %L AS name, t::text AS content FROM %s t',
+                         c.relname, c.oid::regclass), ' UNION ALL ')
+FROM pg_catalog.pg_class c
+WHERE c.relnamespace = 'orchestration'::regnamespace AND c.relkind = 'r'
+"""
+
+OBJECTS = """
+SELECT c.relname, concat(c.relacl, t.triggers, k.constraints)
+FROM pg_catalog.pg_class c
+CROSS JOIN LATERAL (
+  SELECT string_agg(concat(g.tgname, g.tgenabled), ',' ORDER BY g.tgname) AS triggers
+  FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid
+) t
+CROSS JOIN LATERAL (
+  SELECT string_agg(n.conname, ',' ORDER BY n.conname) AS constraints
+  FROM pg_catalog.pg_constraint n WHERE n.conrelid = c.oid
+) k
+WHERE c.relnamespace = 'orchestration'::regnamespace AND c.relkind IN ('r', 'i', 'v')
+"""
 
 
-@dataclass(frozen=True)
-class Attack:
-    """What somebody does in one transaction, how it is refused, and what alone refuses it."""
-
-    name: str
-    invariant: str
-    sqlstate: str
-    table: str
-    statements: tuple[str, ...]
-    detail: Mapping[str, Any] | None
-    """The keys of the refusal; None where the server's own code and wording arrive."""
-    without: tuple[str, ...]
-    """The objects, by their path in schema.read(), without which the attack succeeds."""
-    column: str | None = None
-    constraint: str | None = None
-    """What a native code names; a refusal of ours names its invariant."""
-
-    def __str__(self) -> str:
-        return f"{self.invariant}: {self.name}"
-
-    def check(self, found: Refusal | None) -> None:
-        assert found is not None, f"accepted: {self.statements}"
-        if self.detail is None:
-            assert (found.sqlstate, found.constraint, found.table, found.column) == (
-                *(self.sqlstate, self.constraint, self.table, self.column),
-            ), found
-            return
-        assert_invariant(found, self.invariant, self.sqlstate, self.table)
-        assert found.column == self.column
-        assert found.keys == self.detail
-
-    def in_forms(self, forms: Mapping[str, str], *, before: Iterable[str] = ()) -> list["Attack"]:
-        """The same attack in each of these ways."""
-        return [
-            replace(self, name=f"{self.name} by {form}", statements=(*before, statement))
-            for form, statement in forms.items()
-        ]
-
-
-def deletes(table: str, condition: str) -> dict[str, str]:
-    """Every way to remove rows of a table of the schema."""
-    delete = f"DELETE FROM orchestration.{table} WHERE {condition}"
-    return {
-        "DELETE": delete,
-        "MERGE DELETE": f"MERGE INTO orchestration.{table} USING (SELECT) AS s ON {condition}"
-        " WHEN MATCHED THEN DELETE",
-        "DELETE in a CTE": f"WITH d AS ({delete} RETURNING *) SELECT * FROM d",
-    }
-
-
-def truncates(*tables: str) -> dict[str, str]:
-    """Every way to empty tables of the schema at once."""
-    named = ", ".join(f"orchestration.{table}" for table in tables)
-    return {"TRUNCATE": f"TRUNCATE {named}", "TRUNCATE CASCADE": f"TRUNCATE {named} CASCADE"}
-
-
-def inserts(table: str, columns: Sequence[str], row: str) -> dict[str, str]:
-    """Every way to bring in the row that a SELECT of these columns gives."""
-    listed = ", ".join(columns)
-    insert = f"INSERT INTO orchestration.{table} ({listed}) {row}"
-    return {
-        "INSERT": insert,
-        "MERGE INSERT": (
-            f"MERGE INTO orchestration.{table} USING ({row}) AS s ({listed}) ON false"
-            f" WHEN NOT MATCHED THEN INSERT ({listed})"
-            f" VALUES ({', '.join(f's.{column}' for column in columns)})"
-        ),
-        "INSERT in a CTE": f"WITH i AS ({insert} RETURNING 1) SELECT * FROM i",
-    }
-
-
-def copy(table: str, values: Mapping[str, str | None]) -> str:
-    """COPY of one row; `run` sends what follows the first line as its data."""
-    data = "\t".join("\\N" if value is None else value for value in values.values())
-    return f"COPY orchestration.{table} ({', '.join(values)}) FROM STDIN\n{data}\n"
+def picture(connection: Connect) -> str:
+    """A digest of every row of the schema, and of its triggers, constraints and grants."""
+    contents = f"{scalar(connection, ROWS)} UNION ALL {OBJECTS}"
+    return str(
+        scalar(
+            connection,
+            "SELECT md5(string_agg(p.name || p.content, '' ORDER BY p.name, p.content))"
+            f" FROM ({contents}) p",
+        )
+    )
 
 
 def attempt(connection: Connect, statements: Sequence[str]) -> Refusal | None:

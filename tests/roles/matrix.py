@@ -157,13 +157,15 @@ WRITERS: Final = frozenset(
         "policy_versions.audit_insert",
         "policy_versions.audit_update",
         "revoked_client_certs.audit",
+        "revoked_client_certs.durable",
         "revoked_tokens.audit",
+        "revoked_tokens.durable",
         "schema_revision.audit",
         "schema_revision.count",
     }
 )
-"""Triggers that only assign or write other rows (`table.trigger`) and so are ENABLE; all others
-refuse, and are ENABLE ALWAYS."""
+"""Triggers that only assign, set a parameter or write other rows (`table.trigger`), and so are
+ENABLE; all others refuse, and are ENABLE ALWAYS."""
 
 
 def may_execute(function: str) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""The audit log under concurrency: one chain without fork or gap, one entry an act."""
+"""The audit log under concurrency: one chain without fork or gap, and one entry per act."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -1,4 +1,5 @@
-"""Kill switches under concurrency: a switch gets in, and nothing that it stops commits after it."""
+"""Kill switches under concurrency: a switch engages under load, and nothing that it stops commits
+after it."""
 
 import json
 import threading
@@ -38,7 +39,7 @@ ROUNDS = 200
 """How often a switch is engaged under full load, in each isolation level."""
 WRITERS_EACH = 3
 STOCK = 300
-"""Items that wait to be claimed when the first round begins."""
+"""The number of items that can be claimed when the first round begins."""
 
 each_isolation = pytest.mark.parametrize("isolation", ISOLATION_LEVELS)
 each_snapshot = pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
@@ -52,7 +53,7 @@ def nothing_is_amiss_afterwards(owner: Connect) -> Iterator[None]:
 
 
 def change(connection: Connect, act: str, scope: str, target: str | None = None) -> tuple[Any, ...]:
-    """The event: event_no, occurred_at."""
+    """Return the event: event_no, occurred_at."""
     row = connection.execute(
         f"SELECT event_no, occurred_at FROM orchestration.{act}_kill_switch("
         "p_scope => %s, p_reason => 'test', p_target => %s)",
@@ -70,7 +71,7 @@ def release(connection: Connect, scope: str = "GLOBAL", target: str | None = Non
     return change(connection, "release", scope, target)
 
 
-# What is gated.
+# The gated acts.
 
 
 def attest(connection: Connect, caller: str = "alice", key: str = "k") -> None:
@@ -154,7 +155,7 @@ each_gated = pytest.mark.parametrize("act", GATED)
 
 
 def prepare(owner: Connect) -> None:
-    """An item to claim and an instruction to authorize."""
+    """Create an item to claim and an instruction to authorize."""
     enqueue(owner, "q", "stock")
     owner.execute(
         "INSERT INTO orchestration.instructions (participant_id, idempotency_key,"
@@ -167,7 +168,7 @@ def prepare(owner: Connect) -> None:
     )
 
 
-# A switch against those whom it stops.
+# A switch and the acts that it stops.
 
 
 WRITES = {
@@ -191,7 +192,7 @@ WHERE k.event_no = %s
 
 
 def late(superuser: Connect, act: str, event_no: int) -> tuple[int, int]:
-    """How many of its rows were committed after the event, and how many there are."""
+    """Return how many rows of the act were committed after the event, and how many there are."""
     row = superuser.execute(LATE.format(WRITES[act]), (event_no,)).fetchone()
     assert row is not None
     return (row[0], row[1])
@@ -235,7 +236,8 @@ def test_a_switch_gets_in_under_overlapping_writers_and_nothing_it_stops_commits
             for kind, future in zip(kinds, futures, strict=True)
             if kind not in STOPS[scope]
         ]
-        # Whoever is stopped was told in the end, the others never; older snapshots were told apart.
+        # Each stopped writer got P7501 in the end, and no other writer did. Older snapshots got
+        # 40001.
         told = set() if isolation == "READ COMMITTED" else {"40001"}
         assert all("P7501" in codes for codes in stopped)
         assert set().union(*stopped) <= {"P7501"} | told
@@ -269,7 +271,7 @@ def test_without_its_gate_an_owner_s_event_overtakes_a_writer_in_flight(
     caller = login(role)
     begin(caller, "READ COMMITTED")
     write(caller)
-    # The function takes the gate itself.
+    # By hand, because the function takes the gate itself.
     event_no = scalar(
         superuser,
         "INSERT INTO orchestration.kill_switches (scope, action, reason)"
@@ -295,7 +297,7 @@ def test_a_switch_waits_for_a_writer_that_was_judged_before(
     assert scalar(owner, "SELECT count(*) FROM orchestration.kill_switches") == 0
     judged = scalar(caller, "SELECT clock_timestamp()")
     caller.execute("COMMIT")
-    # The clock was read when the gate was held: whatever was judged before is older.
+    # occurred_at is read after the gate was taken, so everything that was checked before is older.
     assert engaging.result(PATIENCE_SECONDS)[1] > judged
 
 
@@ -358,7 +360,8 @@ def test_an_older_snapshot_is_told_so_and_never_passes(
     found = refused(lambda: write(caller))
     assert_invariant(found, "INV-KIL-001", "P7501", "kill_switches")
     caller.execute("ROLLBACK")
-    # Nor may it be judged by what was engaged then, or by a switch that is not its own.
+    # A transaction with an older snapshot gets 40001 even after the release, and for any other
+    # target.
     assert older(lambda: release(control)) == "40001"
     assert older(lambda: engage(control, "RAIL", "none")) == "40001"
     begin(caller, isolation)
@@ -431,7 +434,7 @@ def test_a_switch_waits_on_for_a_writer_that_idles_and_nobody_overtakes_it(
     idle, other, control = login("ingest"), login("ingest"), login("control")
     begin(idle, "READ COMMITTED")
     attest(idle)
-    # The session's own lock_timeout does not end it: the function sets none.
+    # The session's own lock_timeout does not end the wait, because engaging sets it to 0.
     control.execute("SET lock_timeout = '1ms'")
     engaging = background.submit(engage, control)
     await_blocked(owner, backend(control))
@@ -443,7 +446,7 @@ def test_a_switch_waits_on_for_a_writer_that_idles_and_nobody_overtakes_it(
     assert_invariant(found, "INV-KIL-001", "P7501", "kill_switches")
 
 
-# A switch against a switch.
+# Two switches.
 
 
 @pytest.mark.invariant("INV-KIL-001")

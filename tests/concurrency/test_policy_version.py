@@ -1,5 +1,5 @@
-"""Policy versions under concurrency: one rotation wins, and no write that was judged under the old
-state commits after the change."""
+"""Policy versions under concurrency: one rotation wins, and no write that was checked against the
+old state commits after the change."""
 
 import threading
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def statuses(connection: Connect) -> dict[str, str]:
     )
 
 
-# Change against change.
+# Two changes.
 
 
 def rotation(
@@ -228,7 +228,7 @@ def test_a_change_from_an_older_snapshot_is_told_so_and_not_judged_falsely(
     control = login("control")
     begin(control, isolation)
     take_snapshot(control)
-    # v1 is RETIRED since, v2 in GRACE and v3 ACTIVE.
+    # Since then v1 has become RETIRED, v2 GRACE and v3 ACTIVE.
     activate_policy(owner, "v3")
     assert refused(lambda: act(control)).sqlstate == "40001"
     control.execute("ROLLBACK")
@@ -263,7 +263,7 @@ def test_of_two_retirements_by_one_login_one_retires(
     assert scalar(owner, acts) == 1
 
 
-# Change against writers.
+# A change and writers.
 
 
 def judge(connection: Connect, _writer: int, _number: int) -> None:
@@ -273,7 +273,7 @@ def judge(connection: Connect, _writer: int, _number: int) -> None:
 
 @pytest.fixture
 def judged(superuser: Connect) -> None:
-    """A table into which callers write in the transaction in which they were judged."""
+    """A table into which callers write, in the transaction in which their policy was checked."""
     superuser.execute("CREATE TABLE public.judged (id uuid DEFAULT gen_random_uuid())")
     superuser.execute("GRANT INSERT ON public.judged TO symphony_ingest")
 
@@ -310,7 +310,7 @@ def test_a_change_gets_in_under_overlapping_writers_and_none_commits_after_it(
     late, written = superuser.execute(LATE).fetchone() or (None, None)
     assert late == 0
     assert written >= WRITERS
-    # Every writer was told in the end, and the older snapshots were told apart.
+    # Every writer was rejected in the end. Writers with older snapshots got 40001 as well.
     assert all("P7105" in codes for codes in refusals)
     allowed = {"P7105"} if isolation == "READ COMMITTED" else {"P7105", "40001"}
     assert set().union(*refusals) <= allowed

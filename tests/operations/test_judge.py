@@ -1,4 +1,4 @@
-"""The judge of the fault scenarios names each kind of violation that is planted before it."""
+"""The judge of the fault scenarios reports each kind of violation that a test plants."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,7 +100,7 @@ PLANTED = {
     ),
     "the audit log's chain is broken": ("DELETE FROM orchestration.audit_log WHERE chain_seq = 2",),
 }
-"""What is planted for each rule, with every trigger off."""
+"""The statements that plant a violation of each rule, while every trigger is disabled."""
 
 UNKEPT = {
     **{
@@ -140,7 +140,7 @@ def planted(filled: URL) -> Iterator[Connect]:
 
 
 def with_calls(connection: Connect, folder: Path) -> Journal:
-    """A journal with a call of the rail for everything that was dispatched."""
+    """Create a journal with a call of the rail for every opened attempt."""
     journal = Journal(folder / "journal")
     for instruction_id, key, attempt_no in connection.execute(
         "SELECT instruction_id, idempotency_key, attempt_no"

@@ -1,4 +1,5 @@
-"""Dump and restore: which ways keep every row, guard, grant and chain, and what mends others."""
+"""Dump and restore: the ways that keep every row, guard, grant and chain, and the repair of
+others."""
 
 import os
 import subprocess
@@ -34,7 +35,7 @@ RESTORE = 'pg_restore --dbname="$TARGET" --single-transaction'
 
 
 def rows(url: URL) -> int:
-    """How many rows stand in the tables, version table included."""
+    """Return the number of rows in the tables, including the version table."""
     return sum(len(found) for found in contents(url).values())
 
 

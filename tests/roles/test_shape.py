@@ -1,4 +1,4 @@
-"""What the rules on functions, triggers, tables and views say, read from the catalogue."""
+"""The rules for functions, triggers, tables and views, checked in the catalogue."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.roles.reading import names, rows
 from tests.support import Connect
 
 PINNED = "search_path=pg_catalog, orchestration, pg_temp"
-# Bits of pg_trigger.tgtype; a statement trigger lacks the first.
+# Bits of pg_trigger.tgtype. A statement trigger does not have the first bit.
 ROW, BEFORE, TRUNCATE = 1, 2, 32
 GROUPS = [f"symphony_{role}" for role in RUNTIME_ROLES]
 
@@ -217,7 +217,8 @@ def test_every_trigger_that_refuses_refuses_in_replica_mode_too(catalogue: Conne
 
 
 def test_no_trigger_changes_a_row_after_another_has_judged_it(catalogue: Connect) -> None:
-    """Of two BEFORE triggers on one event the second by name could change what the first passed."""
+    """If an event has two BEFORE triggers, the second by name could change a row that the first has
+    checked."""
     crowded = rows(
         catalogue,
         """
@@ -239,7 +240,7 @@ def test_no_trigger_changes_a_row_after_another_has_judged_it(catalogue: Connect
 
 
 def test_no_trigger_looks_at_named_columns_only(catalogue: Connect) -> None:
-    """`UPDATE OF column` misses what another trigger changed."""
+    """`UPDATE OF column` misses a change that another trigger makes."""
     narrowed = names(
         catalogue,
         """

@@ -1,4 +1,5 @@
-"""A right given by mistake meets the guard, in the guard's own words, at the latest at COMMIT."""
+"""If a privilege is granted by mistake, the guard rejects its use with its own error, at COMMIT at
+the latest."""
 
 from collections.abc import Callable
 
@@ -17,7 +18,7 @@ WRITES = ("UPDATE", "DELETE", "TRUNCATE")
 
 @pytest.fixture
 def filled(superuser: Connect, owner: Connect) -> None:
-    """Evidence in every table, and every write granted to every runtime role."""
+    """Insert evidence into every table, and grant every write to every runtime role."""
     evidence.fill(superuser, schema.REVISION)
     owner.execute(
         "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA orchestration"
@@ -43,7 +44,8 @@ def attack(login: Connect, table: str, verb: str) -> Refusal:
     statement = {
         "UPDATE": f"UPDATE orchestration.{table} SET xact_id = 0",
         "DELETE": f"DELETE FROM orchestration.{table}",
-        # Without CASCADE the server refuses to truncate a referenced table before any trigger.
+        # Without CASCADE the server rejects TRUNCATE of a referenced table before any trigger
+        # fires.
         "TRUNCATE": f"TRUNCATE orchestration.{table} CASCADE",
     }[verb]
     return refusal(login, statement)
@@ -105,7 +107,7 @@ def test_a_stray_insert_of_a_policy_meets_the_guard(login: Login) -> None:
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-POL-007")
 def test_a_stray_demotion_meets_the_guard_at_commit(login: Login) -> None:
-    """Up to 17 a deferred trigger runs with the login's rights, not those of the statement."""
+    """Up to 17, a deferred trigger runs with the privileges of the login at COMMIT."""
     ingest = login("ingest")
     ingest.execute(
         "UPDATE orchestration.policy_versions SET status = 'RETIRED' WHERE status = 'GRACE'"

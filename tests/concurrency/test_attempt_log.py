@@ -41,7 +41,7 @@ each_snapshot = pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIAL
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_amiss_afterwards(owner: Connect) -> Iterator[None]:
+def nothing_is_wrong_afterwards(owner: Connect) -> Iterator[None]:
     yield
     assert owner.execute("SELECT * FROM orchestration.verify_attempt_logs()").fetchall() == []
 
@@ -187,7 +187,7 @@ def test_an_opener_waits_for_the_closer_to_commit_or_not(
 
 
 @pytest.mark.invariant("INV-APP-002")
-def test_who_enqueues_waits_for_the_log_and_goes_on(
+def test_an_enqueue_waits_for_the_log_and_continues(
     owner: Connect, login: Login, background: ThreadPoolExecutor
 ) -> None:
     worker, other = login("executor"), login("executor")
@@ -211,7 +211,7 @@ def test_who_enqueues_waits_for_the_log_and_goes_on(
 @pytest.mark.invariant("INV-APP-002")
 @each_log
 @each_snapshot
-def test_an_older_snapshot_does_not_call_open_what_was_closed_since(
+def test_an_older_snapshot_gets_40001_if_the_attempt_was_closed_since(
     owner: Connect, login: Login, isolation: str, log: str
 ) -> None:
     open_next(owner, log)
@@ -228,7 +228,7 @@ def test_an_older_snapshot_does_not_call_open_what_was_closed_since(
 @each_log
 @each_snapshot
 @pytest.mark.parametrize("seen", range(3))
-def test_an_older_snapshot_does_not_call_unopened_what_was_opened_since(
+def test_an_older_snapshot_gets_40001_if_the_attempt_was_opened_since(
     owner: Connect, login: Login, isolation: str, log: str, seen: int
 ) -> None:
     """The snapshot sees nothing of the log, the first attempt open, or the first attempt closed."""
@@ -252,7 +252,7 @@ def test_an_older_snapshot_does_not_call_unopened_what_was_opened_since(
 @pytest.mark.invariant("INV-APP-002", "INV-API-002")
 @each_log
 @each_snapshot
-def test_a_snapshot_that_sees_the_whole_log_is_told_the_truth(
+def test_a_snapshot_that_sees_the_whole_log_gets_the_refusal(
     owner: Connect, login: Login, isolation: str, log: str
 ) -> None:
     worker = login("executor")

@@ -443,7 +443,7 @@ def test_an_execution_that_ends_in_two_ways_at_once_ends_in_one(
 @pytest.mark.invariant("INV-ATT-002")
 @pytest.mark.parametrize("by", ["the function", "the owner's INSERT"])
 @each_snapshot
-def test_a_completion_that_does_not_see_the_start_is_told_so_and_not_judged_falsely(
+def test_a_completion_that_does_not_see_the_start_gets_40001(
     owner: Connect, login: Callable[[str], Connect], attested: UUID, isolation: str, by: str
 ) -> None:
     if by == "the function":
@@ -582,7 +582,7 @@ def test_without_its_gate_a_retirement_overtakes_a_caller_in_flight(
 @pytest.mark.invariant("INV-ATT-008")
 @pytest.mark.parametrize("version", ["v1", "v2"], ids=["the old version", "the new version"])
 @each_snapshot
-def test_a_snapshot_older_than_a_rotation_is_told_so_and_not_judged_falsely(
+def test_a_snapshot_older_than_a_rotation_gets_40001(
     owner: Connect, login: Callable[[str], Connect], isolation: str, version: str
 ) -> None:
     activate_policy(owner, "v1")
@@ -600,7 +600,7 @@ def test_a_snapshot_older_than_a_rotation_is_told_so_and_not_judged_falsely(
 
 @pytest.mark.invariant("INV-ATT-008")
 @each_snapshot
-def test_an_import_under_a_version_that_its_snapshot_does_not_know_is_told_so(
+def test_an_import_under_a_version_that_its_snapshot_does_not_see_gets_40001(
     owner: Connect,
     database: scratch.Database,
     connections: Callable[[Any], Connect],

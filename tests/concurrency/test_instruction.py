@@ -50,7 +50,7 @@ P = instruction_id("p", 0)
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_amiss_afterwards(owner: Connect) -> Iterator[None]:
+def nothing_is_wrong_afterwards(owner: Connect) -> Iterator[None]:
     yield
     for verify in ("verify_instructions", "verify_outbox"):
         assert owner.execute(f"SELECT * FROM orchestration.{verify}()").fetchall() == []
@@ -418,7 +418,7 @@ def test_of_two_authorizations_at_once_by_one_login_one_authorizes(
 @pytest.mark.invariant("INV-INS-009")
 @each_outcome
 @each_isolation
-def test_a_transition_waits_for_the_one_in_flight_and_is_judged_after_it(
+def test_a_transition_waits_for_the_one_in_flight_and_is_checked_after_it(
     owner: Connect,
     login: Callable[[str], Connect],
     background: ThreadPoolExecutor,
@@ -443,7 +443,7 @@ def test_a_transition_waits_for_the_one_in_flight_and_is_judged_after_it(
 
 @pytest.mark.invariant("INV-INS-009")
 @each_snapshot
-def test_a_transition_from_an_older_snapshot_is_told_so(
+def test_a_transition_from_an_older_snapshot_gets_40001(
     login: Callable[[str], Connect], isolation: str
 ) -> None:
     one, two = login("executor"), login("executor")
@@ -566,7 +566,7 @@ def test_without_its_gate_a_change_overtakes_an_authorization_in_flight(
 @pytest.mark.invariant("INV-INS-010")
 @each_change
 @each_isolation
-def test_a_change_waits_for_an_authorization_that_was_judged_before(
+def test_a_change_waits_for_an_authorization_that_was_checked_before(
     owner: Connect,
     login: Callable[[str], Connect],
     background: ThreadPoolExecutor,
@@ -592,7 +592,7 @@ def test_a_change_waits_for_an_authorization_that_was_judged_before(
 @each_outcome
 @each_change
 @each_isolation
-def test_an_authorization_waits_for_the_change_in_flight_and_is_judged_after_it(
+def test_an_authorization_waits_for_the_change_in_flight_and_is_checked_after_it(
     owner: Connect,
     login: Callable[[str], Connect],
     background: ThreadPoolExecutor,
@@ -717,7 +717,7 @@ def test_of_an_end_and_an_enqueue_at_once_one_is_accepted(
 @pytest.mark.parametrize("participant", ["p", "new"], ids=["known", "without an item so far"])
 @each_end
 @each_isolation
-def test_an_end_is_never_judged_from_a_snapshot_that_lacks_an_item_s_end(
+def test_an_end_is_never_checked_in_a_snapshot_that_lacks_an_item_s_end(
     owner: Connect,
     login: Callable[[str], Connect],
     isolation: str,

@@ -46,7 +46,7 @@ each_snapshot = pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIAL
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_amiss_afterwards(owner: Connect) -> Iterator[None]:
+def nothing_is_wrong_afterwards(owner: Connect) -> Iterator[None]:
     yield
     for function in ("verify_outbox", "verify_instructions"):
         assert owner.execute(f"SELECT * FROM orchestration.{function}()").fetchall() == []
@@ -284,7 +284,7 @@ def test_without_its_gate_an_owner_s_event_overtakes_a_writer_in_flight(
 @pytest.mark.invariant("INV-KIL-002")
 @each_gated
 @each_isolation
-def test_a_switch_waits_for_a_writer_that_was_judged_before(
+def test_a_switch_waits_for_a_writer_that_was_checked_before(
     owner: Connect, login: Login, background: ThreadPoolExecutor, act: str, isolation: str
 ) -> None:
     prepare(owner)
@@ -303,7 +303,7 @@ def test_a_switch_waits_for_a_writer_that_was_judged_before(
 
 @pytest.mark.invariant("INV-KIL-001", "INV-KIL-002")
 @each_gated
-def test_under_read_committed_a_writer_that_waited_is_judged_under_the_new_state(
+def test_under_read_committed_a_writer_that_waited_is_checked_against_the_new_state(
     owner: Connect, login: Login, background: ThreadPoolExecutor, act: str
 ) -> None:
     prepare(owner)
@@ -340,7 +340,7 @@ def test_a_writer_that_waited_for_a_switch_that_was_undone_goes_on(
 @pytest.mark.invariant("INV-KIL-001", "INV-KIL-002")
 @each_gated
 @each_snapshot
-def test_an_older_snapshot_is_told_so_and_never_passes(
+def test_an_older_snapshot_gets_40001_and_never_passes(
     owner: Connect, login: Login, act: str, isolation: str
 ) -> None:
     prepare(owner)
@@ -371,7 +371,7 @@ def test_an_older_snapshot_is_told_so_and_never_passes(
 
 @pytest.mark.invariant("INV-KIL-002")
 @each_snapshot
-def test_a_release_with_an_older_snapshot_does_not_call_released_what_was_engaged_since(
+def test_a_release_with_an_older_snapshot_gets_40001_if_the_switch_was_engaged_since(
     owner: Connect, login: Login, isolation: str
 ) -> None:
     control = login("control")
@@ -396,7 +396,7 @@ def test_a_release_with_an_older_snapshot_does_not_call_released_what_was_engage
     ids=["attesting", "authorizing", "executing"],
 )
 @each_snapshot
-def test_an_owner_s_older_snapshot_is_told_so_too(
+def test_an_owner_s_older_snapshot_gets_40001_too(
     owner: Connect, login: Login, statement: str, isolation: str
 ) -> None:
     prepare(owner)
@@ -409,7 +409,7 @@ def test_an_owner_s_older_snapshot_is_told_so_too(
 
 @pytest.mark.invariant("INV-KIL-001")
 @each_isolation
-def test_a_completion_does_not_mind_a_switch_that_its_snapshot_does_not_see(
+def test_a_completion_ignores_a_switch_that_its_snapshot_does_not_see(
     owner: Connect, login: Login, isolation: str
 ) -> None:
     prepare(owner)
@@ -428,7 +428,7 @@ def test_a_completion_does_not_mind_a_switch_that_its_snapshot_does_not_see(
 
 
 @pytest.mark.invariant("INV-KIL-001", "INV-KIL-002")
-def test_a_switch_waits_on_for_a_writer_that_idles_and_nobody_overtakes_it(
+def test_a_switch_waits_for_an_idle_writer_and_no_later_writer_overtakes_it(
     owner: Connect, login: Login, background: ThreadPoolExecutor
 ) -> None:
     idle, other, control = login("ingest"), login("ingest"), login("control")

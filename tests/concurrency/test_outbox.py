@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_amiss_afterwards(owner: Connect) -> Iterator[None]:
+def nothing_is_wrong_afterwards(owner: Connect) -> Iterator[None]:
     yield
     assert owner.execute("SELECT * FROM orchestration.verify_outbox()").fetchall() == []
 
@@ -509,7 +509,7 @@ def test_claims_at_once_are_all_full_though_they_close_dead_items(
 
 @pytest.mark.invariant("INV-OUT-008", "INV-OUT-006")
 @each_snapshot
-def test_above_read_committed_workers_meet_success_or_40001_and_nothing_else(
+def test_above_read_committed_workers_get_success_or_40001_and_nothing_else(
     owner: Connect, login: Callable[[str], Connect], isolation: str
 ) -> None:
     fill(owner, 60)
@@ -810,7 +810,7 @@ def test_of_many_redrives_at_once_there_is_one_successor(
 @each_snapshot
 @pytest.mark.parametrize("newest", ["the item itself", "its successor"])
 @pytest.mark.parametrize("outcome", ["REJECTED", "UNKNOWN"])
-def test_a_redrive_that_does_not_see_the_end_is_told_so_and_not_judged_falsely(
+def test_a_redrive_that_does_not_see_the_end_gets_40001(
     owner: Connect, login: Callable[[str], Connect], isolation: str, newest: str, outcome: str
 ) -> None:
     worker, control = login("executor"), login("control")

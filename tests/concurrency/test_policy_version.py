@@ -216,7 +216,7 @@ def test_where_the_guard_and_the_gate_are_gone_the_index_decides_the_race(
         *("retire the RETIRED", "retire the unknown"),
     ],
 )
-def test_a_change_from_an_older_snapshot_is_told_so_and_not_judged_falsely(
+def test_a_change_from_an_older_snapshot_gets_40001(
     owner: Connect,
     login: Callable[[str], Connect],
     isolation: str,
@@ -319,7 +319,7 @@ def test_a_change_gets_in_under_overlapping_writers_and_none_commits_after_it(
 @pytest.mark.invariant("INV-ATT-008")
 @each_snapshot
 @pytest.mark.parametrize("version", ["v1", "v2"], ids=["the old version", "the new version"])
-def test_an_older_snapshot_is_told_so_and_not_judged_falsely(
+def test_an_older_snapshot_gets_40001(
     owner: Connect, login: Callable[[str], Connect], isolation: str, version: str
 ) -> None:
     activate_policy(owner, "v1")
@@ -342,7 +342,7 @@ def test_an_older_snapshot_is_told_so_and_not_judged_falsely(
 
 @pytest.mark.invariant("INV-ATT-008")
 @each_snapshot
-def test_a_writer_that_waited_for_a_change_is_told_that_its_snapshot_is_older(
+def test_a_writer_that_waited_for_a_change_with_an_older_snapshot_gets_40001(
     owner: Connect,
     login: Callable[[str], Connect],
     background: ThreadPoolExecutor,
@@ -359,7 +359,7 @@ def test_a_writer_that_waited_for_a_change_is_told_that_its_snapshot_is_older(
 
 
 @pytest.mark.invariant("INV-ATT-008")
-def test_under_read_committed_a_writer_that_waited_is_judged_under_the_new_state(
+def test_under_read_committed_a_writer_that_waited_is_checked_against_the_new_state(
     owner: Connect, login: Callable[[str], Connect], background: ThreadPoolExecutor
 ) -> None:
     activate_policy(owner, "v1")
@@ -377,7 +377,7 @@ def test_under_read_committed_a_writer_that_waited_is_judged_under_the_new_state
 
 @pytest.mark.invariant("INV-ATT-008")
 @each_isolation
-def test_a_change_waits_for_a_writer_that_was_judged_before(
+def test_a_change_waits_for_a_writer_that_was_checked_before(
     owner: Connect,
     login: Callable[[str], Connect],
     background: ThreadPoolExecutor,

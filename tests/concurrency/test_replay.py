@@ -20,7 +20,7 @@ ACTS = {
 @pytest.mark.invariant("INV-INS-009", "INV-POL-001", "INV-KIL-003")
 @pytest.mark.parametrize("name", ACTS)
 @pytest.mark.parametrize("isolation", ISOLATION_LEVELS)
-def test_of_sixteen_at_once_one_is_done_and_the_others_are_answered(
+def test_of_sixteen_at_once_one_is_done_and_the_others_get_its_result(
     login: Callable[[str], Connect], isolation: str, name: str
 ) -> None:
     role, statement, parameters = ACTS[name]

@@ -178,7 +178,7 @@ def test_without_its_gate_a_revocation_overtakes_a_caller_in_flight(
 @pytest.mark.invariant("INV-ATT-009")
 @each_table
 @each_isolation
-def test_a_revocation_waits_for_a_caller_that_was_judged_before(
+def test_a_revocation_waits_for_a_caller_that_was_checked_before(
     owner: Connect,
     login: Callable[[str], Connect],
     background: ThreadPoolExecutor,
@@ -202,7 +202,7 @@ def test_a_revocation_waits_for_a_caller_that_was_judged_before(
 
 @pytest.mark.invariant("INV-ATT-009")
 @each_table
-def test_under_read_committed_a_caller_that_waited_is_judged_under_the_new_state(
+def test_under_read_committed_a_caller_that_waited_is_checked_against_the_new_state(
     owner: Connect,
     login: Callable[[str], Connect],
     background: ThreadPoolExecutor,
@@ -243,7 +243,7 @@ def test_a_caller_that_waited_for_a_revocation_that_was_undone_attests(
 @pytest.mark.invariant("INV-ATT-009")
 @pytest.mark.parametrize("fields", [{"token_hash": HASH}, {}], ids=["the credential", "another"])
 @each_snapshot
-def test_an_older_snapshot_is_told_so_and_not_judged_falsely(
+def test_an_older_snapshot_gets_40001(
     owner: Connect, login: Callable[[str], Connect], isolation: str, fields: dict[str, str]
 ) -> None:
     activate_policy(owner)
@@ -266,7 +266,7 @@ def test_an_older_snapshot_is_told_so_and_not_judged_falsely(
 
 @pytest.mark.invariant("INV-ATT-009")
 @each_snapshot
-def test_the_requirement_tells_an_older_snapshot_too(
+def test_the_requirement_rejects_an_older_snapshot_with_40001_too(
     login: Callable[[str], Connect], isolation: str
 ) -> None:
     executor = login("executor")

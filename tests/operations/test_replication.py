@@ -169,7 +169,7 @@ def test_a_subscriber_takes_over_from_a_publisher_that_is_gone(source: Source, p
 
 
 @pytest.mark.parametrize("last_first", [False, True], ids=["a to z", "z to a"])
-def test_tables_that_come_one_by_one_while_work_goes_on_fit_together_in_the_end(
+def test_tables_that_are_copied_one_by_one_during_work_agree_in_the_end(
     source: Source,
     pair: Pair,
     last_first: bool,
@@ -251,7 +251,7 @@ subscriber."""
 
 
 @pytest.mark.parametrize("missing", PARTS)
-def test_what_is_missing_is_let_in_and_found(
+def test_an_incomplete_copy_is_accepted_and_reported(
     pair: Pair,
     missing: str,
 ) -> None:
@@ -268,7 +268,7 @@ def test_what_is_missing_is_let_in_and_found(
 
 
 @pytest.mark.parametrize("table", ["audit_log", "payment_outbox_items", "payment_outbox_pending"])
-def test_without_the_one_difference_that_a_worker_makes_a_copy_is_refused(
+def test_a_copy_is_rejected_unless_subscription_workers_are_recognized(
     pair: Pair,
     table: str,
 ) -> None:
@@ -354,7 +354,7 @@ REPLICA_MODE_ATTACKS = {
 
 
 @pytest.mark.parametrize("attack", REPLICA_MODE_ATTACKS)
-def test_who_only_sets_replica_mode_is_refused_while_a_subscription_is_there(
+def test_a_login_that_only_sets_replica_mode_is_rejected_while_a_subscription_exists(
     pair: Pair,
     attack: str,
 ) -> None:

@@ -149,7 +149,7 @@ def received(ingest: Service, new: New) -> InstructionRecord:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_amiss_afterwards(owner: Connect) -> Iterator[None]:
+def nothing_is_wrong_afterwards(owner: Connect) -> Iterator[None]:
     yield
     for verify in ("verify_instructions", "verify_outbox"):
         assert owner.execute(f"SELECT * FROM orchestration.{verify}()").fetchall() == []

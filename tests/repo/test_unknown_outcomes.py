@@ -158,7 +158,7 @@ def desk(session: Sessions) -> Desk:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_amiss_afterwards(owner: Connect) -> Iterator[None]:
+def nothing_is_wrong_afterwards(owner: Connect) -> Iterator[None]:
     yield
     assert owner.execute("SELECT * FROM orchestration.verify_outbox()").fetchall() == []
     report = owner.execute("SELECT ok, break_reason FROM orchestration.verify_audit_log()")

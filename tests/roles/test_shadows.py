@@ -114,7 +114,7 @@ def test_a_view_of_ours_reads_the_real_table(superuser: Connect, shadowed: Login
 
 
 @pytest.mark.parametrize("as_group", [False, True], ids=["as-itself", "as-the-group"])
-def test_a_row_says_which_login_wrote_it(
+def test_a_row_records_which_login_wrote_it(
     superuser: Connect, login: Login, *, as_group: bool
 ) -> None:
     """Inside a SECURITY DEFINER function current_user is the owner; SET ROLE is the caller's."""

@@ -200,7 +200,7 @@ def test_a_view_of_the_outbox_shows_no_payload(catalogue: Connect) -> None:
     assert shown & {"payload", "payload_salt", "lease_token"} == set()
 
 
-def test_every_trigger_that_refuses_refuses_in_replica_mode_too(catalogue: Connect) -> None:
+def test_every_trigger_that_rejects_fires_in_replica_mode_too(catalogue: Connect) -> None:
     triggers = dict(
         rows(
             catalogue,
@@ -216,7 +216,7 @@ def test_every_trigger_that_refuses_refuses_in_replica_mode_too(catalogue: Conne
     assert triggers.keys() >= WRITERS
 
 
-def test_no_trigger_changes_a_row_after_another_has_judged_it(catalogue: Connect) -> None:
+def test_no_trigger_changes_a_row_after_another_has_checked_it(catalogue: Connect) -> None:
     """If an event has two BEFORE triggers, the second by name could change a row that the first has
     checked."""
     crowded = rows(
@@ -255,7 +255,7 @@ def test_no_trigger_looks_at_named_columns_only(catalogue: Connect) -> None:
     assert narrowed == set()
 
 
-def test_every_table_refuses_or_judges_truncate(catalogue: Connect) -> None:
+def test_every_table_rejects_or_checks_truncate(catalogue: Connect) -> None:
     unguarded = names(
         catalogue,
         """
@@ -277,7 +277,7 @@ def test_every_table_refuses_or_judges_truncate(catalogue: Connect) -> None:
 
 
 @pytest.mark.parametrize("table", EVIDENCE)
-def test_evidence_says_who_wrote_it_and_in_which_transaction(
+def test_evidence_records_who_wrote_it_and_in_which_transaction(
     catalogue: Connect, table: str
 ) -> None:
     columns = rows(

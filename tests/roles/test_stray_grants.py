@@ -82,7 +82,7 @@ GUARDED = [
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.parametrize(("table", "verb", "invariant", "sqlstate"), GUARDED)
-def test_a_stray_write_meets_the_guard(
+def test_a_stray_write_is_rejected_by_the_guard(
     login: Login, table: str, verb: str, invariant: str, sqlstate: str
 ) -> None:
     assert_invariant(attack(login("readonly"), table, verb), invariant, sqlstate, table)
@@ -95,7 +95,7 @@ def test_every_table_of_evidence_is_attacked() -> None:
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-POL-010")
-def test_a_stray_insert_of_a_policy_meets_the_guard(login: Login) -> None:
+def test_a_stray_insert_of_a_policy_is_rejected_by_the_guard(login: Login) -> None:
     found = refusal(
         login("ingest"),
         "INSERT INTO orchestration.policy_versions (id, description, checksum, status)"
@@ -106,7 +106,7 @@ def test_a_stray_insert_of_a_policy_meets_the_guard(login: Login) -> None:
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-POL-007")
-def test_a_stray_demotion_meets_the_guard_at_commit(login: Login) -> None:
+def test_a_stray_demotion_is_rejected_by_the_guard_at_commit(login: Login) -> None:
     """Up to 17, a deferred trigger runs with the privileges of the login at COMMIT."""
     ingest = login("ingest")
     ingest.execute(
@@ -126,7 +126,7 @@ def test_a_stray_demotion_meets_the_guard_at_commit(login: Login) -> None:
     ("table", "column"),
     [("revoked_client_certs", "cert_fingerprint_sha256"), ("revoked_tokens", "token_hash")],
 )
-def test_a_stray_insert_of_a_revocation_meets_the_guard(
+def test_a_stray_insert_of_a_revocation_is_rejected_by_the_guard(
     login: Login, table: str, column: str
 ) -> None:
     found = refusal(
@@ -139,7 +139,7 @@ def test_a_stray_insert_of_a_revocation_meets_the_guard(
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-ATT-002")
-def test_a_stray_insert_of_an_attestation_meets_the_guard(login: Login) -> None:
+def test_a_stray_insert_of_an_attestation_is_rejected_by_the_guard(login: Login) -> None:
     found = refusal(
         login("readonly"),
         "INSERT INTO orchestration.ingress_attestations (caller_identity, idempotency_key,"
@@ -151,7 +151,7 @@ def test_a_stray_insert_of_an_attestation_meets_the_guard(login: Login) -> None:
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-ATT-010")
-def test_a_stray_insert_of_an_event_meets_the_guard(login: Login) -> None:
+def test_a_stray_insert_of_an_event_is_rejected_by_the_guard(login: Login) -> None:
     found = refusal(
         login("readonly"),
         "INSERT INTO orchestration.ingress_attestation_events (attestation_id, event)"
@@ -163,7 +163,7 @@ def test_a_stray_insert_of_an_event_meets_the_guard(login: Login) -> None:
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-OUT-009")
-def test_a_stray_item_without_its_pending_row_meets_the_guard(login: Login) -> None:
+def test_a_stray_item_without_its_pending_row_is_rejected_by_the_guard(login: Login) -> None:
     found = refusal(
         login("readonly"),
         "INSERT INTO orchestration.payment_outbox_items (outbox_id, instruction_id,"
@@ -175,7 +175,7 @@ def test_a_stray_item_without_its_pending_row_meets_the_guard(login: Login) -> N
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-OUT-009")
-def test_a_stray_pending_row_without_its_item_meets_the_guard(login: Login) -> None:
+def test_a_stray_pending_row_without_its_item_is_rejected_by_the_guard(login: Login) -> None:
     found = refusal(
         login("readonly"),
         "INSERT INTO orchestration.payment_outbox_pending (outbox_id, instruction_id,"
@@ -188,7 +188,7 @@ def test_a_stray_pending_row_without_its_item_meets_the_guard(login: Login) -> N
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-INS-006")
-def test_a_stray_pending_row_of_an_instruction_that_is_not_open_meets_the_foreign_key(
+def test_a_stray_pending_row_of_an_instruction_that_is_not_open_is_rejected_by_the_foreign_key(
     login: Login,
 ) -> None:
     found = refusal(
@@ -210,7 +210,7 @@ def test_a_stray_pending_row_of_an_instruction_that_is_not_open_meets_the_foreig
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-INS-001")
-def test_a_stray_leap_of_an_instruction_meets_the_guard(login: Login) -> None:
+def test_a_stray_leap_of_an_instruction_is_rejected_by_the_guard(login: Login) -> None:
     found = refusal(
         login("readonly"),
         "UPDATE orchestration.instructions SET state = 'COMPLETED' WHERE state = 'RECEIVED'",
@@ -220,7 +220,7 @@ def test_a_stray_leap_of_an_instruction_meets_the_guard(login: Login) -> None:
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-INS-001")
-def test_a_stray_instruction_that_enters_authorized_meets_the_guard(login: Login) -> None:
+def test_a_stray_instruction_that_enters_authorized_is_rejected_by_the_guard(login: Login) -> None:
     found = refusal(
         login("readonly"),
         "INSERT INTO orchestration.instructions (participant_id, idempotency_key,"
@@ -235,7 +235,7 @@ def test_a_stray_instruction_that_enters_authorized_meets_the_guard(login: Login
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-INS-004")
-def test_a_stray_row_of_history_meets_the_guard(login: Login) -> None:
+def test_a_stray_row_of_history_is_rejected_by_the_guard(login: Login) -> None:
     found = refusal(
         login("readonly"),
         "INSERT INTO orchestration.status_history"
@@ -255,7 +255,7 @@ def test_a_stray_row_of_history_meets_the_guard(login: Login) -> None:
         ("transaction_attempts", "worker_id, rail_type", "'forger', 'rail'"),
     ],
 )
-def test_a_stray_attempt_of_an_instruction_meets_the_guard(
+def test_a_stray_attempt_of_an_instruction_is_rejected_by_the_guard(
     login: Login, table: str, columns: str, values: str
 ) -> None:
     found = refusal(
@@ -268,7 +268,7 @@ def test_a_stray_attempt_of_an_instruction_meets_the_guard(
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-INS-006")
-def test_a_stray_end_of_an_instruction_with_a_live_item_meets_the_foreign_key(
+def test_a_stray_end_of_an_instruction_with_a_live_item_is_rejected_by_the_foreign_key(
     login: Login,
 ) -> None:
     readonly = login("readonly")
@@ -287,7 +287,7 @@ def test_a_stray_end_of_an_instruction_with_a_live_item_meets_the_foreign_key(
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-OUT-009")
-def test_a_stray_change_of_a_pending_row_s_identity_meets_the_guard(login: Login) -> None:
+def test_a_stray_change_of_a_pending_row_s_identity_is_rejected_by_the_guard(login: Login) -> None:
     found = refusal(
         login("readonly"), "UPDATE orchestration.payment_outbox_pending SET rail_type = 'other'"
     )
@@ -296,7 +296,7 @@ def test_a_stray_change_of_a_pending_row_s_identity_meets_the_guard(login: Login
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-OUT-005")
-def test_a_stray_attempt_meets_the_guard(login: Login) -> None:
+def test_a_stray_attempt_is_rejected_by_the_guard(login: Login) -> None:
     found = refusal(
         login("readonly"),
         "INSERT INTO orchestration.payment_outbox_attempts"

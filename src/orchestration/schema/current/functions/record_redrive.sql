@@ -3,7 +3,7 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET timezone = 'UTC'
 AS $$
--- A redrive is an operator's decision, so the audit log records it; an enqueue is not. The entry
+-- The audit log records a redrive, unlike an enqueue, because an operator decides on it. The entry
 -- leaves out payload and context: both can be erased later, but the audit log cannot.
 BEGIN
   IF EXISTS (SELECT FROM inserted i WHERE i.redrive_no > 0) THEN

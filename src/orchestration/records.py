@@ -618,7 +618,8 @@ class Completion(Input):
     """The result of an attempt, as the worker reports it.
 
     `outcome`: required for FAILED and optional for RETRYABLE. If a RETRYABLE attempt was the last
-    one, the item ends with this outcome, or with UNKNOWN if none was given.
+    one, the item ends with this outcome, or with UNKNOWN if none was given. NOT_SENT is recorded as
+    UNKNOWN if an earlier attempt of the item may have sent the payment.
     `retry_in`: only for RETRYABLE, the delay by the database's clock, at most 36,525 days.
     """
 

@@ -376,6 +376,7 @@ WRITES: dict[str, Callable[[Session], object]] = {
     "a host's function": lambda session: session.execute(text("SELECT public.write()")),
     "a statement": lambda session: session.execute(text("INSERT INTO public.hosts VALUES (1)")),
     "an object": lambda session: session.add(HostsRow(id=1)),
+    "a notification": lambda session: session.execute(text("SELECT pg_notify('hosts', 'x')")),
 }
 ROLES = {"a chain": "auditor", "a function": "ingest"}
 
@@ -466,6 +467,21 @@ def test_a_unit_that_wrote_ends_unknown_when_its_commit_was_lost(
     with raises(errors.CommitOutcomeUnknown, Retry.AFTER_RESOLUTION):
         run_in_transaction(sessionmaker(engine), work)
     assert tries == 1
+
+
+@pytest.mark.invariant("INV-API-003")
+def test_a_value_that_its_type_refuses_is_shown_up_to_200_characters(
+    engine: Callable[[str], Engine],
+) -> None:
+    value = "x" * 6_000
+    with (
+        engine("executor").connect() as connection,
+        pytest.raises(errors.InvalidTextRepresentation) as raised,
+    ):
+        connection.execute(text("SELECT CAST(:value AS uuid)"), {"value": value})
+    for shown in (str(raised.value), str(raised.value.__cause__)):
+        assert shown.startswith("invalid input syntax for type uuid")
+        assert len(shown) == 200
 
 
 @pytest.mark.usefixtures("hosts_table")

@@ -222,9 +222,9 @@ class OutboxRepository(Repository):
         """Lease up to `batch_size` due items (1 to 10,000) for `lease` (1 s to 1 day).
 
         The items that have been due longest come first. The batch is full if enough items are due
-        and free. But it ends before its payloads exceed `max_bytes` of JSON text (1 byte to 1 GiB,
-        default 16 MiB); a first item that is larger is returned alone. Items of a stopped
-        participant or rail are left out. Items that are left out stay due.
+        and free. But it ends before its payloads and contexts exceed `max_bytes` of JSON text
+        (1 byte to 1 GiB, default 16 MiB); a first item that is larger is returned alone. Items of
+        a stopped participant or rail are left out. Items that are left out stay due.
 
         Commit before calling a rail, so that the openings are stored before the side effect. If
         the reply to the claim or to its COMMIT is lost, `held` returns the same items.

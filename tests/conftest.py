@@ -1,4 +1,4 @@
-"""The fixtures: one server per run, one migrated template, a clone of it for every test."""
+"""The fixtures: one server per run, one migrated template, and a clone of it per test."""
 
 import os
 import secrets
@@ -49,8 +49,8 @@ _resources = pytest.StashKey[ExitStack]()
 
 
 def live_in_memory() -> None:
-    """Let temporary files be in memory where there is room, unless TMPDIR says where they are to
-    be: a database for each test is hundreds of files made and removed."""
+    """Put temporary files into memory if there is room, unless TMPDIR is set. Each database
+    consists of hundreds of files, which are created and removed for a test."""
     try:
         facts = os.statvfs(MEMORY)
     except OSError:
@@ -62,7 +62,7 @@ def live_in_memory() -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The controller (or the only process) starts the server and migrates the template."""
+    """Start the server and migrate the template, in the controller or the only process."""
     if hasattr(config, "workerinput"):
         config.stash[_server] = config.workerinput["server"]
         return
@@ -152,7 +152,7 @@ def server(pytestconfig: pytest.Config) -> scratch.Server:
 
 
 class Clones:
-    """Makes copies of the migrated template and drops them, over one connection per process."""
+    """Create copies of the migrated template and drop them, over one connection per process."""
 
     def __init__(self, server: scratch.Server, known: dict[str, Any]) -> None:
         self._server, self._known = server, known
@@ -228,8 +228,8 @@ def shared(clones: Clones) -> Iterator[Shared]:
 def database(
     clones: Clones, shared: Shared, request: pytest.FixtureRequest
 ) -> Iterator[scratch.Database]:
-    """A migrated database for the test alone, or for all tests of its module that are marked
-    `unchanged` with the same history; with instructions if the test is marked `instructed`."""
+    """A migrated database for this test alone. Tests of one module that are marked `unchanged` with
+    the same history share one. A test that is marked `instructed` gets one with instructions."""
     template = "instructed" if request.node.get_closest_marker("instructed") else "template"
     unchanged = request.node.get_closest_marker("unchanged")
     if unchanged is None:
@@ -242,9 +242,10 @@ def database(
 
 @pytest.fixture
 def connections(server: scratch.Server) -> Iterator[Callable[[URL], Connect]]:
-    """Opens driver connections, each outside transactions until it begins one; closes them all.
+    """Open driver connections in autocommit mode, and close them all at the end.
 
-    They reach the server itself: what a session sets is to last."""
+    They connect to the server directly, because session settings must last.
+    """
     with ExitStack() as opened:
 
         def open_one(url: URL) -> Connect:
@@ -260,7 +261,7 @@ def connections(server: scratch.Server) -> Iterator[Callable[[URL], Connect]]:
 def superuser(
     database: scratch.Database, connections: Callable[[URL], Connect]
 ) -> psycopg.Connection[Any]:
-    """The login that made the database."""
+    """A connection of the login that created the database."""
     return connections(database.url)
 
 
@@ -268,7 +269,8 @@ def superuser(
 def owner(
     database: scratch.Database, connections: Callable[[URL], Connect]
 ) -> psycopg.Connection[Any]:
-    """A connection with the rights of symphony_owner, so that triggers and constraints speak."""
+    """A connection with the privileges of symphony_owner, so that only triggers and constraints
+    reject."""
     connection = connections(database.url)
     connection.execute("SET ROLE symphony_owner")
     return connection
@@ -278,13 +280,13 @@ def owner(
 def login(
     database: scratch.Database, connections: Callable[[URL], Connect]
 ) -> Callable[[str], Connect]:
-    """Logs in as a member of a runtime role: `login("control")`."""
+    """Log in as a member of a runtime role: `login("control")`."""
     return lambda role: connections(database.as_role(role))
 
 
 @pytest.fixture
 def engine(database: scratch.Database) -> Iterator[Callable[[str], Engine]]:
-    """An engine of `orchestration.database` for a runtime role's login."""
+    """Return an engine of `orchestration.database` for the login of a runtime role."""
     made: dict[str, Engine] = {}
 
     def engine_of(role: str) -> Engine:
@@ -301,7 +303,8 @@ def engine(database: scratch.Database) -> Iterator[Callable[[str], Engine]]:
 
 @pytest.fixture
 def session(engine: Callable[[str], Engine]) -> Iterator[Callable[[str], Session]]:
-    """A Session as a runtime role, `session("ingest")`: closed afterwards, never committed."""
+    """Return a Session of a runtime role, `session("ingest")`. It is closed at the end, never
+    committed."""
     with ExitStack() as opened:
 
         def session_of(role: str) -> Session:

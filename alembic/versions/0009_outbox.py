@@ -346,8 +346,8 @@ CREATE FUNCTION orchestration.bump_participant_outbox_seq(p_participant_id text)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- Locks the participant's row and gives the next number. The row moves on when the item is stored,
--- by the trigger `sequences`, so that an item which is not stored after all leaves no gap.
+-- Locks the participant's row and returns the next number. The trigger `sequences` updates the row
+-- once the item is stored, so an item that is not stored after all leaves no gap.
 DECLARE
   v_next bigint;
 BEGIN
@@ -431,8 +431,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET timezone = 'UTC'
 AS $$
--- A redrive is an act of governance, an enqueue is none. No payload and no context: what is erased
--- later must not live on in the audit log.
+-- The audit log records a redrive, unlike an enqueue, because an operator decides on it. The entry
+-- leaves out payload and context: both can be erased later, but the audit log cannot.
 BEGIN
   IF EXISTS (SELECT FROM inserted i WHERE i.redrive_no > 0) THEN
     INSERT INTO orchestration.audit_log (action, table_name, after)
@@ -458,6 +458,8 @@ SET enable_seqscan = off
 AS $$
 -- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
 -- was empty would still scan the whole table after it has grown.
+-- The function is long because it checks one statement's items as a whole, in three queries: their
+-- instructions, each item, and the numbers of each participant.
 DECLARE
   v_xact_id bigint := pg_current_xact_id()::text::bigint;
   v_now timestamptz := clock_timestamp();
@@ -465,11 +467,12 @@ DECLARE
 BEGIN
   IF current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription() THEN
-    -- Its pending row and the items before it come by themselves: verify_outbox finds what is amiss.
+    -- The copied pending row and the earlier items arrive separately. verify_outbox reports what is
+    -- missing.
     RETURN NULL;
   END IF;
-  -- The lock makes an insert by hand wait for a completion that ends UNKNOWN, and answers an older
-  -- snapshot with 40001. enqueue_payment_outbox and redrive_outbox_item already have it.
+  -- The lock makes an INSERT by hand wait for a completion that ends UNKNOWN, and raises 40001 if
+  -- the snapshot is older. enqueue_payment_outbox and redrive_outbox_item have taken it already.
   SELECT n.instruction_id, i.unresolved
   INTO v_bad
   FROM (SELECT DISTINCT n.instruction_id FROM inserted n ORDER BY n.instruction_id OFFSET 0) n
@@ -483,74 +486,80 @@ BEGIN
   LIMIT 1;
   IF v_bad.unresolved > 0 THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-010', 'P7404', 'the instruction has an item whose outcome is unknown',
+      'INV-OUT-010', 'P7404', 'the instruction has an item whose outcome is UNKNOWN',
       'instructions',
       jsonb_build_object('id', v_bad.instruction_id, 'unresolved', v_bad.unresolved),
-      'Find out what the rail did and resolve the item first: payment_outbox_unresolved shows it.',
+      'Find out what the rail did, then use resolve_outbox_item. payment_outbox_unresolved lists'
+        ' the items.',
       'unresolved'
     );
   END IF;
-  SELECT n.outbox_id,
-         n.db_user <> SESSION_USER OR n.xact_id <> v_xact_id OR n.created_at > v_now AS forged
+  SELECT n.outbox_id, f.forged
   INTO v_bad
   FROM inserted n
-  WHERE n.db_user <> SESSION_USER
-    OR n.xact_id <> v_xact_id
-    OR n.created_at > v_now
-    OR NOT EXISTS (
-      SELECT FROM orchestration.payment_outbox_pending p
-      WHERE p.outbox_id = n.outbox_id
-      OFFSET 0
-    )
+  CROSS JOIN LATERAL (
+    SELECT n.db_user <> SESSION_USER OR n.xact_id <> v_xact_id OR n.created_at > v_now AS forged,
+           NOT EXISTS (
+             SELECT FROM orchestration.payment_outbox_pending p
+             WHERE p.outbox_id = n.outbox_id
+             OFFSET 0
+           ) AS not_pending
+  ) f
+  WHERE f.forged OR f.not_pending
   LIMIT 1;
-  IF NOT FOUND THEN
-    -- A counter that is ahead of its items is for verify_outbox to find.
-    SELECT p.participant_id, p.first, p.last, p.items
-    INTO v_bad
-    FROM (
-      SELECT n.participant_id,
-             min(n.sequence_id) AS first,
-             max(n.sequence_id) AS last,
-             count(*) AS items
-      FROM inserted n
-      GROUP BY n.participant_id
-    ) p
-    WHERE p.last - p.first <> p.items - 1
-      OR p.first > 1
-        AND NOT EXISTS (
-          SELECT FROM orchestration.payment_outbox_items i
-          WHERE i.participant_id = p.participant_id AND i.sequence_id = p.first - 1
-          OFFSET 0
-        )
-        AND NOT EXISTS (
-          SELECT FROM orchestration.participant_outbox_sequences s
-          WHERE s.participant_id = p.participant_id AND s.next_sequence_id = p.first
-          OFFSET 0
-        )
-    LIMIT 1;
-    IF FOUND THEN
-      PERFORM orchestration.raise_invariant(
-        'INV-OUT-007', '22023', 'the numbers do not follow the participant''s last one',
-        'payment_outbox_items',
-        jsonb_build_object('participant_id', v_bad.participant_id, 'first', v_bad.first,
-          'last', v_bad.last, 'items', v_bad.items),
-        'Leave sequence_id out: the database numbers.', 'sequence_id'
-      );
-    END IF;
+  IF FOUND THEN
+    CASE
+      WHEN v_bad.forged THEN
+        PERFORM orchestration.raise_invariant(
+          'INV-OUT-001', '22023', 'db_user, xact_id and created_at are set by the database',
+          'payment_outbox_items', jsonb_build_object('outbox_id', v_bad.outbox_id),
+          'Leave db_user, xact_id and created_at out.', 'db_user'
+        );
+      ELSE
+        PERFORM orchestration.raise_invariant(
+          'INV-OUT-009', 'P7006', 'the item has no pending row', 'payment_outbox_items',
+          jsonb_build_object('outbox_id', v_bad.outbox_id),
+          'Use enqueue_payment_outbox: it inserts both rows in one statement.', 'outbox_id'
+        );
+    END CASE;
     RETURN NULL;
   END IF;
-  IF v_bad.forged THEN
+  -- A counter that is ahead of the items passes here: verify_outbox reports it.
+  SELECT p.participant_id, p.first, p.last, p.items
+  INTO v_bad
+  FROM (
+    SELECT n.participant_id,
+           min(n.sequence_id) AS first,
+           max(n.sequence_id) AS last,
+           count(*) AS items
+    FROM inserted n
+    GROUP BY n.participant_id
+  ) p
+  CROSS JOIN LATERAL (
+    SELECT p.last - p.first <> p.items - 1 AS has_gap,
+           p.first > 1
+             AND NOT EXISTS (
+               SELECT FROM orchestration.payment_outbox_items i
+               WHERE i.participant_id = p.participant_id AND i.sequence_id = p.first - 1
+               OFFSET 0
+             )
+             AND NOT EXISTS (
+               SELECT FROM orchestration.participant_outbox_sequences s
+               WHERE s.participant_id = p.participant_id AND s.next_sequence_id = p.first
+               OFFSET 0
+             ) AS not_next
+  ) f
+  WHERE f.has_gap OR f.not_next
+  LIMIT 1;
+  IF FOUND THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-001', '22023', 'who wrote an item and when is the database''s to say',
-      'payment_outbox_items', jsonb_build_object('outbox_id', v_bad.outbox_id),
-      'Leave created_at, db_user and xact_id out.', 'db_user'
+      'INV-OUT-007', '22023', 'sequence_id does not continue the numbers of the participant',
+      'payment_outbox_items',
+      jsonb_build_object('participant_id', v_bad.participant_id, 'first', v_bad.first,
+        'last', v_bad.last, 'items', v_bad.items),
+      'Leave sequence_id out: the database sets it.', 'sequence_id'
     );
   END IF;
-  PERFORM orchestration.raise_invariant(
-    'INV-OUT-009', 'P7006', 'an item enters together with its pending row',
-    'payment_outbox_items', jsonb_build_object('outbox_id', v_bad.outbox_id),
-    'Enqueue by enqueue_payment_outbox.', 'outbox_id'
-  );
   RETURN NULL;
 END
 $$;
@@ -574,10 +583,10 @@ DECLARE
 BEGIN
   IF current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription() THEN
-    -- As it is now, leased or not: verify_outbox compares it with its item and attempts.
+    -- A copied row may have a lease. verify_outbox compares it with its item and attempts.
     RETURN NULL;
   END IF;
-  -- The item is this transaction's own, so that no other transaction can have ended it meanwhile.
+  -- The item must have been inserted by this transaction: no other transaction can have ended it.
   SELECT n.outbox_id INTO v_outbox_id
   FROM inserted n
   WHERE n.attempt_count <> 0
@@ -600,9 +609,9 @@ BEGIN
   LIMIT 1;
   IF FOUND THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-009', 'P7006', 'a pending row enters together with its item, unclaimed',
+      'INV-OUT-009', 'P7006', 'a pending row must be inserted with its item and without a lease',
       'payment_outbox_pending', jsonb_build_object('outbox_id', v_outbox_id),
-      'Enqueue by enqueue_payment_outbox.', 'outbox_id'
+      'Use enqueue_payment_outbox: it inserts both rows in one statement.', 'outbox_id'
     );
   END IF;
   RETURN NULL;
@@ -619,8 +628,8 @@ CREATE FUNCTION orchestration.guard_outbox_pending_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- Called where the identity changes, the lease under one token, or the count of attempts, and where
--- a lease ends.
+-- The trigger's WHEN clause calls this only if an identity column or attempt_count changes, if a
+-- lease is renewed under its token, or if a lease ends.
 DECLARE
   v_copied boolean := current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription();
@@ -631,14 +640,14 @@ BEGIN
     IS DISTINCT FROM
     (OLD.outbox_id, OLD.instruction_id, OLD.participant_id, OLD.sequence_id, OLD.rail_type) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-009', 'P7006', 'the identity of a pending row never changes',
+      'INV-OUT-009', 'P7006', 'the identity of a pending row cannot change',
       'payment_outbox_pending', jsonb_build_object('outbox_id', OLD.outbox_id),
-      'Only the lease, the attempt count and the time of the next attempt change.', 'outbox_id'
+      'Only the lease, attempt_count and next_attempt_at can change.', 'outbox_id'
     );
   END IF;
   IF OLD.lease_token IS NOT NULL AND NEW.lease_token IS DISTINCT FROM OLD.lease_token THEN
     IF v_copied THEN
-      -- Its attempts may come later: verify_outbox tells whether they fit.
+      -- The copied attempts may arrive later. verify_outbox reports those that contradict the row.
       RETURN NEW;
     END IF;
     SELECT coalesce(max(a.attempt_no) FILTER (WHERE a.phase = 'OPEN'), 0),
@@ -648,9 +657,10 @@ BEGIN
     WHERE a.outbox_id = OLD.outbox_id;
     IF NEW.lease_token IS NOT NULL OR v_opened <> v_closed OR NEW.attempt_count <> v_closed THEN
       PERFORM orchestration.raise_invariant(
-        'INV-OUT-002', 'P7002', 'a lease ends with its attempt', 'payment_outbox_pending',
+        'INV-OUT-002', 'P7002', 'a lease cannot end before its attempt is closed',
+        'payment_outbox_pending',
         jsonb_build_object('outbox_id', OLD.outbox_id, 'worker_id', OLD.claimed_by),
-        'Close the attempt first, by complete_outbox_attempt or repair_expired_leases.',
+        'Use complete_outbox_attempt or repair_expired_leases: they close the attempt first.',
         'lease_expires_at'
       );
     END IF;
@@ -659,23 +669,24 @@ BEGIN
   IF NEW.attempt_count
     <> OLD.attempt_count + (OLD.lease_token IS NULL AND NEW.lease_token IS NOT NULL)::integer THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-005', 'P7005', 'attempt_count grows by one, with a lease',
+      'INV-OUT-005', 'P7005', 'attempt_count must grow by 1 with a new lease, and only then',
       'payment_outbox_pending',
       jsonb_build_object('outbox_id', OLD.outbox_id, 'attempt_count', NEW.attempt_count),
-      'Attempts are opened by claim_outbox_batch.', 'attempt_count'
+      'Use claim_outbox_batch to open an attempt.', 'attempt_count'
     );
   END IF;
   IF NEW.claimed_by <> OLD.claimed_by
     OR OLD.lease_expires_at <= clock_timestamp() AND NOT v_copied THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-002', 'P7002', 'a lease is renewed by its own worker, before it expires',
+      'INV-OUT-002', 'P7002', 'only the worker of a lease can renew it, and only before it expires',
       'payment_outbox_pending',
       jsonb_build_object('outbox_id', OLD.outbox_id, 'worker_id', NEW.claimed_by),
-      'Claim again: the item may be another worker''s by now.', 'lease_expires_at'
+      'Claim the item again: another worker may have it now.', 'lease_expires_at'
     );
   END IF;
   IF NOT v_copied THEN
-    -- Claims and repairs read rows by next_attempt_at: a lease must never end before it.
+    -- Claims and repairs read rows up to the current time in next_attempt_at order. They would miss
+    -- an expired lease whose row has a later next_attempt_at.
     NEW.next_attempt_at := least(NEW.next_attempt_at, NEW.lease_expires_at);
   END IF;
   RETURN NEW;
@@ -708,9 +719,10 @@ BEGIN
   LIMIT 1;
   IF FOUND THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-009', 'P7006', 'a pending row leaves only after its terminal attempt',
+      'INV-OUT-009', 'P7006', 'a pending row cannot be deleted before its item ended',
       'payment_outbox_pending', jsonb_build_object('outbox_id', v_outbox_id),
-      'Complete the item by complete_outbox_attempt.', 'outbox_id'
+      'Use complete_outbox_attempt: it deletes the row when the item is DISPATCHED or FAILED.',
+      'outbox_id'
     );
   END IF;
   RETURN NULL;
@@ -730,6 +742,10 @@ SET enable_seqscan = off
 AS $$
 -- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
 -- was empty would still scan the whole table after it has grown.
+-- The function is long because one pass over the rows looks up all that the four refusals need. It
+-- runs in every claim and completion.
+-- OFFSET 0 stops the planner from flattening the look-ups into joins. The plan of such a join, made
+-- while the tables were empty, would stay slow for the session.
 DECLARE
   v_xact_id bigint := pg_current_xact_id()::text::bigint;
   v_since timestamptz := statement_timestamp();
@@ -738,10 +754,12 @@ DECLARE
 BEGIN
   IF current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription() THEN
-    -- Leases of another time, in any order: verify_outbox tells whether the attempts fit.
+    -- Copied attempts arrive in any order, and their leases have ended. verify_outbox reports
+    -- attempts that do not belong together.
     RETURN NULL;
   END IF;
-  SELECT n.outbox_id, n.attempt_no, n.phase, n.state, n.worker_id, f.fault
+  SELECT n.outbox_id, n.attempt_no, n.phase, n.state, n.worker_id,
+         f.forged, f.out_of_order, f.past_ceiling, f.lease_lost
   INTO v_bad
   FROM inserted n
   LEFT JOIN LATERAL (
@@ -777,69 +795,74 @@ BEGIN
     OFFSET 0
   ) i ON true
   CROSS JOIN LATERAL (
-    SELECT CASE
-      WHEN n.db_user <> SESSION_USER OR n.xact_id <> v_xact_id THEN 'FORGED'
-      WHEN n.phase = 'OPEN' THEN CASE
-        WHEN i.max_attempts IS NULL THEN 'ORDER'
-        WHEN n.attempt_no > 1 AND coalesce(c.state, 'DISPATCHED') IN ('DISPATCHED', 'FAILED')
-          THEN 'ORDER'
-        WHEN n.attempt_no > i.max_attempts THEN 'CEILING'
-        WHEN (p.lease_token, p.claimed_by, p.attempt_count)
-          IS DISTINCT FROM (n.lease_token, n.worker_id, n.attempt_no)
-          OR p.lease_expires_at <= n.claimed_at
-          OR n.claimed_at NOT BETWEEN v_since AND v_now
-          THEN 'ORDER'
-      END
-      WHEN o.lease_token IS NULL THEN 'ORDER'
-      WHEN n.attempt_no >= i.max_attempts THEN 'CEILING'
-      WHEN (n.lease_token, n.worker_id, n.claimed_at)
-        IS DISTINCT FROM (o.lease_token, o.worker_id, o.claimed_at)
-        OR (n.lease_token, n.worker_id) IS DISTINCT FROM (p.lease_token, p.claimed_by)
-        OR n.completed_at NOT BETWEEN v_since AND v_now
-        -- A worker or a cancellation closes before the lease expires, claim and repair after it.
-        OR (n.requested_state IS NOT NULL
-            OR coalesce(n.outcome, 'UNKNOWN') <> 'UNKNOWN'
-            OR coalesce(n.error_code, '') = 'CANCELLED')
-          <> (p.lease_expires_at > n.completed_at)
-        THEN 'LEASE'
-    END AS fault
+    SELECT n.db_user <> SESSION_USER OR n.xact_id <> v_xact_id AS forged,
+           CASE n.phase
+             WHEN 'OPEN' THEN i.max_attempts IS NULL
+               OR n.attempt_no > 1 AND coalesce(c.state, 'DISPATCHED') IN ('DISPATCHED', 'FAILED')
+             ELSE o.lease_token IS NULL
+           END AS out_of_order,
+           CASE n.phase
+             WHEN 'OPEN' THEN n.attempt_no > i.max_attempts
+             ELSE n.attempt_no >= i.max_attempts
+           END AS past_ceiling,
+           n.phase = 'OPEN'
+             AND ((p.lease_token, p.claimed_by, p.attempt_count)
+                 IS DISTINCT FROM (n.lease_token, n.worker_id, n.attempt_no)
+               OR p.lease_expires_at <= n.claimed_at
+               OR n.claimed_at NOT BETWEEN v_since AND v_now) AS unclaimed,
+           n.phase <> 'OPEN'
+             AND ((n.lease_token, n.worker_id, n.claimed_at)
+                 IS DISTINCT FROM (o.lease_token, o.worker_id, o.claimed_at)
+               OR (n.lease_token, n.worker_id) IS DISTINCT FROM (p.lease_token, p.claimed_by)
+               OR n.completed_at NOT BETWEEN v_since AND v_now
+               -- A worker or a cancellation closes before the lease expires, a claim or a repair
+               -- after it.
+               OR (n.requested_state IS NOT NULL
+                   OR coalesce(n.outcome, 'UNKNOWN') <> 'UNKNOWN'
+                   OR coalesce(n.error_code, '') = 'CANCELLED')
+                 <> (p.lease_expires_at > n.completed_at)) AS lease_lost
   ) f
-  WHERE f.fault IS NOT NULL
+  WHERE f.forged OR f.out_of_order OR f.past_ceiling OR f.unclaimed OR f.lease_lost
   LIMIT 1;
   IF NOT FOUND THEN
     RETURN NULL;
   END IF;
-  CASE v_bad.fault
-    WHEN 'FORGED' THEN
+  CASE
+    WHEN v_bad.forged THEN
       PERFORM orchestration.raise_invariant(
-        'INV-OUT-001', '22023', 'who wrote an attempt and when is the database''s to say',
+        'INV-OUT-001', '22023', 'db_user and xact_id are set by the database',
         'payment_outbox_attempts',
         jsonb_build_object('outbox_id', v_bad.outbox_id, 'attempt_no', v_bad.attempt_no),
         'Leave db_user and xact_id out.', 'db_user'
       );
-    WHEN 'CEILING' THEN
+    WHEN v_bad.past_ceiling AND NOT v_bad.out_of_order THEN
       PERFORM orchestration.raise_invariant(
         'INV-OUT-003', 'P7003', 'the item has used all its attempts', 'payment_outbox_attempts',
         jsonb_build_object('outbox_id', v_bad.outbox_id, 'attempt_no', v_bad.attempt_no),
-        'The last attempt ends as DISPATCHED or FAILED; redrive the item if it may run again.',
+        'Close the last attempt as DISPATCHED or FAILED. Redrive the item to try again.',
         'attempt_no'
       );
-    WHEN 'LEASE' THEN
+    WHEN v_bad.lease_lost AND NOT v_bad.out_of_order THEN
       PERFORM orchestration.raise_invariant(
-        'INV-OUT-002', 'P7002', 'the lease does not allow this closing',
+        'INV-OUT-002', 'P7002', 'the attempt cannot be closed under this lease at this time',
         'payment_outbox_attempts',
         jsonb_build_object('outbox_id', v_bad.outbox_id, 'attempt_no', v_bad.attempt_no,
           'worker_id', v_bad.worker_id, 'state', v_bad.state),
-        'A worker closes under its current, unexpired lease; claim and repair after it.',
+        'A worker must close it before its lease expires; a claim or a repair must do so later.',
         'lease_token'
       );
     ELSE
       PERFORM orchestration.raise_invariant(
-        'INV-OUT-005', 'P7005', 'the attempt does not follow the item''s attempts so far',
+        'INV-OUT-005', 'P7005',
+        CASE
+          WHEN v_bad.out_of_order
+            THEN 'the attempt does not follow the earlier attempts of the item'
+          ELSE 'the pending row has no lease for this attempt'
+        END,
         'payment_outbox_attempts',
         jsonb_build_object('outbox_id', v_bad.outbox_id, 'attempt_no', v_bad.attempt_no,
           'phase', v_bad.phase, 'state', v_bad.state),
-        'Attempts are opened by claim_outbox_batch and closed once, by complete_outbox_attempt.',
+        'Use claim_outbox_batch to open an attempt, and complete_outbox_attempt to close it once.',
         'attempt_no'
       );
   END CASE;
@@ -1331,14 +1354,15 @@ SET enable_seqscan = off
 AS $$
 -- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
 -- was empty would still scan the whole table after it has grown.
--- Given pending rows that the caller has locked: closes attempts whose lease has expired, removes
--- rows whose item has ended, and sets the others free.
+-- Takes pending rows that the caller has locked. Closes the attempts whose lease has expired,
+-- deletes the rows whose item has ended, and removes the lease of the others.
+-- The function is long because these three statements must run in this order on the same rows.
 DECLARE
   v_now timestamptz := clock_timestamp();
 BEGIN
-  -- An item that ends here ends UNKNOWN, and its instruction counts it. A transaction that has the
-  -- instruction may be waiting for these pending rows, so nothing waits for it here: the next claim
-  -- or repair closes the item.
+  -- An item that has no attempt left ends here as UNKNOWN, and instructions.unresolved counts it.
+  -- Another transaction that has locked the instruction may be waiting for these pending rows.
+  -- Waiting for its lock would deadlock, so the item is skipped. The next claim or repair closes it.
   SELECT array_agg(d.outbox_id) INTO p_outbox_ids
   FROM (
     SELECT p.outbox_id, p.instruction_id, p.attempt_count >= i.max_attempts AS ends
@@ -1407,7 +1431,7 @@ BEGIN
   SET claimed_by = NULL,
       lease_token = NULL,
       lease_expires_at = NULL,
-      -- A lease that was never opened as an attempt counts for nothing.
+      -- A lease without an opened attempt is not counted.
       attempt_count = coalesce(
         (SELECT max(a.attempt_no)
          FROM orchestration.payment_outbox_attempts a
@@ -1462,7 +1486,8 @@ AS $$
 -- returns. The planner must choose it whatever the statistics say.
 -- Locks the first free rows after a position, those due longest first. `dead` is the part of
 -- `picked` whose lease has expired or whose item has ended. `passed_over` counts the rows that the
--- scan met and did not pick.
+-- scan read and did not pick.
+-- The function is slightly over 70 lines because its settings and result columns take 25.
 DECLARE
   v_met bigint;
 BEGIN
@@ -1481,7 +1506,7 @@ BEGIN
       AND (p.lease_expires_at IS NULL OR p.lease_expires_at <= p_now)
       AND (p_stopped_participants IS NULL OR p.participant_id <> ALL (p_stopped_participants))
       AND (p_stopped_rails IS NULL OR p.rail_type <> ALL (p_stopped_rails))
-      -- A row without a lease that has used all its attempts can be given none. The guards prevent
+      -- A row without a lease that has used all its attempts cannot be claimed. The guards prevent
       -- such a row, and verify_outbox reports it.
       AND (
         p.attempt_count = 0
@@ -1534,8 +1559,8 @@ AS $$
 -- enable_seqscan, enable_bitmapscan and enable_sort are off because only a scan of the index in its
 -- own order reads no more rows than it returns. The session keeps the first plan, which may have
 -- been made while the table was empty.
--- Moves leased rows that a claim has passed over, up to the one due at p_last_due, to the time at
--- which their leases end. Before that time no claim meets them again.
+-- Sets next_attempt_at to the end of the lease in leased rows that a claim has passed over, up to
+-- p_last_due. Until then no claim reads these rows again.
 DECLARE
   v_leased uuid[];
 BEGIN
@@ -1755,12 +1780,13 @@ BEGIN
       'payment_outbox_pending', ARRAY['claimed_by'], ARRAY[p_worker_id]
     );
   END IF;
-  -- In seconds, as in claim_outbox_batch.
+  -- Checked and added in seconds: the length of a day or a month depends on the date and time zone.
   IF (extract(epoch FROM p_lease) BETWEEN 1 AND 86400) IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'a lease is 1 second to 1 day', 'payment_outbox_pending',
+      'INV-API-001', '22023', 'p_lease must be between 1 second and 1 day',
+      'payment_outbox_pending',
       jsonb_build_object('outbox_id', p_outbox_id, 'lease', p_lease::text),
-      'Renew within these bounds.', 'lease_expires_at'
+      'Pass an interval within these bounds.', 'lease_expires_at'
     );
   END IF;
   IF NOT EXISTS (
@@ -1768,10 +1794,11 @@ BEGIN
   ) THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-002', 'P0002', 'the item does not exist', 'payment_outbox_items',
-      jsonb_build_object('outbox_id', p_outbox_id), 'Read the id again.', 'outbox_id'
+      jsonb_build_object('outbox_id', p_outbox_id), 'Check the id.', 'outbox_id'
     );
   END IF;
-  -- Whoever waits for this lock may hold a gate.
+  -- A transaction that waits for this lock may hold a gate, so the lock must not stay with a client
+  -- that has stopped.
   PERFORM orchestration.bound_idle_time();
   PERFORM 1
   FROM orchestration.payment_outbox_pending p
@@ -1787,10 +1814,10 @@ BEGIN
   RETURNING p.lease_expires_at INTO v_expires_at;
   IF v_expires_at IS NULL THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-002', 'P7002', 'the lease is not this worker''s any more',
+      'INV-OUT-002', 'P7002', 'this worker no longer holds the lease',
       'payment_outbox_pending',
       jsonb_build_object('outbox_id', p_outbox_id, 'worker_id', p_worker_id),
-      'Stop working on the item: it may be another worker''s by now.', 'lease_token'
+      'Stop working on the item: another worker may have it now.', 'lease_token'
     );
   END IF;
   RETURN v_expires_at;
@@ -2140,11 +2167,12 @@ DECLARE
 BEGIN
   IF (p_limit BETWEEN 0 AND 10000) IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'a repair takes 0 to 10,000 items', 'payment_outbox_pending',
-      jsonb_build_object('limit', p_limit), 'Repair within these bounds.'
+      'INV-API-001', '22023', 'p_limit must be between 0 and 10,000', 'payment_outbox_pending',
+      jsonb_build_object('limit', p_limit), 'Pass a limit within these bounds.'
     );
   END IF;
-  -- Whoever waits for these locks may hold a gate.
+  -- A transaction that waits for these locks may hold a gate, so the locks must not stay with a
+  -- client that has stopped.
   PERFORM orchestration.bound_idle_time();
   WITH picked AS MATERIALIZED (
     SELECT p.outbox_id

@@ -345,8 +345,9 @@ RETURNS SETOF orchestration.payment_outbox_items
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- The instruction before the pending row, as everywhere. Both are updated, so that an older snapshot
--- which enqueues, redrives, completes or ends the instruction is answered with 40001.
+-- Locks the instruction before the pending row, as all functions do, so that they cannot deadlock.
+-- The UPDATEs change nothing, but they raise 40001 in a transaction with an older snapshot that
+-- enqueues, redrives, completes or ends the instruction.
 DECLARE
   v_item orchestration.payment_outbox_items;
 BEGIN
@@ -359,7 +360,8 @@ BEGIN
       jsonb_build_object('outbox_id', p_outbox_id), 'Check the id.', 'outbox_id'
     );
   END IF;
-  -- Whoever waits for these locks may hold a gate.
+  -- A transaction that waits for these locks may hold a gate, so the locks must not stay with a
+  -- client that has stopped.
   PERFORM orchestration.bound_idle_time();
   UPDATE orchestration.instructions n
   SET unresolved = n.unresolved
@@ -386,7 +388,8 @@ DECLARE
 BEGIN
   IF current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription() THEN
-    -- Its items and late results may come later: verify_outbox compares the count with them.
+    -- The copied items and late results may arrive later. verify_outbox compares the count with
+    -- them.
     RETURN NULL;
   END IF;
   SELECT count(*) INTO v_unknown
@@ -394,10 +397,10 @@ BEGIN
   WHERE s.instruction_id = NEW.id AND s.known_outcome = 'UNKNOWN';
   IF NEW.unresolved <> v_unknown THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-010', 'P7404', 'unresolved must be the number of items whose outcome is unknown',
+      'INV-OUT-010', 'P7404', 'unresolved must equal the number of items whose outcome is UNKNOWN',
       'instructions',
       jsonb_build_object('id', NEW.id, 'unresolved', NEW.unresolved, 'unknown', v_unknown),
-      'Leave unresolved out: the database counts. Resolve an item by resolve_outbox_item.',
+      'Leave unresolved out: the database counts. Use resolve_outbox_item to resolve an item.',
       'unresolved'
     );
   END IF;
@@ -420,8 +423,9 @@ DECLARE
   v_unknown integer;
 BEGIN
   IF TG_TABLE_NAME = 'payment_outbox_attempts' THEN
-    -- Whoever records a late result updates the pending row first, which this transaction has locked:
-    -- either this look-up finds the result, or its recorder counts this attempt.
+    -- A transaction that records a late result first updates the pending row, which this
+    -- transaction has locked. So either this look-up finds the late result, or the other
+    -- transaction continues after this one and counts this attempt.
     IF NEW.outcome <> 'UNKNOWN' AND NOT EXISTS (
       SELECT FROM orchestration.payment_outbox_late_results l WHERE l.outbox_id = NEW.outbox_id
     ) THEN
@@ -682,24 +686,28 @@ CREATE FUNCTION orchestration.guard_instruction_end() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- No item is open any more: the foreign key of payment_outbox_pending has judged that first.
+-- No item of the instruction is pending here: the foreign key of payment_outbox_pending, whose
+-- trigger fires before this one, has rejected an instruction that has one.
 DECLARE
   v_sent bigint;
   v_unknown bigint;
 BEGIN
   IF current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription() THEN
-    -- Its items and attempts may come later: verify_outbox finds an end that they deny.
+    -- The copied items and attempts may arrive later. verify_outbox reports an end that
+    -- contradicts them.
     RETURN NULL;
   END IF;
   IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
-    -- What an older snapshot does not see has moved the participant's row or ended a pending one.
+    -- A concurrent enqueue or completion that this snapshot does not see has updated the
+    -- participant's row or deleted a pending row. Locking these rows then raises 40001.
     PERFORM 1
     FROM orchestration.participant_outbox_sequences s
     WHERE s.participant_id = OLD.participant_id
     FOR SHARE;
     IF NOT FOUND THEN
-      -- A row made since is not seen either, but it is in the way: 40001.
+      -- A participant's row that is newer than the snapshot is not visible either, but the INSERT
+      -- conflicts with it and raises 40001.
       INSERT INTO orchestration.participant_outbox_sequences (participant_id)
       VALUES (OLD.participant_id)
       ON CONFLICT (participant_id) DO NOTHING;
@@ -721,17 +729,18 @@ BEGIN
       'INV-INS-006', 'P7404',
       CASE
         WHEN NEW.state = 'COMPLETED'
-          THEN 'COMPLETED needs an item that was DISPATCHED or resolved as SENT'
-        WHEN v_sent > 0 THEN 'FAILED needs that no item was DISPATCHED or resolved as SENT'
-        ELSE 'FAILED needs that the outcome of every item is known'
+          THEN 'state cannot become COMPLETED: no item was DISPATCHED or resolved as SENT'
+        WHEN v_sent > 0
+          THEN 'state cannot become FAILED: an item was DISPATCHED or resolved as SENT'
+        ELSE 'state cannot become FAILED: the outcome of an item is UNKNOWN'
       END,
       'instructions',
       jsonb_build_object('id', OLD.id, 'from', OLD.state, 'to', NEW.state,
         'sent', v_sent, 'unknown', v_unknown),
       CASE WHEN v_unknown > 0
-        THEN 'Find out what the rail did and resolve the item first: payment_outbox_unresolved shows'
-          ' it.'
-        ELSE 'Read payment_outbox_status of the instruction.'
+        THEN 'Find out what the rail did, then use resolve_outbox_item. payment_outbox_unresolved'
+          ' lists the items.'
+        ELSE 'Check the items of the instruction in payment_outbox_status.'
       END, 'state'
     );
   END IF;
@@ -1636,7 +1645,10 @@ RETURNS TABLE (finding text, outbox_id uuid, participant_id text, detail jsonb)
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
-  SELECT 'LOST: neither pending nor terminal', i.outbox_id, i.participant_id, '{}'::jsonb
+  -- The function is long because each finding is a query of its own. Together in one statement, all
+  -- of them read the same snapshot.
+  SELECT 'LOST: the item has neither a pending row nor a terminal attempt',
+         i.outbox_id, i.participant_id, '{}'::jsonb
   FROM orchestration.payment_outbox_items i
   WHERE NOT EXISTS (
       SELECT FROM orchestration.payment_outbox_pending p WHERE p.outbox_id = i.outbox_id)
@@ -1644,32 +1656,35 @@ AS $$
       SELECT FROM orchestration.payment_outbox_attempts t
       WHERE t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED'))
   UNION ALL
-  SELECT 'TWICE: pending and terminal', p.outbox_id, p.participant_id,
+  SELECT 'TWICE: the item has a pending row and a terminal attempt', p.outbox_id, p.participant_id,
          jsonb_build_object('state', t.state)
   FROM orchestration.payment_outbox_pending p
   JOIN orchestration.payment_outbox_attempts t
     ON t.outbox_id = p.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
   UNION ALL
-  SELECT 'STRANGER: a pending row is not as its item', p.outbox_id, p.participant_id, '{}'
+  SELECT 'STRANGER: the pending row differs from its item', p.outbox_id, p.participant_id, '{}'
   FROM orchestration.payment_outbox_pending p
   WHERE NOT EXISTS (
     SELECT FROM orchestration.payment_outbox_items i
     WHERE (i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.rail_type)
       = (p.outbox_id, p.instruction_id, p.participant_id, p.sequence_id, p.rail_type))
   UNION ALL
-  SELECT 'UNAUTHORIZED: pending, and its instruction is not open', p.outbox_id, p.participant_id,
+  SELECT 'UNAUTHORIZED: the item is pending, but its instruction is not AUTHORIZED or EXECUTING',
+         p.outbox_id, p.participant_id,
          jsonb_build_object('instruction_id', p.instruction_id)
   FROM orchestration.payment_outbox_pending p
   WHERE NOT EXISTS (
     SELECT FROM orchestration.instructions n
     WHERE n.id = p.instruction_id AND n.participant_id = p.participant_id AND n.open)
   UNION ALL
-  SELECT 'ENDED: the instruction is not as its items have ended', NULL, n.participant_id,
+  SELECT 'ENDED: the state of the instruction contradicts the outcomes of its items',
+         NULL, n.participant_id,
          jsonb_build_object('instruction_id', n.id, 'state', n.state, 'sent', t.sent,
            'unknown', t.unknown)
   FROM orchestration.instructions n
   CROSS JOIN LATERAL (
-    -- As it was known when the instruction ended: what is learnt later is a contradiction.
+    -- Only results that were known when the instruction ended count here. A later result is a
+    -- contradiction, which payment_outbox_contradictions shows.
     SELECT count(*) FILTER (WHERE t.state = 'DISPATCHED'
              OR l.source = 'RECONCILIATION' AND l.outcome = 'SENT') AS sent,
            count(*) FILTER (WHERE t.state = 'FAILED'
@@ -1691,7 +1706,7 @@ AS $$
   WHERE n.state = 'COMPLETED' AND t.sent = 0
     OR n.state = 'FAILED' AND t.sent + t.unknown > 0
   UNION ALL
-  SELECT 'UNRESOLVED: the instruction counts other items than those whose outcome is unknown', NULL,
+  SELECT 'UNRESOLVED: unresolved is not the number of items whose outcome is UNKNOWN', NULL,
          n.participant_id,
          jsonb_build_object('instruction_id', n.id, 'unresolved', n.unresolved,
            'unknown', coalesce(u.items, 0))
@@ -1704,7 +1719,8 @@ AS $$
   ) u ON u.instruction_id = n.id
   WHERE n.unresolved <> coalesce(u.items, 0)
   UNION ALL
-  SELECT 'LATE: a late result of no attempt, or of a worker under another lease', l.outbox_id, NULL,
+  SELECT 'LATE: the late result has no attempt, or is a worker''s under a different lease',
+         l.outbox_id, NULL,
          jsonb_build_object('result_no', l.result_no, 'attempt_no', l.attempt_no)
   FROM orchestration.payment_outbox_late_results l
   WHERE NOT EXISTS (
@@ -1712,13 +1728,13 @@ AS $$
     WHERE (o.outbox_id, o.attempt_no, o.phase) = (l.outbox_id, l.attempt_no, 'OPEN')
       AND (l.source = 'RECONCILIATION' OR l.lease_token = o.lease_token))
   UNION ALL
-  SELECT 'INTERVENTION: of no item', v.outbox_id, NULL,
+  SELECT 'INTERVENTION: the item of the intervention does not exist', v.outbox_id, NULL,
          jsonb_build_object('intervention_no', v.intervention_no, 'action', v.action)
   FROM orchestration.payment_outbox_interventions v
   WHERE NOT EXISTS (
     SELECT FROM orchestration.payment_outbox_items i WHERE i.outbox_id = v.outbox_id)
   UNION ALL
-  SELECT 'CANCELLED: without a record of who did it', a.outbox_id, NULL,
+  SELECT 'CANCELLED: no intervention records who cancelled the item', a.outbox_id, NULL,
          jsonb_build_object('attempt_no', a.attempt_no)
   FROM orchestration.payment_outbox_attempts a
   WHERE a.state = 'FAILED'
@@ -1728,13 +1744,13 @@ AS $$
       SELECT FROM orchestration.payment_outbox_interventions v
       WHERE v.outbox_id = a.outbox_id AND v.action = 'CANCEL')
   UNION ALL
-  SELECT 'ORPHAN: an attempt of no item', a.outbox_id, NULL,
+  SELECT 'ORPHAN: the item of the attempt does not exist', a.outbox_id, NULL,
          jsonb_build_object('attempt_no', a.attempt_no, 'phase', a.phase)
   FROM orchestration.payment_outbox_attempts a
   WHERE NOT EXISTS (
     SELECT FROM orchestration.payment_outbox_items i WHERE i.outbox_id = a.outbox_id)
   UNION ALL
-  SELECT 'ATTEMPTS: opened and closed do not follow each other', a.outbox_id, NULL,
+  SELECT 'ATTEMPTS: the openings and closings of the item do not match', a.outbox_id, NULL,
          jsonb_build_object('openings', a.openings, 'closings', a.closings,
            'attempt_count', a.attempt_count)
   FROM (
@@ -1758,7 +1774,9 @@ AS $$
     OR a.closings <> a.last - a.leased
     OR coalesce(a.attempt_count, a.last) <> a.last
   UNION ALL
-  SELECT 'ATTEMPT: past the last, after the end, or closed under another lease', a.outbox_id, NULL,
+  SELECT 'ATTEMPT: the attempt is past max_attempts, after the terminal one, or closed under a'
+           ' different lease',
+         a.outbox_id, NULL,
          jsonb_build_object('attempt_no', a.attempt_no, 'phase', a.phase)
   FROM orchestration.payment_outbox_attempts a
   JOIN orchestration.payment_outbox_items i ON i.outbox_id = a.outbox_id
@@ -1769,8 +1787,8 @@ AS $$
   WHERE a.attempt_no > least(i.max_attempts, t.attempt_no)
     OR (a.lease_token, a.worker_id, a.claimed_at) <> (o.lease_token, o.worker_id, o.claimed_at)
   UNION ALL
-  SELECT 'REDRIVE: of no item of the same content that FAILED as REJECTED or NOT_SENT', i.outbox_id,
-         i.participant_id, jsonb_build_object('redrive_of', i.redrive_of)
+  SELECT 'REDRIVE: the redriven item is missing, differs, or did not end REJECTED or NOT_SENT',
+         i.outbox_id, i.participant_id, jsonb_build_object('redrive_of', i.redrive_of)
   FROM orchestration.payment_outbox_items i
   WHERE i.redrive_no > 0
     AND NOT EXISTS (
@@ -1789,13 +1807,14 @@ AS $$
               AND l.source = 'RECONCILIATION'
               AND l.outcome IN ('REJECTED', 'NOT_SENT'))))
   UNION ALL
-  SELECT 'SPENT: waiting for an attempt that it does not have', p.outbox_id, p.participant_id,
+  SELECT 'SPENT: the item waits for an attempt, but has used all of them',
+         p.outbox_id, p.participant_id,
          jsonb_build_object('attempt_count', p.attempt_count, 'max_attempts', i.max_attempts)
   FROM orchestration.payment_outbox_pending p
   JOIN orchestration.payment_outbox_items i ON i.outbox_id = p.outbox_id
   WHERE p.lease_token IS NULL AND p.attempt_count >= i.max_attempts
   UNION ALL
-  SELECT 'SEQUENCE: numbers are missing or the counter is not behind the last one',
+  SELECT 'SEQUENCE: sequence_id has a gap, or next_sequence_id is not the last one plus 1',
          NULL, s.participant_id,
          jsonb_build_object('next_sequence_id', s.next_sequence_id, 'items', s.items,
            'last', s.last)

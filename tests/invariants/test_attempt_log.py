@@ -230,9 +230,9 @@ def test_who_wrote_and_in_which_transaction_is_taken_from_nobody(
 
 
 VERIFY = "SELECT * FROM orchestration.verify_attempt_logs()"
-ORPHAN = "ORPHAN: an attempt of no instruction"
-UNOPENED = "CLOSE: closed and not opened, or by another worker or rail"
-UNORDERED = "ORDER: opened, and the attempt before was not closed or SUCCEEDED"
+ORPHAN = "ORPHAN: the instruction of the attempt does not exist"
+UNOPENED = "CLOSE: the attempt was closed but not opened, or by a different worker or rail"
+UNORDERED = "ORDER: the attempt was opened, but the previous one is not closed or SUCCEEDED"
 
 
 def assert_no_finding(connection: Connect) -> None:

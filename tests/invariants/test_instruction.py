@@ -360,9 +360,9 @@ def test_no_two_steps_share_their_moment(owner: Connect) -> None:
 # What verify_instructions() finds where the triggers slept.
 
 
-UNRECORDED = "HISTORY: it does not lead to the instruction as it stands"
-ORPHAN = "ORPHAN: history of no instruction"
-UNATTESTED = "ORPHAN: an instruction of no attestation"
+UNRECORDED = "HISTORY: status_history does not lead to the current state of the instruction"
+ORPHAN = "ORPHAN: the instruction of the status_history row does not exist"
+UNATTESTED = "ORPHAN: the attestation of the instruction does not exist"
 
 
 @pytest.mark.unchanged(after=make_world)
@@ -944,7 +944,7 @@ def test_an_instruction_under_another_policy_is_found(
     found = superuser.execute("SELECT * FROM orchestration.verify_instructions()").fetchall()
     assert found == [
         (
-            "POLICY: it is not the one of the instruction's attestation",
+            "POLICY: the instruction and its attestation have different policy versions",
             uuid.UUID(id),
             "p",
             {"attestation_id": attestation_id, "policy_version_id": "v2", "attested_under": "v1"},

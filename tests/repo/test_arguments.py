@@ -1,4 +1,5 @@
-"""What a repository is given is checked first: the error names the argument, nothing is sent."""
+"""The repositories check their arguments first: the error names the argument, and no statement is
+sent."""
 
 import re
 import uuid
@@ -202,7 +203,7 @@ CONTENT: dict[str, type | tuple[type, ...]] = {
     "at": (datetime, str),
     **dict.fromkeys(("session", "item", "new", "news", "completion", "pairs"), ()),
 }
-"""The Python types whose wrong content is a ValidationError; str where nothing is said."""
+"""The Python types for which wrong content is a ValidationError. The default is str."""
 
 
 @pytest.mark.parametrize(

@@ -115,34 +115,6 @@ ALTER VIEW orchestration.kill_switch_result OWNER TO symphony_owner
 
     op.execute(
         """
-CREATE FUNCTION orchestration.share_kill_switch_gate() RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, orchestration, pg_temp
-AS $$
-DECLARE
-  -- A client that stops in this transaction holds the gate, and every change waits for it.
-  v_bound text := orchestration.bound_idle_time();
-BEGIN
-  LOCK TABLE orchestration.kill_switch_gate IN ROW SHARE MODE;
-  -- An older snapshot would read past the lock: the row, updated by every change, answers 40001.
-  IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
-    PERFORM 1 FROM orchestration.kill_switch_gate WHERE singleton FOR SHARE;
-    IF NOT FOUND THEN
-      PERFORM orchestration.raise_invariant(
-        'INV-API-002', 'P0002', 'kill_switch_gate has lost its row', 'kill_switch_gate', '{}',
-        'Insert it again, as owner: INSERT INTO orchestration.kill_switch_gate DEFAULT VALUES'
-      );
-    END IF;
-  END IF;
-END
-$$;
-
-ALTER FUNCTION orchestration.share_kill_switch_gate OWNER TO symphony_owner;
-REVOKE EXECUTE ON FUNCTION orchestration.share_kill_switch_gate FROM PUBLIC
-"""
-    )
-    op.execute(
-        """
 CREATE FUNCTION orchestration.guard_kill_switch() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
@@ -340,7 +312,7 @@ BEGIN
       RETURN NULL;
     END IF;
   END IF;
-  PERFORM orchestration.share_kill_switch_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
   IF NOT EXISTS (
     SELECT FROM orchestration.kill_switches k WHERE k.scope IN ('PARTICIPANT', 'RAIL')
   ) THEN
@@ -562,7 +534,6 @@ $$
     op.execute("DROP VIEW orchestration.kill_switch_state")
     op.drop_table("kill_switches", schema="orchestration")
     op.execute("DROP FUNCTION orchestration.guard_kill_switch")
-    op.execute("DROP FUNCTION orchestration.share_kill_switch_gate")
     op.drop_table("kill_switch_gate", schema="orchestration")
     op.execute("UPDATE orchestration.schema_revision SET revision = '0002'")
     op.execute("RESET ROLE")

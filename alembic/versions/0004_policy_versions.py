@@ -128,34 +128,6 @@ ALTER VIEW orchestration.policy_version_result OWNER TO symphony_owner
 
     op.execute(
         """
-CREATE FUNCTION orchestration.share_policy_gate() RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, orchestration, pg_temp
-AS $$
-DECLARE
-  -- A client that stops in this transaction holds the gate, and every change waits for it.
-  v_bound text := orchestration.bound_idle_time();
-BEGIN
-  LOCK TABLE orchestration.policy_gate IN ROW SHARE MODE;
-  -- An older snapshot would read past the lock: the row, updated by every change, answers 40001.
-  IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
-    PERFORM 1 FROM orchestration.policy_gate WHERE singleton FOR SHARE;
-    IF NOT FOUND THEN
-      PERFORM orchestration.raise_invariant(
-        'INV-API-002', 'P0002', 'policy_gate has lost its row', 'policy_gate', '{}',
-        'Insert its one row again, as owner: INSERT INTO orchestration.policy_gate DEFAULT VALUES'
-      );
-    END IF;
-  END IF;
-END
-$$;
-
-ALTER FUNCTION orchestration.share_policy_gate OWNER TO symphony_owner;
-REVOKE EXECUTE ON FUNCTION orchestration.share_policy_gate FROM PUBLIC
-"""
-    )
-    op.execute(
-        """
 CREATE FUNCTION orchestration.guard_policy_version() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
@@ -477,7 +449,7 @@ BEGIN
       'policy_versions', ARRAY['id'], ARRAY[p_policy_version_id]
     );
   END IF;
-  PERFORM orchestration.share_policy_gate();
+  PERFORM orchestration.share_gate('policy_gate');
   IF NOT EXISTS (
     SELECT FROM orchestration.accepted_policy_versions a WHERE a.id = p_policy_version_id
   ) THEN
@@ -669,7 +641,6 @@ $$
     op.execute("DROP FUNCTION orchestration.record_policy_change")
     op.execute("DROP FUNCTION orchestration.record_policy_entry")
     op.execute("DROP FUNCTION orchestration.guard_policy_version")
-    op.execute("DROP FUNCTION orchestration.share_policy_gate")
     op.drop_table("policy_gate", schema="orchestration")
     op.execute("UPDATE orchestration.schema_revision SET revision = '0003'")
     op.execute("RESET ROLE")

@@ -188,34 +188,6 @@ TO symphony_ingest, symphony_control, symphony_readonly, symphony_auditor
     )
     op.execute(
         """
-CREATE FUNCTION orchestration.share_revocation_gate() RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, orchestration, pg_temp
-AS $$
-DECLARE
-  -- A client that stops in this transaction holds the gate, and every change waits for it.
-  v_bound text := orchestration.bound_idle_time();
-BEGIN
-  LOCK TABLE orchestration.revocation_gate IN ROW SHARE MODE;
-  -- An older snapshot would read past the lock: the row, updated by every change, answers 40001.
-  IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
-    PERFORM 1 FROM orchestration.revocation_gate WHERE singleton FOR SHARE;
-    IF NOT FOUND THEN
-      PERFORM orchestration.raise_invariant(
-        'INV-API-002', 'P0002', 'revocation_gate has lost its row', 'revocation_gate', '{}',
-        'Insert it again, as owner: INSERT INTO orchestration.revocation_gate DEFAULT VALUES'
-      );
-    END IF;
-  END IF;
-END
-$$;
-
-ALTER FUNCTION orchestration.share_revocation_gate OWNER TO symphony_owner;
-REVOKE EXECUTE ON FUNCTION orchestration.share_revocation_gate FROM PUBLIC
-"""
-    )
-    op.execute(
-        """
 CREATE FUNCTION orchestration.guard_revocation() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
@@ -481,7 +453,7 @@ BEGIN
       'Give the 64 lowercase hex digits of the SHA-256, never the credential itself.'
     );
   END IF;
-  PERFORM orchestration.share_revocation_gate();
+  PERFORM orchestration.share_gate('revocation_gate');
   IF EXISTS (
     SELECT FROM orchestration.revoked_client_certs_in_force r
     WHERE r.cert_fingerprint_sha256 = p_client_cert_fingerprint_sha256
@@ -683,7 +655,6 @@ $$
     op.drop_table("revoked_tokens", schema="orchestration")
     op.drop_table("revoked_client_certs", schema="orchestration")
     op.execute("DROP FUNCTION orchestration.guard_revocation")
-    op.execute("DROP FUNCTION orchestration.share_revocation_gate")
     op.drop_table("revocation_gate", schema="orchestration")
     op.execute("DROP FUNCTION orchestration.keep_commit_durable")
     op.execute("UPDATE orchestration.schema_revision SET revision = '0004'")

@@ -318,7 +318,7 @@ BEGIN
     SELECT FROM orchestration.policy_versions p WHERE p.id = NEW.policy_version_id
   ) THEN
     -- A snapshot older than the version is told so by the gate, with 40001.
-    PERFORM orchestration.share_policy_gate();
+    PERFORM orchestration.share_gate('policy_gate');
     PERFORM orchestration.raise_invariant(
       'INV-ATT-008', 'P7105', format('policy version %s is unknown', NEW.policy_version_id),
       'policy_versions', v_detail || jsonb_build_object('id', NEW.policy_version_id),
@@ -700,9 +700,9 @@ BEGIN
       'ingress_attestations', v_bad.ord, v_bad.missing, v_bad.malformed
     );
   END IF;
-  PERFORM orchestration.share_kill_switch_gate();
-  PERFORM orchestration.share_policy_gate();
-  PERFORM orchestration.share_revocation_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
+  PERFORM orchestration.share_gate('policy_gate');
+  PERFORM orchestration.share_gate('revocation_gate');
   INSERT INTO orchestration.ingress_attestation_heads AS h (caller_identity)
   SELECT DISTINCT n.caller_identity
   FROM jsonb_to_recordset(p_attestations) AS n (caller_identity text)

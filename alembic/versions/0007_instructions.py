@@ -326,7 +326,7 @@ BEGIN
       SELECT FROM orchestration.policy_versions p WHERE p.id = NEW.policy_version_id
     ) THEN
       -- A snapshot older than the version is told so by the gate, with 40001.
-      PERFORM orchestration.share_policy_gate();
+      PERFORM orchestration.share_gate('policy_gate');
       PERFORM orchestration.raise_invariant(
         'INV-ATT-008', 'P7105', format('policy version %s is unknown', NEW.policy_version_id),
         'policy_versions', v_detail || jsonb_build_object('id', NEW.policy_version_id),
@@ -653,7 +653,7 @@ BEGIN
       'instructions', v_bad.ord, v_bad.missing, v_bad.malformed
     );
   END IF;
-  PERFORM orchestration.share_kill_switch_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
   -- In order of the key: batches that share keys wait for each other, never in a circle.
   WITH entered AS (
   INSERT INTO orchestration.instructions (
@@ -843,9 +843,9 @@ DECLARE
   v_cert text;
   v_token text;
 BEGIN
-  PERFORM orchestration.share_kill_switch_gate();
-  PERFORM orchestration.share_policy_gate();
-  PERFORM orchestration.share_revocation_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
+  PERFORM orchestration.share_gate('policy_gate');
+  PERFORM orchestration.share_gate('revocation_gate');
   SELECT l.* INTO v_instruction
   FROM orchestration.lock_instruction(p_id, p_version, 'AUTHORIZED', NULL) l;
   IF v_instruction.replayed THEN
@@ -919,7 +919,7 @@ AS $$
 DECLARE
   v_instruction orchestration.instruction_result;
 BEGIN
-  PERFORM orchestration.share_kill_switch_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
   SELECT l.* INTO v_instruction
   FROM orchestration.lock_instruction(p_id, p_version, 'EXECUTING', NULL) l;
   IF v_instruction.replayed THEN

@@ -1102,7 +1102,7 @@ BEGIN
       'Enqueue the item later, when it is due within 400 days.', 'next_attempt_at'
     );
   END IF;
-  PERFORM orchestration.share_kill_switch_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
   -- The instructions first, in one order: none of them ends before this transaction does, and no
   -- completion makes an outcome unknown meanwhile. FOR SHARE, since that completion updates the row
   -- without its keys: FOR KEY SHARE would read past it.
@@ -1626,7 +1626,7 @@ BEGIN
     );
   END IF;
   v_lease := make_interval(secs => extract(epoch FROM p_lease)::float8);
-  PERFORM orchestration.share_kill_switch_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
   PERFORM orchestration.refuse_if_killed('DISPATCH');
   -- A stopped participant or rail is left out, so that the others go on. The look-up is planned at
   -- every call, which costs as much as a small claim.

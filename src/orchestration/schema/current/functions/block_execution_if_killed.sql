@@ -47,7 +47,7 @@ BEGIN
       RETURN NULL;
     END IF;
   END IF;
-  PERFORM orchestration.share_kill_switch_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
   IF NOT EXISTS (
     SELECT FROM orchestration.kill_switches k WHERE k.scope IN ('PARTICIPANT', 'RAIL')
   ) THEN

@@ -49,7 +49,7 @@ BEGIN
     SELECT FROM orchestration.policy_versions p WHERE p.id = NEW.policy_version_id
   ) THEN
     -- A snapshot older than the version is told so by the gate, with 40001.
-    PERFORM orchestration.share_policy_gate();
+    PERFORM orchestration.share_gate('policy_gate');
     PERFORM orchestration.raise_invariant(
       'INV-ATT-008', 'P7105', format('policy version %s is unknown', NEW.policy_version_id),
       'policy_versions', v_detail || jsonb_build_object('id', NEW.policy_version_id),

@@ -15,7 +15,7 @@ BEGIN
       'Give the 64 lowercase hex digits of the SHA-256, never the credential itself.'
     );
   END IF;
-  PERFORM orchestration.share_revocation_gate();
+  PERFORM orchestration.share_gate('revocation_gate');
   IF EXISTS (
     SELECT FROM orchestration.revoked_client_certs_in_force r
     WHERE r.cert_fingerprint_sha256 = p_client_cert_fingerprint_sha256

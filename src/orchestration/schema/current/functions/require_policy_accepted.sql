@@ -8,7 +8,7 @@ BEGIN
       'policy_versions', ARRAY['id'], ARRAY[p_policy_version_id]
     );
   END IF;
-  PERFORM orchestration.share_policy_gate();
+  PERFORM orchestration.share_gate('policy_gate');
   IF NOT EXISTS (
     SELECT FROM orchestration.accepted_policy_versions a WHERE a.id = p_policy_version_id
   ) THEN

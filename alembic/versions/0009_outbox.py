@@ -871,7 +871,7 @@ ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER guard
         """
 CREATE TRIGGER kill_switch AFTER INSERT ON orchestration.payment_outbox_items
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST');
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST', 'ENQUEUED');
 ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER kill_switch
 """
     )
@@ -960,7 +960,8 @@ ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER guard
         """
 CREATE TRIGGER kill_switch AFTER INSERT ON orchestration.payment_outbox_attempts
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('DISPATCH');
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed(
+  'DISPATCH', 'OPENED', 'payment_outbox_pending');
 ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER kill_switch
 """
     )

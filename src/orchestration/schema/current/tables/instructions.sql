@@ -103,13 +103,13 @@ ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER guard;
 
 CREATE TRIGGER kill_switch_insert AFTER INSERT ON orchestration.instructions
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST');
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST', 'EACH');
 ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER kill_switch_insert;
 
 CREATE TRIGGER kill_switch_update AFTER UPDATE ON orchestration.instructions
 FOR EACH ROW
 WHEN (NEW.state IN ('AUTHORIZED', 'EXECUTING') AND NEW.state <> OLD.state)
-EXECUTE FUNCTION orchestration.block_execution_if_killed('EXECUTION');
+EXECUTE FUNCTION orchestration.block_execution_if_killed('EXECUTION', 'EACH');
 ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER kill_switch_update;
 
 CREATE TRIGGER history_insert AFTER INSERT ON orchestration.instructions

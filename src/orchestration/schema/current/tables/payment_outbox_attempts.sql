@@ -77,7 +77,8 @@ ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER guard;
 
 CREATE TRIGGER kill_switch AFTER INSERT ON orchestration.payment_outbox_attempts
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('DISPATCH');
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed(
+  'DISPATCH', 'OPENED', 'payment_outbox_pending');
 ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER kill_switch;
 
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.payment_outbox_attempts

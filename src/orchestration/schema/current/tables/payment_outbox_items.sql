@@ -88,7 +88,7 @@ ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER guard;
 
 CREATE TRIGGER kill_switch AFTER INSERT ON orchestration.payment_outbox_items
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST');
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST', 'ENQUEUED');
 ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER kill_switch;
 
 CREATE TRIGGER audit AFTER INSERT ON orchestration.payment_outbox_items

@@ -1,7 +1,7 @@
-"""Kill switches: engaged and released by events, under a gate, and read by every gated write.
+"""Create the kill switches, their gate and the check that every gated write makes.
 
 Serves: INV-KIL-001 to INV-KIL-003, INV-APP-001, INV-AUD-001, INV-API-002. The triggers that call
-`block_execution_if_killed` stand with the tables they gate.
+`block_execution_if_killed` are created with the tables that they gate.
 """
 
 import sqlalchemy as sa
@@ -102,7 +102,7 @@ TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symp
     )
     op.execute(
         """
--- No role reads it: its row type is what the functions return.
+-- No role may select from this view. It defines the row type that the functions return.
 CREATE VIEW orchestration.kill_switch_result
 WITH (security_invoker = true)
 AS
@@ -125,10 +125,10 @@ BEGIN
   IF current_setting('session_replication_role') = 'replica' THEN
     RETURN NEW;
   END IF;
-  -- The gate is held by now: events are numbered in the order in which they come to count.
+  -- The statement trigger has locked the gate, so events are numbered in the order of their commits.
   SELECT coalesce(max(k.event_no), 0) + 1 INTO v_next FROM orchestration.kill_switches k;
   IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.event_no = NEW.event_no) THEN
-    -- The primary key refuses it.
+    -- The primary key rejects this row.
     v_next := NEW.event_no;
   END IF;
   NEW.event_no := coalesce(NEW.event_no, v_next);
@@ -137,7 +137,7 @@ BEGIN
   NEW.xact_id := pg_current_xact_id()::text::bigint;
   IF NEW.event_no <> v_next THEN
     PERFORM orchestration.raise_invariant(
-      'INV-KIL-001', '22023', 'event_no does not follow the last event', 'kill_switches',
+      'INV-KIL-001', '22023', 'event_no must be the number after the last event', 'kill_switches',
       jsonb_build_object('event_no', NEW.event_no, 'expected', v_next),
       'Leave event_no out: the database sets it.', 'event_no'
     );
@@ -159,8 +159,8 @@ SET enable_seqscan = off
 AS $$
 -- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
 -- was empty would still scan the whole table after it has grown.
--- Gated writes look single switches up, so that the events may become many. As a row comparison
--- only the one index serves: by equality the planner might walk the primary key backwards.
+-- The recursion and the row comparison read one index entry per target, however many events there
+-- are. With an equality the planner could choose to walk the primary key backwards instead.
   WITH RECURSIVE named (target) AS (
     SELECT min(coalesce(k.target, ''))
     FROM orchestration.kill_switches k
@@ -203,11 +203,11 @@ SET enable_seqscan = off
 AS $$
 -- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
 -- was empty would still scan the whole table after it has grown.
--- The caller holds the gate: what is allowed here commits before the next switch engages.
+-- The caller shares the gate, so a write that passes commits before the next switch is engaged.
 DECLARE
   v_switch orchestration.kill_switches;
 BEGIN
-  -- The two that concern everybody each by a statement of its own: one query over all costs more.
+  -- GLOBAL and the stage are looked up in separate statements, because one query over all costs more.
   SELECT k.*
   INTO v_switch
   FROM orchestration.kill_switches k
@@ -251,7 +251,7 @@ BEGIN
       'kill_switches',
       jsonb_build_object('scope', v_switch.scope, 'target', v_switch.target,
         'reason', v_switch.reason),
-      'Wait until it is released: kill_switch_state shows it.', 'scope'
+      'Wait until the switch is released. kill_switch_state shows its state.', 'scope'
     );
   END IF;
 END
@@ -268,6 +268,7 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
+-- Longer than 70 lines because a query over a transition table cannot be in a function of its own.
 -- Arguments of the trigger: the stage that the table belongs to, and which rows are gated.
 --   (none)      every row; the rows have no participant
 --   'EACH'      every row; participant_id is its participant
@@ -418,7 +419,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET lock_timeout = 0
 AS $$
--- It waits as long as it takes: whoever holds the gate may be idle for 10 seconds at most.
+-- There is no lock_timeout, because a stop must not be given up. The wait ends: a session that holds
+-- the gate is ended after 10 seconds without activity (bound_idle_time).
 BEGIN
   PERFORM orchestration.refuse_long_texts(
     'kill_switches', ARRAY['scope', 'target', 'actor', 'key'],
@@ -436,11 +438,11 @@ BEGIN
   IF FOUND THEN
     RETURN;
   END IF;
-  -- The unique constraint would refuse it too, with the whole key in DETAIL.
+  -- The unique constraint would reject the key too, but its DETAIL would show the whole key.
   IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.key = p_key) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-KIL-003', '23505', 'p_key names another event', 'kill_switches',
-      jsonb_build_object('key', p_key), 'Use a new key for another act.', 'key'
+      'INV-KIL-003', '23505', 'p_key belongs to a different event', 'kill_switches',
+      jsonb_build_object('key', p_key), 'Use a new key for each event.', 'key'
     );
   END IF;
   RETURN QUERY
@@ -485,22 +487,21 @@ BEGIN
   IF FOUND THEN
     RETURN;
   END IF;
-  -- The unique constraint would refuse it too, with the whole key in DETAIL.
+  -- The unique constraint would reject the key too, but its DETAIL would show the whole key.
   IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.key = p_key) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-KIL-003', '23505', 'p_key names another event', 'kill_switches',
-      jsonb_build_object('key', p_key), 'Use a new key for another act.', 'key'
+      'INV-KIL-003', '23505', 'p_key belongs to a different event', 'kill_switches',
+      jsonb_build_object('key', p_key), 'Use a new key for each event.', 'key'
     );
   END IF;
   IF NOT EXISTS (
     SELECT FROM orchestration.kill_switch_state s
     WHERE s.scope = p_scope AND s.target IS NOT DISTINCT FROM p_target AND s.engaged
-  ) AND NOT EXISTS (
-    SELECT FROM orchestration.kill_switches k WHERE k.key = p_key
   ) THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-002', 'P0002', 'no such kill switch is engaged', 'kill_switches',
-      jsonb_build_object('scope', p_scope, 'target', p_target), 'Read kill_switch_state.', 'scope'
+      jsonb_build_object('scope', p_scope, 'target', p_target),
+      'kill_switch_state shows the engaged switches.', 'scope'
     );
   END IF;
   RETURN QUERY
@@ -526,7 +527,7 @@ def downgrade() -> None:
 DO $$
 BEGIN
   IF EXISTS (SELECT FROM orchestration.kill_switches) THEN
-    RAISE EXCEPTION 'kill_switches holds evidence; to destroy it say -x destroy-evidence=yes'
+    RAISE EXCEPTION 'kill_switches contains evidence; to destroy it, pass -x destroy-evidence=yes'
       USING ERRCODE = 'dependent_objects_still_exist';
   END IF;
 END

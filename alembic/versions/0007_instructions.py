@@ -1,8 +1,8 @@
-"""Instructions, their states and the history of them.
+"""Create the instructions, their state machine and the history of their states.
 
 Serves: INV-INS-001 to INV-INS-004, INV-INS-007 to INV-INS-011, INV-APP-001, INV-API-001,
-INV-API-002, and the existence half of INV-ATT-008. INV-INS-005 and INV-INS-006 tie instructions to
-the outbox and stand in its revision.
+INV-API-002, INV-ATT-008. INV-INS-005 and INV-INS-006 concern the outbox too and are served by
+revisions 0009 and 0010.
 """
 
 import sqlalchemy as sa
@@ -229,7 +229,7 @@ TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
 def create_view() -> None:
     op.execute(
         """
--- No role reads it: its row type is what the functions return.
+-- No role may select from this view. It defines the row type that the functions return.
 CREATE VIEW orchestration.instruction_result
 WITH (security_invoker = true)
 AS
@@ -1093,7 +1093,7 @@ def downgrade() -> None:
 DO $$
 BEGIN
   IF EXISTS (SELECT FROM orchestration.instructions) THEN
-    RAISE EXCEPTION 'instructions holds evidence; to destroy it say -x destroy-evidence=yes'
+    RAISE EXCEPTION 'instructions contains evidence; to destroy it, pass -x destroy-evidence=yes'
       USING ERRCODE = 'dependent_objects_still_exist';
   END IF;
 END

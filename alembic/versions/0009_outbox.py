@@ -1,4 +1,4 @@
-"""The outbox: a register of items, what is pending of it, and every attempt.
+"""Create the outbox: the items, the queue of pending items, and the attempts.
 
 Serves: INV-OUT-001 to INV-OUT-005, INV-OUT-007 to INV-OUT-010, INV-INS-005, INV-INS-006,
 INV-INS-007, INV-AUD-001, INV-API-001, INV-API-002. Revision 0010 adds what happens after an
@@ -913,7 +913,8 @@ ALTER TABLE orchestration.payment_outbox_pending ENABLE ALWAYS TRIGGER guard_ins
     )
     op.execute(
         """
--- One by one: of a comparison of rows, a dump and restore would change the parentheses.
+-- The columns are compared one by one, because a dump and restore would add parentheses to a row
+-- comparison, and the restored schema would differ from the fingerprint.
 CREATE TRIGGER guard_update BEFORE UPDATE ON orchestration.payment_outbox_pending
 FOR EACH ROW
 WHEN (
@@ -2178,8 +2179,8 @@ def downgrade() -> None:
 DO $$
 BEGIN
   IF EXISTS (SELECT FROM orchestration.payment_outbox_items) THEN
-    RAISE EXCEPTION 'payment_outbox_items holds evidence; '
-      'to destroy it say -x destroy-evidence=yes'
+    RAISE EXCEPTION 'payment_outbox_items contains evidence; '
+      'to destroy it, pass -x destroy-evidence=yes'
       USING ERRCODE = 'dependent_objects_still_exist';
   END IF;
 END

@@ -3,6 +3,7 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
+-- Longer than 70 lines because a query over a transition table cannot be in a function of its own.
 -- Arguments of the trigger: the stage that the table belongs to, and which rows are gated.
 --   (none)      every row; the rows have no participant
 --   'EACH'      every row; participant_id is its participant

@@ -16,7 +16,7 @@ BEGIN
       'INV-ATT-008', 'P7105',
       format('policy version %s is not accepted', coalesce(p_policy_version_id, 'null')),
       'policy_versions', jsonb_build_object('id', p_policy_version_id),
-      'Sign under a version of accepted_policy_versions.', 'id'
+      'Use a version that accepted_policy_versions lists.', 'id'
     );
   END IF;
 END

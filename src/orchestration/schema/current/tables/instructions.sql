@@ -46,7 +46,8 @@ CREATE TABLE orchestration.instructions (
   CONSTRAINT ck_instructions_creditor_account CHECK (
     octet_length(creditor_account) BETWEEN 1 AND 1000
   ),
-  -- What a JSON reader would choke on, 500 levels or 1234 digits, is kept out.
+  -- Common JSON parsers reject more than 500 levels or numbers of more than 1234 digits. A text of
+  -- at most 1,000 bytes can contain neither of them.
   CONSTRAINT ck_instructions_payload CHECK (
     octet_length(payload::text) <= 1000000
     AND jsonb_typeof(payload) = 'object'

@@ -553,8 +553,9 @@ CREATE FUNCTION orchestration.lock_gate(p_gate text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- Whoever changes what the gate protects calls this first. The lock waits for the transactions that
--- share the gate (share_gate), and transactions that start to share it later wait for this one.
+-- A transaction that changes what the gate protects calls this first. The lock waits for the
+-- transactions that share the gate (share_gate). A transaction that wants to share it later waits for
+-- this one.
 DECLARE
   v_invariant text := CASE p_gate
     WHEN 'policy_gate' THEN 'INV-ATT-008'
@@ -640,8 +641,9 @@ CREATE FUNCTION orchestration.share_gate(p_gate text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- A writer that reads what the gate protects calls this first. The writers share the gate. A change
--- locks it exclusively (lock_gate), so no change commits between the writer's check and its commit.
+-- A transaction that checks what the gate protects calls this first. Such transactions share the gate.
+-- A change locks it exclusively (lock_gate), so no change commits between a check and the commit of
+-- the transaction that made it.
 DECLARE
   -- If the client stops responding in this transaction, every change of the gate waits for it.
   v_bound text := orchestration.bound_idle_time();

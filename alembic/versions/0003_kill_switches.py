@@ -285,7 +285,7 @@ DECLARE
   v_participant_ids text[];
   v_rail_types text[];
 BEGIN
-  -- A row that a subscription brings was checked where it was written.
+  -- A row that a subscription copies was checked on the server where it was written.
   IF current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription() THEN
     RETURN NULL;

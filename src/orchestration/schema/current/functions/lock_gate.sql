@@ -2,8 +2,9 @@ CREATE FUNCTION orchestration.lock_gate(p_gate text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- Whoever changes what the gate protects calls this first. The lock waits for the transactions that
--- share the gate (share_gate), and transactions that start to share it later wait for this one.
+-- A transaction that changes what the gate protects calls this first. The lock waits for the
+-- transactions that share the gate (share_gate). A transaction that wants to share it later waits for
+-- this one.
 DECLARE
   v_invariant text := CASE p_gate
     WHEN 'policy_gate' THEN 'INV-ATT-008'

@@ -2,8 +2,9 @@ CREATE FUNCTION orchestration.share_gate(p_gate text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- A writer that reads what the gate protects calls this first. The writers share the gate. A change
--- locks it exclusively (lock_gate), so no change commits between the writer's check and its commit.
+-- A transaction that checks what the gate protects calls this first. Such transactions share the gate.
+-- A change locks it exclusively (lock_gate), so no change commits between a check and the commit of
+-- the transaction that made it.
 DECLARE
   -- If the client stops responding in this transaction, every change of the gate waits for it.
   v_bound text := orchestration.bound_idle_time();

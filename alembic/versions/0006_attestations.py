@@ -1,4 +1,4 @@
-"""Ingress attestations: a hash chain a caller, its heads, and the events of an execution.
+"""Create the ingress attestations with one hash chain per caller, and the events of executions.
 
 Serves: INV-ATT-001 to INV-ATT-011, INV-API-001, INV-API-002.
 """
@@ -184,7 +184,7 @@ TO symphony_control, symphony_readonly, symphony_auditor
     )
     op.execute(
         """
--- No role reads it: its row type is what the functions return.
+-- No role may select from this view. It defines the row type that the functions return.
 CREATE VIEW orchestration.ingress_attestation_result
 WITH (security_invoker = true)
 AS
@@ -196,6 +196,7 @@ ALTER VIEW orchestration.ingress_attestation_result OWNER TO symphony_owner
     )
     op.execute(
         """
+-- No role may select from this view. It defines the row type that the functions return.
 CREATE VIEW orchestration.ingress_attestation_event_result
 WITH (security_invoker = true)
 AS
@@ -235,8 +236,8 @@ TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symp
 
     op.execute(
         """
--- Format orchestration.attestation.v1, frozen: each field is its length in octets, a colon, its
--- UTF-8 bytes and a comma; a null is a hyphen and a comma. Times are microseconds since 1970.
+-- Format orchestration.attestation.v1. It must never change. Each field is its length in bytes, a colon,
+-- its UTF-8 bytes and a comma. A null is a hyphen and a comma. Times are microseconds since 1970.
 CREATE FUNCTION orchestration.attestation_record_hash(p orchestration.ingress_attestations)
 RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
@@ -271,6 +272,8 @@ CREATE FUNCTION orchestration.guard_attestation() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+-- Longer than 70 lines because each of its checks raises its own error, and because a call of another
+-- function costs a noticeable part of an insert.
 DECLARE
   v_replica boolean := current_setting('session_replication_role') = 'replica';
   v_copied boolean := v_replica AND orchestration.copies_a_subscription();
@@ -284,8 +287,9 @@ DECLARE
 BEGIN
   IF NEW.id IS NOT NULL THEN
     IF EXISTS (SELECT FROM orchestration.ingress_attestations a WHERE a.id = NEW.id) THEN
-      -- The primary key refuses it; what is missing must not be refused before, nor be taken for
-      -- another record's by ON CONFLICT: it is filled with what no chain holds.
+      -- The primary key rejects this row. The columns that the caller left out are filled with values
+      -- that no chain contains: NOT NULL must not reject the row first, and ON CONFLICT must not find
+      -- another record by them.
       IF NOT v_replica THEN
         NEW.chain_seq := coalesce(
           NEW.chain_seq, CASE WHEN NEW.prev_hash = '' THEN 1 ELSE 9223372036854775807 END);
@@ -303,31 +307,34 @@ BEGIN
   END IF;
   IF NEW.execution_completed AND NOT NEW.execution_started THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-002', 'P7301', 'completed implies started', 'ingress_attestations', v_detail,
-      'Set execution_started with execution_completed.', 'execution_completed'
+      'INV-ATT-002', 'P7301', 'execution_completed requires execution_started',
+      'ingress_attestations', v_detail,
+      'Set execution_started to true as well.', 'execution_completed'
     );
   END IF;
   IF NEW.execution_completed <> (NEW.terminal_status IS NOT NULL) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-003', 'P7301', 'terminal_status is there if and only if completed',
+      'INV-ATT-003', 'P7301',
+      'terminal_status must be set if and only if execution_completed is true',
       'ingress_attestations', v_detail,
-      'Give terminal_status together with execution_completed.', 'terminal_status'
+      'Set terminal_status together with execution_completed.', 'terminal_status'
     );
   END IF;
   IF NOT v_copied AND NEW.policy_version_id IS NOT NULL AND NOT EXISTS (
     SELECT FROM orchestration.policy_versions p WHERE p.id = NEW.policy_version_id
   ) THEN
-    -- A snapshot older than the version is told so by the gate, with 40001.
-    PERFORM orchestration.share_policy_gate();
+    -- If the version is newer than the snapshot, sharing the gate fails with 40001.
+    PERFORM orchestration.share_gate('policy_gate');
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-008', 'P7105', format('policy version %s is unknown', NEW.policy_version_id),
+      'INV-ATT-008', 'P7105', format('policy version %s does not exist', NEW.policy_version_id),
       'policy_versions', v_detail || jsonb_build_object('id', NEW.policy_version_id),
-      'Sign under a version of accepted_policy_versions.', 'id'
+      'Use a version that accepted_policy_versions lists.', 'id'
     );
   END IF;
 
-  -- The head is locked first and the chain's end read in a later statement: whoever waited reads
-  -- what the other has written, and an older snapshot cannot lock a head that has moved.
+  -- The head is locked first, and the newest record is read in a later statement. A transaction that
+  -- waited for the lock therefore reads the record that the other one wrote. With an older snapshot,
+  -- locking a head that has moved fails with 40001.
   SELECT h.chain_seq INTO v_head_seq
   FROM orchestration.ingress_attestation_heads h
   WHERE h.caller_identity = NEW.caller_identity AND NOT v_copied
@@ -350,10 +357,10 @@ BEGIN
   v_last_hash := coalesce(v_last_hash, '');
   IF v_head_seq > v_last_seq THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-005', 'P7302', 'the head is ahead of its chain: records are missing',
+      'INV-ATT-005', 'P7302', 'the newest records of the caller''s chain are missing',
       'ingress_attestations',
       v_detail || jsonb_build_object('head', v_head_seq, 'chain_seq', v_last_seq),
-      'Verify the chain: its last records were removed.', 'chain_seq'
+      'Run verify_attestation_chain for this caller.', 'chain_seq'
     );
   END IF;
 
@@ -377,13 +384,14 @@ BEGIN
     AND (NEW.chain_seq, NEW.prev_hash) IS DISTINCT FROM (v_last_seq + 1, v_last_hash) THEN
     IF v_last_seq = 0 THEN
       PERFORM orchestration.raise_invariant(
-        'INV-ATT-004', 'P7302', 'a chain begins with chain_seq 1 and an empty prev_hash',
+        'INV-ATT-004', 'P7302',
+        'the first record of a chain must have chain_seq 1 and an empty prev_hash',
         'ingress_attestations', v_detail || jsonb_build_object('chain_seq', NEW.chain_seq),
         'Leave chain_seq and prev_hash out: the database sets them.', 'chain_seq'
       );
     END IF;
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-005', 'P7302', 'the record does not continue its caller''s chain',
+      'INV-ATT-005', 'P7302', 'chain_seq and prev_hash must continue the caller''s chain',
       'ingress_attestations',
       v_detail || jsonb_build_object('chain_seq', NEW.chain_seq, 'expected', v_last_seq + 1),
       'Leave chain_seq and prev_hash out: the database sets them.', 'chain_seq'
@@ -391,7 +399,7 @@ BEGIN
   END IF;
   IF NEW.attested_at < v_last_at AND NOT v_copied THEN
     PERFORM orchestration.raise_invariant(
-      'INV-REV-007', 'P7301', 'attested_at is before the caller''s newest attestation',
+      'INV-REV-007', 'P7301', 'attested_at must not be before the caller''s newest attestation',
       'ingress_attestations',
       v_detail || jsonb_build_object('attested_at', NEW.attested_at, 'newest', v_last_at),
       'Import a caller''s attestations in the order of attested_at, or leave attested_at out.',
@@ -450,6 +458,7 @@ CREATE FUNCTION orchestration.guard_attestation_event() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+-- Longer than 70 lines because each of its five checks raises its own error.
 DECLARE
   v_replica boolean := current_setting('session_replication_role') = 'replica';
   v_copied boolean := v_replica AND orchestration.copies_a_subscription();
@@ -468,21 +477,22 @@ BEGIN
   END IF;
   IF (NEW.event = 'EXECUTION_COMPLETED') <> (NEW.terminal_status IS NOT NULL) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-003', 'P7301', 'terminal_status is there if and only if completed',
+      'INV-ATT-003', 'P7301',
+      'terminal_status must be set if and only if event is EXECUTION_COMPLETED',
       'ingress_attestation_events', v_detail,
-      'Give terminal_status with EXECUTION_COMPLETED, and only with it.', 'terminal_status'
+      'Pass terminal_status with EXECUTION_COMPLETED only.', 'terminal_status'
     );
   END IF;
   IF v_attestation.id IS NULL OR EXISTS (
     SELECT FROM orchestration.ingress_attestation_events e
     WHERE e.attestation_id = NEW.attestation_id AND e.event = NEW.event
   ) THEN
-    -- The foreign key or the primary key refuses it.
+    -- The foreign key or the primary key rejects this row.
     RETURN NEW;
   END IF;
   IF NEW.caller_identity <> v_attestation.caller_identity THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-010', 'P7301', 'the event names another caller than its attestation',
+      'INV-ATT-010', 'P7301', 'caller_identity must be that of the attestation',
       'ingress_attestation_events', v_detail,
       'Leave caller_identity out: the database sets it.', 'caller_identity'
     );
@@ -490,9 +500,9 @@ BEGIN
   IF NEW.event = 'EXECUTION_STARTED' AND v_attestation.execution_started
     OR NEW.event = 'EXECUTION_COMPLETED' AND v_attestation.execution_completed THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-010', 'P7301', 'the attestation was recorded in this state already',
+      'INV-ATT-010', 'P7301', 'the attestation itself already contains this event',
       'ingress_attestation_events', v_detail,
-      'Read ingress_attestation_status.', 'event'
+      'ingress_attestation_status shows the state of the attestation.', 'event'
     );
   END IF;
   IF NOT v_copied
@@ -503,8 +513,8 @@ BEGIN
       WHERE e.attestation_id = NEW.attestation_id AND e.event = 'EXECUTION_STARTED'
     ) THEN
     IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
-      -- Only the primary key knows of a start that is newer than the snapshot: storing another
-      -- one meets it and answers 40001. Where there is none, the refusal below undoes this.
+      -- The snapshot does not show a start that was recorded after it, but the primary key does:
+      -- inserting a start fails with 40001 if there is one. Otherwise the error below undoes it.
       INSERT INTO orchestration.ingress_attestation_events
         (attestation_id, event, caller_identity, occurred_at, db_user, xact_id)
       VALUES (NEW.attestation_id, 'EXECUTION_STARTED', v_attestation.caller_identity,
@@ -512,13 +522,13 @@ BEGIN
       ON CONFLICT DO NOTHING;
     END IF;
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-002', 'P7301', 'completed implies started', 'ingress_attestation_events',
-      v_detail, 'Record EXECUTION_STARTED first.', 'event'
+      'INV-ATT-002', 'P7301', 'EXECUTION_COMPLETED requires EXECUTION_STARTED',
+      'ingress_attestation_events', v_detail, 'Record EXECUTION_STARTED first.', 'event'
     );
   END IF;
   IF NOT isfinite(NEW.occurred_at) OR NEW.occurred_at > clock_timestamp() AND NOT v_copied THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-011', 'P7301', 'occurred_at is in the future', 'ingress_attestation_events',
+      'INV-ATT-011', 'P7301', 'occurred_at must not be in the future', 'ingress_attestation_events',
       v_detail || jsonb_build_object('occurred_at', NEW.occurred_at),
       'Leave occurred_at out: the database sets it.', 'occurred_at'
     );
@@ -700,9 +710,9 @@ BEGIN
       'ingress_attestations', v_bad.ord, v_bad.missing, v_bad.malformed
     );
   END IF;
-  PERFORM orchestration.share_kill_switch_gate();
-  PERFORM orchestration.share_policy_gate();
-  PERFORM orchestration.share_revocation_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
+  PERFORM orchestration.share_gate('policy_gate');
+  PERFORM orchestration.share_gate('revocation_gate');
   INSERT INTO orchestration.ingress_attestation_heads AS h (caller_identity)
   SELECT DISTINCT n.caller_identity
   FROM jsonb_to_recordset(p_attestations) AS n (caller_identity text)
@@ -896,12 +906,12 @@ BEGIN
   IF v_attestation.id IS NULL THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-002', 'P0002', 'the attestation does not exist', 'ingress_attestations',
-      jsonb_build_object('id', p_attestation_id), 'Read the id again.', 'id'
+      jsonb_build_object('id', p_attestation_id), 'Check the id.', 'id'
     );
   END IF;
   IF p_event = 'EXECUTION_STARTED' AND v_attestation.execution_started
     OR p_event = 'EXECUTION_COMPLETED' AND v_attestation.execution_completed THEN
-    -- A flag counts as its event, recorded with the attestation.
+    -- The attestation was stored with this event. Return it as a recorded event.
     v_recorded := ROW(
       v_attestation.id, p_event, v_attestation.caller_identity,
       CASE WHEN p_event = 'EXECUTION_COMPLETED' THEN v_attestation.terminal_status END,
@@ -920,11 +930,11 @@ BEGIN
   END IF;
   IF v_recorded.terminal_status IS DISTINCT FROM p_terminal_status THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-010', 'P7301', 'the event was recorded with another terminal_status',
+      'INV-ATT-010', 'P7301', 'the event is already recorded with a different terminal_status',
       'ingress_attestation_events',
       jsonb_build_object('attestation_id', p_attestation_id, 'event', p_event,
         'terminal_status', v_recorded.terminal_status),
-      'Read ingress_attestation_status.', 'terminal_status'
+      'ingress_attestation_status shows the recorded terminal_status.', 'terminal_status'
     );
   END IF;
   RETURN NEXT v_recorded;
@@ -949,15 +959,16 @@ RETURNS TABLE (
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+-- Longer than 70 lines because all kinds of break are found by one query over one snapshot.
   WITH chain AS (
     SELECT a AS record,
            row_number() OVER w AS expected_seq,
            lag(a.record_hash, 1, '') OVER w AS expected_prev,
-           lag(a.attested_at) OVER w AS attested_before
+           lag(a.attested_at) OVER w AS previous_attested_at
     FROM orchestration.ingress_attestations a
     WHERE a.caller_identity = p_caller_identity
     WINDOW w AS (ORDER BY a.chain_seq)
-  ), judged AS (
+  ), checked AS (
     SELECT (c.record).chain_seq,
            (c.record).id,
            (c.record).record_hash,
@@ -965,30 +976,30 @@ AS $$
              WHEN (c.record).chain_seq <> c.expected_seq
                THEN 'records before this one are missing'
              WHEN (c.record).prev_hash <> c.expected_prev
-               THEN 'prev_hash is not the record_hash before it'
+               THEN 'prev_hash is not the record_hash of the row before'
              WHEN (c.record).record_hash <> orchestration.attestation_record_hash(c.record)
                THEN 'record_hash is not the hash of the record'
-             WHEN (c.record).attested_at < c.attested_before
-               THEN 'attested_at is before the record before it'
+             WHEN (c.record).attested_at < c.previous_attested_at
+               THEN 'attested_at is earlier than in the record before'
            END AS reason
     FROM chain c
   ), breaks AS (
-    SELECT j.chain_seq, j.id, j.reason FROM judged j WHERE j.reason IS NOT NULL
+    SELECT c.chain_seq, c.id, c.reason FROM checked c WHERE c.reason IS NOT NULL
     UNION ALL
     SELECT h.chain_seq, NULL,
            CASE WHEN l.chain_seq = h.chain_seq
-             THEN 'the head names another record_hash'
-             ELSE 'the head is ahead: the last records are missing'
+             THEN 'the head has a different record_hash'
+             ELSE 'the newest records are missing: the head is ahead'
            END
     FROM orchestration.ingress_attestation_heads h
     LEFT JOIN LATERAL (
-      SELECT j.chain_seq, j.record_hash FROM judged j ORDER BY j.chain_seq DESC LIMIT 1
+      SELECT c.chain_seq, c.record_hash FROM checked c ORDER BY c.chain_seq DESC LIMIT 1
     ) l ON true
     WHERE h.caller_identity = p_caller_identity
       AND (h.chain_seq > coalesce(l.chain_seq, 0)
         OR h.chain_seq = l.chain_seq AND h.record_hash <> l.record_hash)
     UNION ALL
-    SELECT NULL, e.attestation_id, 'an event without an attestation of its caller'
+    SELECT NULL, e.attestation_id, 'an event has no attestation of the same caller'
     FROM orchestration.ingress_attestation_events e
     WHERE e.caller_identity = p_caller_identity
       AND NOT EXISTS (
@@ -996,7 +1007,7 @@ AS $$
         WHERE a.id = e.attestation_id AND a.caller_identity = e.caller_identity
       )
     UNION ALL
-    SELECT a.chain_seq, a.id, 'completed and not started'
+    SELECT a.chain_seq, a.id, 'EXECUTION_COMPLETED without EXECUTION_STARTED'
     FROM orchestration.ingress_attestation_events e
     JOIN orchestration.ingress_attestations a ON a.id = e.attestation_id
     WHERE a.caller_identity = p_caller_identity
@@ -1007,16 +1018,16 @@ AS $$
         WHERE s.attestation_id = e.attestation_id AND s.event = 'EXECUTION_STARTED'
       )
     UNION ALL
-    SELECT a.chain_seq, a.id, 'the policy version is unknown'
+    SELECT a.chain_seq, a.id, 'the policy version does not exist'
     FROM orchestration.ingress_attestations a
     WHERE a.caller_identity = p_caller_identity
       AND NOT EXISTS (
         SELECT FROM orchestration.policy_versions p WHERE p.id = a.policy_version_id)
     UNION ALL
-    SELECT NULL, NULL, 'no caller is named'
+    SELECT NULL, NULL, 'p_caller_identity is null'
     WHERE p_caller_identity IS NULL
   )
-  SELECT b.reason IS NULL, (SELECT count(*) FROM judged), b.chain_seq, b.id, b.reason
+  SELECT b.reason IS NULL, (SELECT count(*) FROM checked), b.chain_seq, b.id, b.reason
   FROM (SELECT) once
   LEFT JOIN LATERAL (SELECT * FROM breaks ORDER BY chain_seq, id LIMIT 1) b ON true
 $$;
@@ -1038,8 +1049,8 @@ def downgrade() -> None:
 DO $$
 BEGIN
   IF EXISTS (SELECT FROM orchestration.ingress_attestations) THEN
-    RAISE EXCEPTION 'ingress_attestations holds evidence; '
-      'to destroy it say -x destroy-evidence=yes'
+    RAISE EXCEPTION 'ingress_attestations contains evidence; '
+      'to destroy it, pass -x destroy-evidence=yes'
       USING ERRCODE = 'dependent_objects_still_exist';
   END IF;
 END

@@ -1,8 +1,8 @@
-"""Instructions, their states and the history of them.
+"""Create the instructions, their state machine and the history of their states.
 
 Serves: INV-INS-001 to INV-INS-004, INV-INS-007 to INV-INS-011, INV-APP-001, INV-API-001,
-INV-API-002, and the existence half of INV-ATT-008. INV-INS-005 and INV-INS-006 tie instructions to
-the outbox and stand in its revision.
+INV-API-002, INV-ATT-008. INV-INS-005 and INV-INS-006 concern the outbox too and are served by
+revisions 0009 and 0010.
 """
 
 import sqlalchemy as sa
@@ -229,7 +229,7 @@ TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
 def create_view() -> None:
     op.execute(
         """
--- No role reads it: its row type is what the functions return.
+-- No role may select from this view. It defines the row type that the functions return.
 CREATE VIEW orchestration.instruction_result
 WITH (security_invoker = true)
 AS
@@ -340,7 +340,7 @@ BEGIN
         );
       WHEN v_policy_unknown THEN
         -- If the version is newer than this snapshot, the gate raises 40001 instead.
-        PERFORM orchestration.share_policy_gate();
+        PERFORM orchestration.share_gate('policy_gate');
         PERFORM orchestration.raise_invariant(
           'INV-ATT-008', 'P7105',
           format('policy version %s does not exist', NEW.policy_version_id),
@@ -515,7 +515,7 @@ ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER guard
         """
 CREATE TRIGGER kill_switch_insert AFTER INSERT ON orchestration.instructions
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST');
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST', 'EACH');
 ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER kill_switch_insert
 """
     )
@@ -524,7 +524,7 @@ ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER kill_switch_insert
 CREATE TRIGGER kill_switch_update AFTER UPDATE ON orchestration.instructions
 FOR EACH ROW
 WHEN (NEW.state IN ('AUTHORIZED', 'EXECUTING') AND NEW.state <> OLD.state)
-EXECUTE FUNCTION orchestration.block_execution_if_killed('EXECUTION');
+EXECUTE FUNCTION orchestration.block_execution_if_killed('EXECUTION', 'EACH');
 ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER kill_switch_update
 """
     )
@@ -683,7 +683,7 @@ BEGIN
       'instructions', v_bad.ord, v_bad.missing, v_bad.malformed
     );
   END IF;
-  PERFORM orchestration.share_kill_switch_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
   -- In order of the key: batches that share keys wait for each other, never in a circle.
   WITH entered AS (
   INSERT INTO orchestration.instructions (
@@ -878,9 +878,9 @@ DECLARE
   v_cert text;
   v_token text;
 BEGIN
-  PERFORM orchestration.share_kill_switch_gate();
-  PERFORM orchestration.share_policy_gate();
-  PERFORM orchestration.share_revocation_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
+  PERFORM orchestration.share_gate('policy_gate');
+  PERFORM orchestration.share_gate('revocation_gate');
   SELECT l.* INTO v_instruction
   FROM orchestration.lock_instruction(p_id, p_version, 'AUTHORIZED', NULL) l;
   IF v_instruction.replayed THEN
@@ -954,7 +954,7 @@ AS $$
 DECLARE
   v_instruction orchestration.instruction_result;
 BEGIN
-  PERFORM orchestration.share_kill_switch_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
   SELECT l.* INTO v_instruction
   FROM orchestration.lock_instruction(p_id, p_version, 'EXECUTING', NULL) l;
   IF v_instruction.replayed THEN
@@ -1132,7 +1132,7 @@ def downgrade() -> None:
 DO $$
 BEGIN
   IF EXISTS (SELECT FROM orchestration.instructions) THEN
-    RAISE EXCEPTION 'instructions holds evidence; to destroy it say -x destroy-evidence=yes'
+    RAISE EXCEPTION 'instructions contains evidence; to destroy it, pass -x destroy-evidence=yes'
       USING ERRCODE = 'dependent_objects_still_exist';
   END IF;
 END

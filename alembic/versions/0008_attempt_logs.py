@@ -1,4 +1,4 @@
-"""The attempt logs: an instruction's runs, and its rail calls outside the outbox.
+"""Create the attempt logs: the executions of an instruction and its calls to a rail.
 
 Serves: INV-APP-001, INV-APP-002, INV-API-002.
 """
@@ -364,7 +364,7 @@ ALTER TABLE orchestration.transaction_attempts ENABLE ALWAYS TRIGGER no_truncate
 def create_functions() -> None:
     op.execute(
         """
--- No role reads it: its row type is what the functions return.
+-- No role may select from this view. It defines the row type that the functions return.
 CREATE VIEW orchestration.execution_attempt_result
 WITH (security_invoker = true)
 AS
@@ -376,6 +376,7 @@ ALTER VIEW orchestration.execution_attempt_result OWNER TO symphony_owner
     )
     op.execute(
         """
+-- No role may select from this view. It defines the row type that the functions return.
 CREATE VIEW orchestration.transaction_attempt_result
 WITH (security_invoker = true)
 AS
@@ -676,8 +677,8 @@ BEGIN
   IF EXISTS (SELECT FROM orchestration.execution_attempts)
     OR EXISTS (SELECT FROM orchestration.transaction_attempts)
   THEN
-    RAISE EXCEPTION 'execution_attempts and transaction_attempts hold evidence; to destroy it say '
-      '-x destroy-evidence=yes'
+    RAISE EXCEPTION 'execution_attempts and transaction_attempts contain evidence; '
+      'to destroy it, pass -x destroy-evidence=yes'
       USING ERRCODE = 'dependent_objects_still_exist';
   END IF;
 END

@@ -1,4 +1,4 @@
-"""The outbox: a register of items, what is pending of it, and every attempt.
+"""Create the outbox: the items, the queue of pending items, and the attempts.
 
 Serves: INV-OUT-001 to INV-OUT-005, INV-OUT-007 to INV-OUT-010, INV-INS-005, INV-INS-006,
 INV-INS-007, INV-AUD-001, INV-API-001, INV-API-002. Revision 0010 adds what happens after an
@@ -894,7 +894,7 @@ ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER guard
         """
 CREATE TRIGGER kill_switch AFTER INSERT ON orchestration.payment_outbox_items
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST');
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST', 'ENQUEUED');
 ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER kill_switch
 """
     )
@@ -936,7 +936,8 @@ ALTER TABLE orchestration.payment_outbox_pending ENABLE ALWAYS TRIGGER guard_ins
     )
     op.execute(
         """
--- One by one: of a comparison of rows, a dump and restore would change the parentheses.
+-- The columns are compared one by one, because a dump and restore would add parentheses to a row
+-- comparison, and the restored schema would differ from the fingerprint.
 CREATE TRIGGER guard_update BEFORE UPDATE ON orchestration.payment_outbox_pending
 FOR EACH ROW
 WHEN (
@@ -983,7 +984,8 @@ ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER guard
         """
 CREATE TRIGGER kill_switch AFTER INSERT ON orchestration.payment_outbox_attempts
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('DISPATCH');
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed(
+  'DISPATCH', 'OPENED', 'payment_outbox_pending');
 ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER kill_switch
 """
     )
@@ -1125,7 +1127,7 @@ BEGIN
       'Enqueue the item later, when it is due within 400 days.', 'next_attempt_at'
     );
   END IF;
-  PERFORM orchestration.share_kill_switch_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
   -- The instructions first, in one order: none of them ends before this transaction does, and no
   -- completion makes an outcome unknown meanwhile. FOR SHARE, since that completion updates the row
   -- without its keys: FOR KEY SHARE would read past it.
@@ -1651,7 +1653,7 @@ BEGIN
     );
   END IF;
   v_lease := make_interval(secs => extract(epoch FROM p_lease)::float8);
-  PERFORM orchestration.share_kill_switch_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
   PERFORM orchestration.refuse_if_killed('DISPATCH');
   -- A stopped participant or rail is left out, so that the others go on. The look-up is planned at
   -- every call, which costs as much as a small claim.
@@ -2205,8 +2207,8 @@ def downgrade() -> None:
 DO $$
 BEGIN
   IF EXISTS (SELECT FROM orchestration.payment_outbox_items) THEN
-    RAISE EXCEPTION 'payment_outbox_items holds evidence; '
-      'to destroy it say -x destroy-evidence=yes'
+    RAISE EXCEPTION 'payment_outbox_items contains evidence; '
+      'to destroy it, pass -x destroy-evidence=yes'
       USING ERRCODE = 'dependent_objects_still_exist';
   END IF;
 END

@@ -1,4 +1,4 @@
-"""What happens after an attempt: late results, control's interventions, redrives, and the end.
+"""Create what follows an attempt: late results, interventions, redrives and the instruction's end.
 
 Serves: INV-OUT-006, INV-OUT-010, INV-OUT-011, INV-INS-006, INV-APP-001, INV-AUD-001, INV-API-001,
 INV-API-002.
@@ -190,7 +190,8 @@ SELECT i.outbox_id,
          WHEN t.state IS NULL THEN NULL
          WHEN l.source = 'RECONCILIATION' THEN l.outcome
          WHEN t.state = 'DISPATCHED' THEN 'SENT'
-         -- A worker says that the payment was sent after all: nobody knows until control resolves it.
+         -- A worker reported SENT after the attempt had failed. The outcome is unknown until control
+         -- resolves it.
          WHEN l.source = 'WORKER' THEN 'UNKNOWN'
          ELSE t.outcome
        END AS known_outcome
@@ -199,7 +200,7 @@ LEFT JOIN orchestration.payment_outbox_pending p ON p.outbox_id = i.outbox_id
 LEFT JOIN orchestration.payment_outbox_attempts t
   ON t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
 LEFT JOIN LATERAL (
-  -- The newest result that decides: a reconciliation of the last attempt, or SENT of any.
+  -- The newest result that counts: a reconciliation of the last attempt, or SENT for any attempt.
   SELECT l.source, l.outcome
   FROM orchestration.payment_outbox_late_results l
   WHERE l.outbox_id = t.outbox_id
@@ -215,7 +216,8 @@ TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symp
     )
     op.execute(
         """
--- The look-ups are lateral: a join would read the whole of a view with a security barrier.
+-- LATERAL with OFFSET 0 keeps these index look-ups. A plain join would read the whole of
+-- payment_outbox_status, because conditions are not pushed down into a security_barrier view.
 CREATE VIEW orchestration.payment_outbox_unresolved
 WITH (security_invoker = true)
 AS
@@ -793,7 +795,8 @@ ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER guard_redri
     )
     op.execute(
         """
--- On row triggers whose condition is rarely true a claim or completion spends next to nothing.
+-- These are row triggers because their conditions are rarely true, and a row trigger whose condition
+-- is false costs a claim or completion almost nothing.
 CREATE TRIGGER unresolved AFTER INSERT ON orchestration.payment_outbox_attempts
 FOR EACH ROW
 WHEN (NEW.state = 'FAILED')
@@ -1846,8 +1849,8 @@ DO $$
 BEGIN
   IF EXISTS (SELECT FROM orchestration.payment_outbox_late_results)
     OR EXISTS (SELECT FROM orchestration.payment_outbox_interventions) THEN
-    RAISE EXCEPTION 'payment_outbox_late_results or payment_outbox_interventions holds evidence; '
-      'to destroy it say -x destroy-evidence=yes'
+    RAISE EXCEPTION 'payment_outbox_late_results or payment_outbox_interventions contains evidence; '
+      'to destroy it, pass -x destroy-evidence=yes'
       USING ERRCODE = 'dependent_objects_still_exist';
   END IF;
 END

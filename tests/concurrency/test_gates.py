@@ -277,7 +277,7 @@ def test_a_shorter_bound_of_the_sessions_own_is_kept(
     rows = owner.execute(
         "WITH given AS MATERIALIZED (SELECT set_config("
         "'idle_in_transaction_session_timeout', %s, true)),"
-        " taken AS MATERIALIZED (SELECT orchestration.share_policy_gate() FROM given)"
+        " taken AS MATERIALIZED (SELECT orchestration.share_gate('policy_gate') FROM given)"
         " SELECT current_setting('idle_in_transaction_session_timeout') FROM taken",
         (given,),
     ).fetchall()

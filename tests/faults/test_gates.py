@@ -147,7 +147,7 @@ def test_a_prepared_transaction_that_holds_a_gate_is_named() -> None:
         connect(database.as_role("control")) as control,
     ):
         owner.execute("BEGIN")
-        owner.execute("SELECT orchestration.share_kill_switch_gate()")
+        owner.execute("SELECT orchestration.share_gate('kill_switch_gate')")
         owner.execute("PREPARE TRANSACTION 'forgotten'")
         with ThreadPoolExecutor(1) as threads:
             engaging = threads.submit(

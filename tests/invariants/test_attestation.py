@@ -1078,21 +1078,21 @@ TAMPERED = {
     ),
     "an edited prev_hash": (
         [f"UPDATE orchestration.{ROWS} SET prev_hash = repeat('f', 64) WHERE {of('k3')}"],
-        (5, 3, "k3", "prev_hash is not the record_hash before it"),
+        (5, 3, "k3", "prev_hash is not the record_hash of the row before"),
     ),
     "an edited record that was hashed anew": (
         [
             f"UPDATE orchestration.{ROWS} SET payload_hash = repeat('f', 64) WHERE {of('k3')}",
             f"UPDATE orchestration.{ROWS} SET {REHASH} WHERE {of('k3')}",
         ],
-        (5, 4, "k4", "prev_hash is not the record_hash before it"),
+        (5, 4, "k4", "prev_hash is not the record_hash of the row before"),
     ),
     "an edited last record that was hashed anew": (
         [
             f"UPDATE orchestration.{ROWS} SET payload_hash = repeat('f', 64) WHERE {of('k5')}",
             f"UPDATE orchestration.{ROWS} SET {REHASH} WHERE {of('k5')}",
         ],
-        (5, 5, None, "the head names another record_hash"),
+        (5, 5, None, "the head has a different record_hash"),
     ),
     "a removed middle record": (
         [f"DELETE FROM orchestration.{ROWS} WHERE {of('k3')}"],
@@ -1107,15 +1107,15 @@ TAMPERED = {
             f"DELETE FROM orchestration.{ROWS} WHERE {of('k3')}",
             f"UPDATE orchestration.{ROWS} SET chain_seq = 3 WHERE {of('k4')}",
         ],
-        (4, 3, "k4", "prev_hash is not the record_hash before it"),
+        (4, 3, "k4", "prev_hash is not the record_hash of the row before"),
     ),
     "a trimmed tail": (
         [f"DELETE FROM orchestration.{ROWS} WHERE {of('k5')} OR {of('k4')}"],
-        (3, 5, None, "the head is ahead: the last records are missing"),
+        (3, 5, None, "the newest records are missing: the head is ahead"),
     ),
     "nothing left": (
         [f"DELETE FROM orchestration.{ROWS} WHERE caller_identity = 'alice'"],
-        (0, 5, None, "the head is ahead: the last records are missing"),
+        (0, 5, None, "the newest records are missing: the head is ahead"),
     ),
     "an edited flag": (
         [f"UPDATE orchestration.{ROWS} SET execution_started = true WHERE {of('k1')}"],
@@ -1133,7 +1133,7 @@ TAMPERED = {
             f"UPDATE orchestration.{ROWS} SET attested_at = '2020-01-01Z' WHERE {of('k5')}",
             f"UPDATE orchestration.{ROWS} SET {REHASH} WHERE {of('k5')}",
         ],
-        (5, 5, "k5", "attested_at is before the record before it"),
+        (5, 5, "k5", "attested_at is earlier than in the record before"),
     ),
     "another db_user": (
         [f"UPDATE orchestration.{ROWS} SET db_user = 'somebody' WHERE {of('k2')}"],
@@ -1174,7 +1174,7 @@ def test_verification_finds_an_event_without_an_attestation_of_its_caller(
     history(superuser)
     attest(superuser, "carol", "k1")
     auditor = login("auditor")
-    reason = "an event without an attestation of its caller"
+    reason = "an event has no attestation of the same caller"
     superuser.execute("SET session_replication_role = replica")
 
     # An event of alice's goes over to carol, who never attested what it names.
@@ -1199,7 +1199,7 @@ def test_a_chain_of_no_caller_is_not_called_whole(login: Callable[[str], Connect
         "SELECT ok, records, break_chain_seq, break_attestation_id, break_reason"
         " FROM orchestration.verify_attestation_chain(NULL)"
     )
-    assert found == (False, 0, None, None, "no caller is named")
+    assert found == (False, 0, None, None, "p_caller_identity is null")
 
 
 @pytest.mark.unchanged

@@ -706,14 +706,14 @@ TAMPERED: Final[dict[str, Tampering]] = {
             ),
             REHASH.format(MIDDLE),
         ),
-        *(MIDDLE + 1, "prev_hash is not the record_hash before it"),
+        *(MIDDLE + 1, "prev_hash is not the record_hash of the row before"),
     ),
     "a removed entry": Tampering(
         without_guards(GONE.format(MIDDLE)), MIDDLE + 1, "entries before this one are missing"
     ),
     "a removed end": Tampering(
         without_guards(GONE.format(NEXT)),
-        *(NEXT, "the head is ahead: the last entries are missing"),
+        *(NEXT, "the newest entries are missing: the head is ahead"),
     ),
     "a removed end, with the head set back": Tampering(
         (
@@ -731,7 +731,7 @@ TAMPERED: Final[dict[str, Tampering]] = {
             ),
             REHASH.format(NEXT),
         ),
-        *(NEXT, "the head names another record_hash"),
+        *(NEXT, "the head has a different record_hash"),
     ),
     "an entry of nothing": Tampering(
         (FORGED.format("'REVOKE', 'revoked_tokens', NULL, '{}'"),),
@@ -758,8 +758,19 @@ TAMPERED: Final[dict[str, Tampering]] = {
             engage(),
         ),
         NEXT + 1,
-        "no act explains this entry: its row is another now",
+        "no act explains this entry: its row has other content now",
         *("kill_switches", "2"),
+    ),
+    "a state that is no object": Tampering(
+        (
+            FORGED.format(
+                "'ROTATE', 'policy_versions', NULL, '{\"v0\": {\"status\": \"ACTIVE\"}}'"
+            ),
+            FORGED.format("'RETIRE', 'policy_versions', '{\"v0\": 5}', '{\"v0\": 6}'"),
+        ),
+        NEXT + 1,
+        "no act explains this entry: the next entry starts from other content",
+        *("policy_versions", "v0"),
     ),
     "a migration that never was": Tampering(
         (
@@ -784,7 +795,7 @@ TAMPERED: Final[dict[str, Tampering]] = {
             f" FROM orchestration.{REVISION} r",
         ),
         NEXT + 2,
-        "no act explains this entry: its row is another now",
+        "no act explains this entry: its row has other content now",
         *(REVISION, ""),
     ),
     "an act of which nothing changed": Tampering(
@@ -801,7 +812,7 @@ TAMPERED: Final[dict[str, Tampering]] = {
             f"UPDATE orchestration.{REVISION} SET revision = '0000'",
         ),
         NEXT - 1,
-        "no act explains this entry: its row is another now",
+        "no act explains this entry: its row has other content now",
         *(REVISION, ""),
     ),
 }

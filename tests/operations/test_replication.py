@@ -226,7 +226,7 @@ PARTS = {
         ],
         {
             ("audit log", "the head is missing"),
-            ("attestations", "the policy version is unknown"),
+            ("attestations", "the policy version does not exist"),
             ("instructions", "ORPHAN"),
             ("outbox", "ENDED"),
         },
@@ -242,7 +242,7 @@ PARTS = {
         ],
         {
             ("audit log", "no act explains this entry"),
-            ("attestations", "completed and not started"),
+            ("attestations", "EXECUTION_COMPLETED without EXECUTION_STARTED"),
         },
     ),
 }

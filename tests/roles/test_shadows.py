@@ -26,8 +26,7 @@ CREATE FUNCTION shadow.gen_random_uuid() RETURNS uuid LANGUAGE sql
   RETURN '00000000-0000-0000-0000-000000000000'::uuid;
 CREATE FUNCTION shadow.raise_invariant(text, text, text, text, jsonb, text, text DEFAULT NULL)
   RETURNS void LANGUAGE plpgsql AS 'BEGIN END';
-CREATE FUNCTION shadow.share_policy_gate() RETURNS void LANGUAGE plpgsql AS 'BEGIN END';
-CREATE FUNCTION shadow.share_revocation_gate() RETURNS void LANGUAGE plpgsql AS 'BEGIN END';
+CREATE FUNCTION shadow.share_gate(text) RETURNS void LANGUAGE plpgsql AS 'BEGIN END';
 """
 
 

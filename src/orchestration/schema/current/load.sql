@@ -73,9 +73,7 @@ SET check_function_bodies = off;
 \ir functions/resolve_outbox_item.sql
 \ir functions/revocations_since.sql
 \ir functions/set_leases_apart.sql
-\ir functions/share_kill_switch_gate.sql
-\ir functions/share_policy_gate.sql
-\ir functions/share_revocation_gate.sql
+\ir functions/share_gate.sql
 \ir functions/stopped_targets.sql
 \ir functions/uuid_v7.sql
 \ir functions/verify_attempt_logs.sql

@@ -90,9 +90,9 @@ BEGIN
       'ingress_attestations', v_bad.ord, v_bad.missing, v_bad.malformed
     );
   END IF;
-  PERFORM orchestration.share_kill_switch_gate();
-  PERFORM orchestration.share_policy_gate();
-  PERFORM orchestration.share_revocation_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
+  PERFORM orchestration.share_gate('policy_gate');
+  PERFORM orchestration.share_gate('revocation_gate');
   INSERT INTO orchestration.ingress_attestation_heads AS h (caller_identity)
   SELECT DISTINCT n.caller_identity
   FROM jsonb_to_recordset(p_attestations) AS n (caller_identity text)

@@ -8,9 +8,9 @@ DECLARE
   v_cert text;
   v_token text;
 BEGIN
-  PERFORM orchestration.share_kill_switch_gate();
-  PERFORM orchestration.share_policy_gate();
-  PERFORM orchestration.share_revocation_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
+  PERFORM orchestration.share_gate('policy_gate');
+  PERFORM orchestration.share_gate('revocation_gate');
   SELECT l.* INTO v_instruction
   FROM orchestration.lock_instruction(p_id, p_version, 'AUTHORIZED', NULL) l;
   IF v_instruction.replayed THEN

@@ -64,7 +64,7 @@ BEGIN
     );
   END IF;
   v_lease := make_interval(secs => extract(epoch FROM p_lease)::float8);
-  PERFORM orchestration.share_kill_switch_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
   PERFORM orchestration.refuse_if_killed('DISPATCH');
   -- A stopped participant or rail is left out, so that the others go on. The look-up is planned at
   -- every call, which costs as much as a small claim.

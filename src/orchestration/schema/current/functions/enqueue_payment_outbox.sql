@@ -101,7 +101,7 @@ BEGIN
       'Enqueue the item later, when it is due within 400 days.', 'next_attempt_at'
     );
   END IF;
-  PERFORM orchestration.share_kill_switch_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
   -- The instructions first, in one order: none of them ends before this transaction does, and no
   -- completion makes an outcome unknown meanwhile. FOR SHARE, since that completion updates the row
   -- without its keys: FOR KEY SHARE would read past it.

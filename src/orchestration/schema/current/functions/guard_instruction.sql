@@ -62,7 +62,7 @@ BEGIN
         );
       WHEN v_policy_unknown THEN
         -- If the version is newer than this snapshot, the gate raises 40001 instead.
-        PERFORM orchestration.share_policy_gate();
+        PERFORM orchestration.share_gate('policy_gate');
         PERFORM orchestration.raise_invariant(
           'INV-ATT-008', 'P7105',
           format('policy version %s does not exist', NEW.policy_version_id),

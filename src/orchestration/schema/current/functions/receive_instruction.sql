@@ -81,7 +81,7 @@ BEGIN
       'instructions', v_bad.ord, v_bad.missing, v_bad.malformed
     );
   END IF;
-  PERFORM orchestration.share_kill_switch_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
   -- In order of the key: batches that share keys wait for each other, never in a circle.
   WITH entered AS (
   INSERT INTO orchestration.instructions (

@@ -58,7 +58,7 @@ def dump_inputs(name: str, batch: TypeAdapter[list[M]], inputs: list[M]) -> str:
 def _dumped(one: BaseModel) -> dict[str, Any]:
     """Return the fields of an input with its objects as they are. pydantic dumps an object only to
     a depth of about 250 levels, and an input can have 500."""
-    objects = {name: value for name, value in one if isinstance(value, dict)}
+    objects: dict[str, object] = {name: value for name, value in one if isinstance(value, dict)}
     return one.model_dump(mode="json", exclude=set(objects)) | objects
 
 

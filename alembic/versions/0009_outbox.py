@@ -339,15 +339,27 @@ TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symp
     )
     op.execute(
         """
--- No role reads it: its row type is what the functions return. It leaves out the payload, which the
--- caller already has.
-CREATE VIEW orchestration.payment_outbox_item_result
+-- The columns of an item that its functions return. The payload is left out, because the caller
+-- already has it. No role reads this view.
+CREATE VIEW orchestration.payment_outbox_item_summary
 WITH (security_invoker = true)
 AS
 SELECT i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
        i.redrive_no, i.redrive_of, i.rail_type, i.payload_hash, i.max_attempts, i.context,
-       i.created_at, i.db_user, false AS replayed
+       i.created_at, i.db_user
 FROM orchestration.payment_outbox_items i;
+
+ALTER VIEW orchestration.payment_outbox_item_summary OWNER TO symphony_owner
+"""
+    )
+    op.execute(
+        """
+-- No role reads it: its row type is what the functions return.
+CREATE VIEW orchestration.payment_outbox_item_result
+WITH (security_invoker = true)
+AS
+SELECT s.*, false AS replayed
+FROM orchestration.payment_outbox_item_summary s;
 
 ALTER VIEW orchestration.payment_outbox_item_result OWNER TO symphony_owner
 """
@@ -1350,23 +1362,27 @@ BEGIN
       );
     END IF;
   END IF;
+  -- An element is a replay if another transaction, an earlier call of this transaction or an earlier
+  -- element stored its item.
   RETURN QUERY
-  -- The columns of payment_outbox_item_result. An element is a replay if another transaction, an
-  -- earlier call of this transaction or an earlier element stored its item.
-  SELECT i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
-         i.redrive_no, i.redrive_of, i.rail_type, i.payload_hash, i.max_attempts, i.context,
-         i.created_at, i.db_user,
+  SELECT s.*,
          i.xact_id <> v_xact_id
-           OR i.created_at < v_now
-           OR row_number() OVER (PARTITION BY i.outbox_id ORDER BY r.ordinality) > 1
+           OR s.created_at < v_now
+           OR row_number() OVER (PARTITION BY s.outbox_id ORDER BY r.ordinality) > 1
   FROM unnest(v_items) WITH ORDINALITY AS r
   CROSS JOIN LATERAL (
-    SELECT i.*
+    SELECT i.outbox_id, i.xact_id
     FROM orchestration.payment_outbox_items i
     WHERE i.instruction_id = r.instruction_id AND i.idempotency_key = r.idempotency_key
     ORDER BY i.redrive_no DESC
     LIMIT 1
   ) i
+  CROSS JOIN LATERAL (
+    SELECT s.*
+    FROM orchestration.payment_outbox_item_summary s
+    WHERE s.outbox_id = i.outbox_id
+    OFFSET 0
+  ) s
   ORDER BY r.ordinality;
 END
 $$;
@@ -2220,6 +2236,7 @@ $$
     op.execute("DROP TYPE orchestration.outbox_completion")
     op.execute("DROP TYPE orchestration.new_outbox_item")
     op.execute("DROP VIEW orchestration.payment_outbox_item_result")
+    op.execute("DROP VIEW orchestration.payment_outbox_item_summary")
     op.execute("DROP VIEW orchestration.payment_outbox_claimed")
     op.execute("DROP VIEW orchestration.payment_outbox_depth")
     op.drop_table("payment_outbox_attempts", schema="orchestration")

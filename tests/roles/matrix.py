@@ -59,6 +59,7 @@ MAY_SELECT: Final[Mapping[str, frozenset[str]]] = {
     "instruction_result": NONE,
     "execution_attempt_result": NONE,
     "transaction_attempt_result": NONE,
+    "payment_outbox_item_summary": NONE,
     "payment_outbox_item_result": NONE,
     "payment_outbox_late_result_result": NONE,
     "payment_outbox_intervention_result": NONE,

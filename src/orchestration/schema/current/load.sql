@@ -104,7 +104,7 @@ SET check_function_bodies = off;
 \ir functions/close_dead_attempts.sql
 \ir views/payment_outbox_intervention_result.sql
 \ir functions/lock_outbox_item.sql
-\ir views/payment_outbox_item_result.sql
+\ir views/payment_outbox_item_summary.sql
 \ir views/payment_outbox_late_result_result.sql
 \ir views/accepted_policy_versions.sql
 \ir views/policy_version_result.sql
@@ -127,8 +127,7 @@ SET check_function_bodies = off;
 \ir functions/close_contradiction.sql
 \ir functions/expire_outbox_lease.sql
 \ir functions/reschedule_outbox_item.sql
-\ir functions/enqueue_payment_outbox.sql
-\ir functions/redrive_outbox_item.sql
+\ir views/payment_outbox_item_result.sql
 \ir functions/record_late_result.sql
 \ir functions/record_worker_result.sql
 \ir functions/resolve_outbox_item.sql
@@ -149,6 +148,8 @@ SET check_function_bodies = off;
 \ir functions/lock_instruction.sql
 \ir functions/receive_instruction.sql
 \ir functions/start_execution.sql
+\ir functions/enqueue_payment_outbox.sql
+\ir functions/redrive_outbox_item.sql
 \ir functions/close_execution_attempt.sql
 \ir functions/claim_outbox_batch.sql
 \ir views/payment_outbox_contradictions.sql

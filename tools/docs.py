@@ -106,6 +106,8 @@ PURPOSES: Final[Mapping[str, str]] = {
     "instruction_status": "Each instruction and its state, without accounts and payload."
     " `unresolved` counts its items whose outcome is unknown.",
     "kill_switch_state": "The last event of each scope and target.",
+    "payment_outbox_claimed": "The items under a lease, with their payloads, as"
+    " `claim_outbox_batch` returns them.",
     "payment_outbox_contradictions": "Late results that contradict what was recorded or done. A"
     " late result stays in this view until control closes the contradiction.",
     "payment_outbox_depth": "How many items of each rail are pending, due, leased, and leased with"

@@ -263,7 +263,7 @@ CREATE FUNCTION orchestration.refuse_long_texts(
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- Called before any lock is taken: the CHECKs of the table refuse a long text only after that.
+-- Call it before taking a lock: the CHECK constraints of the table reject a long text only later.
 BEGIN
   FOR i IN 1 .. cardinality(p_values) LOOP
     IF octet_length(p_values[i]) > p_limit THEN
@@ -298,14 +298,14 @@ BEGIN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '23502', format('%s must not be null', p_missing), p_table,
       jsonb_build_object('ordinal', p_ordinal, 'column', p_missing),
-      format('Give every element its %s.', p_missing), p_missing
+      format('Set %s in every element.', p_missing), p_missing
     );
   END IF;
   PERFORM orchestration.raise_invariant(
     'INV-API-001', '23514', format('%s is out of bounds or malformed', p_malformed), p_table,
     jsonb_build_object('ordinal', p_ordinal, 'column', p_malformed),
-    'Text keys are 1 to 1,000 octets, free texts at most 4,000, payloads are JSON objects of at'
-      ' most 1,000,000.',
+    'Text keys must have 1 to 1,000 octets, free texts at most 4,000. Payloads must be JSON objects'
+      ' of at most 1,000,000 octets.',
     p_malformed
   );
 END
@@ -322,7 +322,7 @@ RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- The server's own message quotes the value in full.
+-- The error of the server is replaced because its CONTEXT can quote the whole value.
 BEGIN
   PERFORM orchestration.raise_invariant(
     'INV-API-001',
@@ -330,7 +330,7 @@ BEGIN
       WHEN p_sqlstate IN ('22P02', '22003', '22007', '22008', '22P05') THEN p_sqlstate
       ELSE '22023'
     END,
-    p_message, p_table, '{}', 'Give every value in the form that the type of its column takes.'
+    p_message, p_table, '{}', 'Write each value as valid input for the type of its column.'
   );
 END
 $$;

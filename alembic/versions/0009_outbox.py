@@ -337,6 +337,66 @@ GRANT SELECT ON orchestration.payment_outbox_depth
 TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
 """
     )
+    op.execute(
+        """
+-- The columns of an item that its functions return. The payload is left out, because the caller
+-- already has it. No role reads this view.
+CREATE VIEW orchestration.payment_outbox_item_summary
+WITH (security_invoker = true)
+AS
+SELECT i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
+       i.redrive_no, i.redrive_of, i.rail_type, i.payload_hash, i.max_attempts, i.context,
+       i.created_at, i.db_user
+FROM orchestration.payment_outbox_items i;
+
+ALTER VIEW orchestration.payment_outbox_item_summary OWNER TO symphony_owner
+"""
+    )
+    op.execute(
+        """
+-- No role reads it: its row type is what the functions return.
+CREATE VIEW orchestration.payment_outbox_item_result
+WITH (security_invoker = true)
+AS
+SELECT s.*, false AS replayed
+FROM orchestration.payment_outbox_item_summary s;
+
+ALTER VIEW orchestration.payment_outbox_item_result OWNER TO symphony_owner
+"""
+    )
+    op.execute(
+        """
+-- claim_outbox_batch returns its rows. OFFSET 0 stops the planner from flattening the look-ups into a
+-- join whose plan, cached on an empty table, would stay wrong for the session.
+CREATE VIEW orchestration.payment_outbox_claimed
+WITH (security_invoker = true)
+AS
+SELECT p.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
+       i.redrive_no, i.rail_type, i.payload, i.payload_hash, p.attempt_count AS attempt_no,
+       i.max_attempts, i.context, p.claimed_by AS worker_id, p.lease_token, p.lease_expires_at,
+       o.claimed_at
+FROM orchestration.payment_outbox_pending p
+CROSS JOIN LATERAL (
+  SELECT i.*
+  FROM orchestration.payment_outbox_items i
+  WHERE i.outbox_id = p.outbox_id
+  OFFSET 0
+) i
+CROSS JOIN LATERAL (
+  SELECT o.claimed_at
+  FROM orchestration.payment_outbox_attempts o
+  WHERE o.outbox_id = p.outbox_id
+    AND o.attempt_no = p.attempt_count
+    AND o.phase = 'OPEN'
+    AND o.lease_token = p.lease_token
+  OFFSET 0
+) o
+WHERE p.lease_token IS NOT NULL;
+
+ALTER VIEW orchestration.payment_outbox_claimed OWNER TO symphony_owner;
+GRANT SELECT ON orchestration.payment_outbox_claimed TO symphony_executor
+"""
+    )
 
 
 def create_guards() -> None:
@@ -1024,23 +1084,47 @@ ALTER TABLE orchestration.participant_outbox_sequences ENABLE ALWAYS TRIGGER no_
 def create_functions() -> None:
     op.execute(
         """
-CREATE FUNCTION orchestration.enqueue_payment_outbox(p_items jsonb)
-RETURNS TABLE (
-  outbox_id uuid,
+-- An element of enqueue_payment_outbox.
+CREATE TYPE orchestration.new_outbox_item AS (
   instruction_id uuid,
   participant_id text,
-  sequence_id bigint,
   idempotency_key text,
-  redrive_no integer,
-  redrive_of uuid,
   rail_type text,
-  payload_hash text,
+  payload jsonb,
+  due_at timestamptz,
   max_attempts integer,
-  context jsonb,
-  created_at timestamptz,
-  db_user text,
-  replayed boolean
-)
+  context jsonb
+);
+
+ALTER TYPE orchestration.new_outbox_item OWNER TO symphony_owner;
+REVOKE USAGE ON TYPE orchestration.new_outbox_item FROM PUBLIC
+"""
+    )
+    op.execute(
+        """
+-- An element of complete_outbox_attempt.
+CREATE TYPE orchestration.outbox_completion AS (
+  outbox_id uuid,
+  lease_token uuid,
+  worker_id text,
+  state text,
+  outcome text,
+  rail_reference text,
+  rail_code text,
+  error_code text,
+  error_message text,
+  retry_in interval,
+  latency_ms integer
+);
+
+ALTER TYPE orchestration.outbox_completion OWNER TO symphony_owner;
+REVOKE USAGE ON TYPE orchestration.outbox_completion FROM PUBLIC
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.enqueue_payment_outbox(p_items jsonb)
+RETURNS SETOF orchestration.payment_outbox_item_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
@@ -1048,8 +1132,11 @@ SET enable_mergejoin = off
 AS $$
 -- enable_seqscan and enable_mergejoin are off because the session keeps the first plan. A plan that
 -- was made while a table was empty would still read the whole table after it has grown.
+-- The function is long because it must check the whole batch before it takes a lock, then lock in
+-- one order, and only then look keys and numbers up.
 #variable_conflict use_column
 DECLARE
+  v_items orchestration.new_outbox_item[];
   v_xact_id bigint := pg_current_xact_id()::text::bigint;
   v_now timestamptz;
   v_instructions bigint;
@@ -1060,8 +1147,8 @@ DECLARE
 BEGIN
   IF jsonb_typeof(p_items) IS DISTINCT FROM 'array' OR jsonb_array_length(p_items) > 10000 THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'p_items is an array of 0 to 10,000 objects',
-      'payment_outbox_items', '{}', 'Send a batch in parts.'
+      'INV-API-001', '22023', 'p_items must be an array of 0 to 10,000 objects',
+      'payment_outbox_items', '{}', 'Split the batch: at most 10,000 per call.'
     );
   END IF;
   IF pg_column_size(p_items) > 67108864 THEN
@@ -1070,13 +1157,16 @@ BEGIN
       'payment_outbox_items', '{}', 'Split the batch.'
     );
   END IF;
-  -- Before any lock, and instead of the CHECKs, whose DETAIL would show the row. The block writes
-  -- nothing, so its subtransaction gets no id.
+  -- This check comes before any lock, and before the CHECK constraints because their DETAIL shows
+  -- the row. The block writes nothing, so its subtransaction gets no id.
   BEGIN
-    SELECT t.ord, t.missing, t.malformed
+    v_items := ARRAY(
+      SELECT r FROM jsonb_populate_recordset(NULL::orchestration.new_outbox_item, p_items) AS r
+    );
+    SELECT t.ordinality, t.missing, t.malformed
     INTO v_bad
     FROM (
-      SELECT r.ord,
+      SELECT r.ordinality,
              CASE
                WHEN r.instruction_id IS NULL THEN 'instruction_id'
                WHEN r.participant_id IS NULL THEN 'participant_id'
@@ -1093,30 +1183,22 @@ BEGIN
                WHEN octet_length(r.context::text) > 8192
                  OR NOT orchestration.is_storable_payload(r.context) THEN 'context'
              END AS malformed
-      FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
-        instruction_id uuid, participant_id text, idempotency_key text, rail_type text,
-        payload jsonb, due_at timestamptz, max_attempts integer, context jsonb
-      )) WITH ORDINALITY AS r (
-        instruction_id, participant_id, idempotency_key, rail_type,
-        payload, due_at, max_attempts, context, ord
-      )
+      FROM unnest(v_items) WITH ORDINALITY AS r
     ) t
     WHERE t.missing IS NOT NULL OR t.malformed IS NOT NULL
-    ORDER BY t.ord
+    ORDER BY t.ordinality
     LIMIT 1;
   EXCEPTION
     WHEN data_exception THEN
       PERFORM orchestration.refuse_unreadable('payment_outbox_items', SQLSTATE, SQLERRM);
   END;
-  IF v_bad.ord IS NOT NULL THEN
+  IF v_bad.ordinality IS NOT NULL THEN
     PERFORM orchestration.refuse_element(
-      'payment_outbox_items', v_bad.ord, v_bad.missing, v_bad.malformed
+      'payment_outbox_items', v_bad.ordinality, v_bad.missing, v_bad.malformed
     );
   END IF;
   SELECT r.instruction_id, r.idempotency_key, r.due_at INTO v_other
-  FROM jsonb_to_recordset(p_items) AS r (
-    instruction_id uuid, idempotency_key text, due_at timestamptz
-  )
+  FROM unnest(v_items) AS r
   WHERE r.due_at > clock_timestamp() + interval '400 days'
   LIMIT 1;
   IF FOUND THEN
@@ -1128,16 +1210,16 @@ BEGIN
     );
   END IF;
   PERFORM orchestration.share_gate('kill_switch_gate');
-  -- The instructions first, in one order: none of them ends before this transaction does, and no
-  -- completion makes an outcome unknown meanwhile. FOR SHARE, since that completion updates the row
-  -- without its keys: FOR KEY SHARE would read past it.
+  -- Lock the instructions first, in one order. Until this transaction ends, none of them can end
+  -- and no completion can make an outcome unknown. FOR KEY SHARE would not be enough: such a
+  -- completion updates the row but not its keys.
   SELECT count(*),
          count(*) FILTER (
            WHERE i.open AND i.unresolved = 0 AND i.participant_id = r.participant_id)
   INTO v_instructions, v_open
   FROM (
     SELECT DISTINCT r.instruction_id, r.participant_id
-    FROM jsonb_to_recordset(p_items) AS r (instruction_id uuid, participant_id text)
+    FROM unnest(v_items) AS r
     ORDER BY r.instruction_id
     OFFSET 0
   ) r
@@ -1148,13 +1230,10 @@ BEGIN
     FOR SHARE
   ) i ON true;
   IF v_open < v_instructions THEN
-    -- A replay is answered whatever has become of its instruction since; a missing value is left
-    -- to its column.
+    -- A replay returns its item even if the instruction has ended since.
     SELECT r.instruction_id, r.participant_id, r.idempotency_key, i.state, i.open, i.unresolved
     INTO v_other
-    FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
-      instruction_id uuid, participant_id text, idempotency_key text
-    )) WITH ORDINALITY AS r (instruction_id, participant_id, idempotency_key, ord)
+    FROM unnest(v_items) WITH ORDINALITY AS r
     LEFT JOIN orchestration.instructions i
       ON i.id = r.instruction_id AND i.participant_id = r.participant_id
     WHERE (i.open AND i.unresolved = 0) IS NOT TRUE
@@ -1165,11 +1244,11 @@ BEGIN
         WHERE o.instruction_id = r.instruction_id AND o.idempotency_key = r.idempotency_key
         OFFSET 0
       )
-    ORDER BY r.ord
+    ORDER BY r.ordinality
     LIMIT 1;
     IF FOUND AND v_other.state IS NULL THEN
       PERFORM orchestration.raise_invariant(
-        'INV-INS-005', '23503', 'the instruction is not one of this participant',
+        'INV-INS-005', '23503', 'the participant has no such instruction',
         'instructions',
         jsonb_build_object('id', v_other.instruction_id,
           'participant_id', v_other.participant_id, 'idempotency_key', v_other.idempotency_key),
@@ -1191,14 +1270,14 @@ BEGIN
         'instructions',
         jsonb_build_object('id', v_other.instruction_id, 'state', v_other.state,
           'participant_id', v_other.participant_id, 'idempotency_key', v_other.idempotency_key),
-        'Authorize the instruction first; a new try of an ended one is a new instruction.', 'state'
+        'Authorize the instruction first. If it has ended, receive a new instruction.', 'state'
       );
     END IF;
   END IF;
-  -- The participants' rows, in one order, the missing ones made in the same pass: whoever enqueues
-  -- for a participant waits here, and looks keys and numbers up only afterwards.
+  -- Lock the row of each participant in one order, and insert the missing rows. Another enqueue for
+  -- the same participant waits here, so it looks keys and numbers up only after this one has ended.
   IF EXISTS (
-    SELECT FROM jsonb_to_recordset(p_items) AS r (participant_id text)
+    SELECT FROM unnest(v_items) AS r
     WHERE NOT EXISTS (
       SELECT FROM orchestration.participant_outbox_sequences s
       WHERE s.participant_id = r.participant_id
@@ -1207,14 +1286,14 @@ BEGIN
   ) THEN
     INSERT INTO orchestration.participant_outbox_sequences AS s (participant_id)
     SELECT DISTINCT r.participant_id
-    FROM jsonb_to_recordset(p_items) AS r (participant_id text)
+    FROM unnest(v_items) AS r
     ORDER BY r.participant_id
     ON CONFLICT (participant_id) DO UPDATE SET next_sequence_id = s.next_sequence_id;
   ELSE
     PERFORM 1
     FROM (
       SELECT DISTINCT r.participant_id
-      FROM jsonb_to_recordset(p_items) AS r (participant_id text)
+      FROM unnest(v_items) AS r
       ORDER BY r.participant_id
       OFFSET 0
     ) r
@@ -1229,19 +1308,13 @@ BEGIN
   v_now := clock_timestamp();
   WITH fresh AS MATERIALIZED (
     SELECT DISTINCT ON (r.instruction_id, r.idempotency_key) r.*
-    FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
-      instruction_id uuid, participant_id text, idempotency_key text, rail_type text,
-      payload jsonb, due_at timestamptz, max_attempts integer, context jsonb
-    )) WITH ORDINALITY AS r (
-      instruction_id, participant_id, idempotency_key, rail_type,
-      payload, due_at, max_attempts, context, ord
-    )
+    FROM unnest(v_items) WITH ORDINALITY AS r
     WHERE NOT EXISTS (
       SELECT FROM orchestration.payment_outbox_items i
       WHERE i.instruction_id = r.instruction_id AND i.idempotency_key = r.idempotency_key
       OFFSET 0
     )
-    ORDER BY r.instruction_id, r.idempotency_key, r.ord
+    ORDER BY r.instruction_id, r.idempotency_key, r.ordinality
   ), first_free AS MATERIALIZED (
     SELECT f.participant_id,
            greatest(
@@ -1262,10 +1335,10 @@ BEGIN
            orchestration.uuid_v7() AS outbox_id,
            uuid_send(gen_random_uuid()) AS payload_salt,
            n.sequence_id - 1
-             + row_number() OVER (PARTITION BY f.participant_id ORDER BY f.ord) AS sequence_id
+             + row_number() OVER (PARTITION BY f.participant_id ORDER BY f.ordinality) AS sequence_id
     FROM fresh f
     JOIN first_free n ON n.participant_id = f.participant_id
-    ORDER BY f.ord
+    ORDER BY f.ordinality
   ), stored AS (
     INSERT INTO orchestration.payment_outbox_items (
       outbox_id, instruction_id, participant_id, sequence_id, idempotency_key, rail_type,
@@ -1292,11 +1365,7 @@ BEGIN
   IF v_stored < jsonb_array_length(p_items) THEN
     SELECT i.outbox_id, i.instruction_id, i.idempotency_key
     INTO v_other
-    FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
-      instruction_id uuid, participant_id text, idempotency_key text, rail_type text, payload jsonb
-    )) WITH ORDINALITY AS r (
-      instruction_id, participant_id, idempotency_key, rail_type, payload, ord
-    )
+    FROM unnest(v_items) WITH ORDINALITY AS r
     CROSS JOIN LATERAL (
       SELECT i.*
       FROM orchestration.payment_outbox_items i
@@ -1306,11 +1375,11 @@ BEGIN
     ) i
     WHERE (i.participant_id, i.rail_type, i.payload::text)
       IS DISTINCT FROM (r.participant_id, r.rail_type, r.payload::text)
-    ORDER BY r.ord
+    ORDER BY r.ordinality
     LIMIT 1;
     IF FOUND THEN
       PERFORM orchestration.raise_invariant(
-        'INV-OUT-004', 'P7004', 'the idempotency key was used with other content',
+        'INV-OUT-004', 'P7004', 'the idempotency key was used with different content',
         'payment_outbox_items',
         jsonb_build_object('outbox_id', v_other.outbox_id,
           'instruction_id', v_other.instruction_id, 'idempotency_key', v_other.idempotency_key),
@@ -1318,26 +1387,28 @@ BEGIN
       );
     END IF;
   END IF;
+  -- An element is a replay if another transaction, an earlier call of this transaction or an earlier
+  -- element stored its item.
   RETURN QUERY
-  SELECT i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
-         i.redrive_no, i.redrive_of, i.rail_type, i.payload_hash, i.max_attempts, i.context,
-         i.created_at, i.db_user,
-         -- Not stored for this element, but by another transaction, by an earlier call of this one,
-         -- or for an earlier element.
+  SELECT s.*,
          i.xact_id <> v_xact_id
-           OR i.created_at < v_now
-           OR row_number() OVER (PARTITION BY i.outbox_id ORDER BY r.ord) > 1
-  FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
-    instruction_id uuid, idempotency_key text
-  )) WITH ORDINALITY AS r (instruction_id, idempotency_key, ord)
+           OR s.created_at < v_now
+           OR row_number() OVER (PARTITION BY s.outbox_id ORDER BY r.ordinality) > 1
+  FROM unnest(v_items) WITH ORDINALITY AS r
   CROSS JOIN LATERAL (
-    SELECT i.*
+    SELECT i.outbox_id, i.xact_id
     FROM orchestration.payment_outbox_items i
     WHERE i.instruction_id = r.instruction_id AND i.idempotency_key = r.idempotency_key
     ORDER BY i.redrive_no DESC
     LIMIT 1
   ) i
-  ORDER BY r.ord;
+  CROSS JOIN LATERAL (
+    SELECT s.*
+    FROM orchestration.payment_outbox_item_summary s
+    WHERE s.outbox_id = i.outbox_id
+    OFFSET 0
+  ) s
+  ORDER BY r.ordinality;
 END
 $$;
 
@@ -1592,33 +1663,18 @@ CREATE FUNCTION orchestration.claim_outbox_batch(
   p_batch_size bigint,
   p_lease interval,
   p_max_bytes bigint DEFAULT 16777216
-) RETURNS TABLE (
-  outbox_id uuid,
-  instruction_id uuid,
-  participant_id text,
-  sequence_id bigint,
-  idempotency_key text,
-  redrive_no integer,
-  rail_type text,
-  payload jsonb,
-  payload_hash text,
-  attempt_no integer,
-  max_attempts integer,
-  context jsonb,
-  worker_id text,
-  lease_token uuid,
-  lease_expires_at timestamptz,
-  claimed_at timestamptz
-)
+) RETURNS SETOF orchestration.payment_outbox_claimed
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 SET plan_cache_mode = force_generic_plan
 AS $$
--- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
--- was empty would still scan the whole table after it has grown.
--- plan_cache_mode is force_generic_plan because planning each call anew costs more than a small claim.
-#variable_conflict use_column
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a
+-- table was empty would still scan the whole table after it has grown.
+-- plan_cache_mode is force_generic_plan because planning each call again costs more than a small
+-- claim.
+-- The function is long because the pick, the budget and the lease must share one transaction and
+-- one order.
 DECLARE
   v_now timestamptz := clock_timestamp();
   v_lease interval;
@@ -1637,34 +1693,36 @@ BEGIN
       'payment_outbox_pending', ARRAY['claimed_by'], ARRAY[p_worker_id]
     );
   END IF;
-  -- Judged and added in seconds: a month is 30 days where intervals are compared, and what the
-  -- calendar says where they are added; a day may have 23 hours.
+  -- Compare and add the lease in seconds. PostgreSQL takes a month as 30 days when it compares
+  -- intervals, but follows the calendar when it adds them, and a day can have 23 hours.
   IF coalesce(p_worker_id, '') = ''
     OR (p_batch_size BETWEEN 1 AND 10000) IS NOT TRUE
     OR (extract(epoch FROM p_lease) BETWEEN 1 AND 86400) IS NOT TRUE
     OR (p_max_bytes BETWEEN 1 AND 1073741824) IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023',
-      'a named worker claims 1 to 10,000 items of 1 byte to 1 GiB for 1 second to 1 day',
+      'p_worker_id must not be empty, and p_batch_size must be 1 to 10,000, p_lease 1 second to 1 day,'
+        ' p_max_bytes 1 byte to 1 GiB',
       'payment_outbox_pending',
       jsonb_build_object('worker_id', p_worker_id, 'batch_size', p_batch_size,
         'lease', p_lease::text, 'max_bytes', p_max_bytes),
-      'Claim within these bounds.'
+      'Pass values within these bounds.'
     );
   END IF;
   v_lease := make_interval(secs => extract(epoch FROM p_lease)::float8);
   PERFORM orchestration.share_gate('kill_switch_gate');
   PERFORM orchestration.refuse_if_killed('DISPATCH');
-  -- A stopped participant or rail is left out, so that the others go on. The look-up is planned at
-  -- every call, which costs as much as a small claim.
+  -- Leave out the items of stopped participants and rails. stopped_targets is planned at every
+  -- call, which costs as much as a small claim, so it is called only if such a switch was ever
+  -- used.
   IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.scope = 'PARTICIPANT') THEN
     v_stopped_participants := orchestration.stopped_targets('PARTICIPANT');
   END IF;
   IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.scope = 'RAIL') THEN
     v_stopped_rails := orchestration.stopped_targets('RAIL');
   END IF;
-  -- Items that a claim ends here take no place in its batch: it picks again until the batch is
-  -- full or nothing more is due and free.
+  -- An item that this claim ends is not part of the batch. The loop picks again until the batch is
+  -- full or no other item is due and free.
   LOOP
     SELECT f.* INTO v_found
     FROM orchestration.pick_due_items(
@@ -1698,7 +1756,7 @@ BEGIN
     v_after_due := v_found.last_due;
     v_after_id := v_found.last_id;
   END LOOP;
-  -- A few leased rows in front cost less to pass over than to move.
+  -- Passing over a few leased rows costs less than moving them.
   IF v_passed_over > 1000 THEN
     PERFORM orchestration.set_leases_apart(
       v_now, CASE WHEN v_full THEN v_found.last_due ELSE v_now END, 1000);
@@ -1706,7 +1764,7 @@ BEGIN
   IF v_claimed = '{}' THEN
     RETURN;
   END IF;
-  -- The items after the budget keep their places. The first is handed out whatever its size.
+  -- Items beyond the budget stay due. The first item is returned even if it exceeds the budget.
   IF cardinality(v_claimed) > 1 THEN
     SELECT array_agg(s.outbox_id)
     INTO v_claimed
@@ -1726,8 +1784,7 @@ BEGIN
     WHERE s.number = 1 OR s.octets <= p_max_bytes;
   END IF;
   v_now := clock_timestamp();
-  -- No index covers what this update changes: it stays on its page.
-  RETURN QUERY
+  -- No index covers the columns that this update changes, so the new row version stays on its page.
   WITH taken AS MATERIALIZED (
     UPDATE orchestration.payment_outbox_pending p
     SET attempt_count = p.attempt_count + 1,
@@ -1735,7 +1792,7 @@ BEGIN
         lease_token = gen_random_uuid(),
         lease_expires_at = v_now + v_lease
     WHERE p.outbox_id = ANY (v_claimed) AND p.lease_token IS NULL
-    RETURNING p.outbox_id, p.next_attempt_at, p.attempt_count, p.lease_token, p.lease_expires_at
+    RETURNING p.outbox_id, p.next_attempt_at, p.attempt_count, p.lease_token
   ), opened AS (
     INSERT INTO orchestration.payment_outbox_attempts (
       outbox_id, attempt_no, phase, state, lease_token, worker_id, claimed_at
@@ -1743,17 +1800,19 @@ BEGIN
     SELECT t.outbox_id, t.attempt_count, 'OPEN', 'DISPATCHING', t.lease_token, p_worker_id, v_now
     FROM taken t
   )
-  SELECT t.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
-         i.redrive_no, i.rail_type, i.payload, i.payload_hash, t.attempt_count, i.max_attempts,
-         i.context, p_worker_id, t.lease_token, t.lease_expires_at, v_now
-  FROM taken t
+  SELECT array_agg(t.outbox_id ORDER BY t.next_attempt_at, t.outbox_id)
+  INTO v_claimed
+  FROM taken t;
+  RETURN QUERY
+  SELECT c.*
+  FROM unnest(v_claimed) WITH ORDINALITY AS t (outbox_id, ordinality)
   CROSS JOIN LATERAL (
-    SELECT i.*
-    FROM orchestration.payment_outbox_items i
-    WHERE i.outbox_id = t.outbox_id
+    SELECT c.*
+    FROM orchestration.payment_outbox_claimed c
+    WHERE c.outbox_id = t.outbox_id
     OFFSET 0
-  ) i
-  ORDER BY t.next_attempt_at, t.outbox_id;
+  ) c
+  ORDER BY t.ordinality;
 END
 $$;
 
@@ -1849,11 +1908,14 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
--- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
--- was empty would still scan the whole table after it has grown.
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a
+-- table was empty would still scan the whole table after it has grown.
 #variable_conflict use_column
--- p_partial: false, a lost lease refuses the whole call; true, it is told in its row.
+-- p_partial: if false, a lost lease rejects the whole call; if true, its row reports it.
+-- The function is long because it closes the whole batch in one order of locks, and answers lost
+-- leases and replays per element.
 DECLARE
+  v_completions orchestration.outbox_completion[];
   v_now timestamptz;
   v_ended uuid[];
   v_retried uuid[];
@@ -1863,8 +1925,8 @@ BEGIN
   IF jsonb_typeof(p_completions) IS DISTINCT FROM 'array'
     OR jsonb_array_length(p_completions) > 10000 THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'p_completions is an array of 0 to 10,000 objects',
-      'payment_outbox_attempts', '{}', 'Send a batch in parts.'
+      'INV-API-001', '22023', 'p_completions must be an array of 0 to 10,000 objects',
+      'payment_outbox_attempts', '{}', 'Split the batch: at most 10,000 per call.'
     );
   END IF;
   IF pg_column_size(p_completions) > 67108864 THEN
@@ -1873,12 +1935,15 @@ BEGIN
       'payment_outbox_attempts', '{}', 'Split the batch.'
     );
   END IF;
-  -- Before any lock. The block writes nothing, so its subtransaction gets no id.
+  -- This check comes before any lock. The block writes nothing, so its subtransaction gets no id.
   BEGIN
-    SELECT t.ord, t.malformed
+    v_completions := ARRAY(
+      SELECT r FROM jsonb_populate_recordset(NULL::orchestration.outbox_completion, p_completions) AS r
+    );
+    SELECT t.ordinality, t.malformed
     INTO v_bad
     FROM (
-      SELECT r.ord,
+      SELECT r.ordinality,
              CASE
                WHEN octet_length(r.worker_id) > 1000 THEN 'worker_id'
                WHEN octet_length(r.state) > 1000 THEN 'state'
@@ -1888,26 +1953,18 @@ BEGIN
                WHEN octet_length(r.error_code) > 1000 THEN 'error_code'
                WHEN octet_length(r.error_message) > 4000 THEN 'error_message'
              END AS malformed
-      FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
-        outbox_id uuid, lease_token uuid, worker_id text, state text, outcome text,
-        rail_reference text, rail_code text, error_code text, error_message text,
-        retry_in interval, latency_ms integer
-      )) WITH ORDINALITY AS r (
-        outbox_id, lease_token, worker_id, state, outcome,
-        rail_reference, rail_code, error_code, error_message,
-        retry_in, latency_ms, ord
-      )
+      FROM unnest(v_completions) WITH ORDINALITY AS r
     ) t
     WHERE t.malformed IS NOT NULL
-    ORDER BY t.ord
+    ORDER BY t.ordinality
     LIMIT 1;
   EXCEPTION
     WHEN data_exception THEN
       PERFORM orchestration.refuse_unreadable('payment_outbox_attempts', SQLSTATE, SQLERRM);
   END;
-  IF v_bad.ord IS NOT NULL THEN
+  IF v_bad.ordinality IS NOT NULL THEN
     PERFORM orchestration.refuse_element(
-      'payment_outbox_attempts', v_bad.ord, NULL, v_bad.malformed
+      'payment_outbox_attempts', v_bad.ordinality, NULL, v_bad.malformed
     );
   END IF;
   IF p_partial IS NULL THEN
@@ -1916,39 +1973,39 @@ BEGIN
       'Pass true or false.'
     );
   END IF;
-  -- In seconds, as in claim_outbox_batch.
+  -- Compare seconds, as claim_outbox_batch does.
   SELECT r.outbox_id, r.retry_in INTO v_bad
-  FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid, retry_in interval)
+  FROM unnest(v_completions) AS r
   WHERE extract(epoch FROM r.retry_in) NOT BETWEEN 0 AND 36525 * 86400.0
   LIMIT 1;
   IF FOUND THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'retry_in is between zero and a hundred years',
+      'INV-API-001', '22023', 'retry_in must be between 0 and 36,525 days',
       'payment_outbox_attempts',
       jsonb_build_object('outbox_id', v_bad.outbox_id, 'retry_in', v_bad.retry_in::text),
-      'Give a delay of zero or more.'
+      'Pass a delay within these bounds.'
     );
   END IF;
   SELECT r.outbox_id INTO v_bad
-  FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid, state text, outcome text)
+  FROM unnest(v_completions) AS r
   WHERE r.state = 'FAILED' AND r.outcome IS NULL
   LIMIT 1;
   IF FOUND THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-003', '22023', 'a FAILED completion must name its outcome',
+      'INV-OUT-003', '22023', 'a FAILED completion requires an outcome',
       'payment_outbox_attempts', jsonb_build_object('outbox_id', v_bad.outbox_id),
-      'Give REJECTED, NOT_SENT, or UNKNOWN if nobody knows what the rail did.', 'outcome'
+      'Pass REJECTED, NOT_SENT, or UNKNOWN if nobody knows what the rail did.', 'outcome'
     );
   END IF;
-  -- Whoever waits for the locks below may hold a gate.
+  -- A transaction that waits for the locks below may hold a gate.
   PERFORM orchestration.bound_idle_time();
-  -- The trigger `unresolved` locks the instruction of an item that ends as FAILED. Instructions are
-  -- locked before pending rows. The token lets nobody else move the item meanwhile, so the count of
-  -- attempts is right.
+  -- The trigger `unresolved` locks the instruction of an item that ends as FAILED, and instructions
+  -- must be locked before pending rows. Nobody without the lease token can move the item meanwhile,
+  -- so attempt_count is current.
   PERFORM 1
   FROM (
     SELECT DISTINCT p.instruction_id
-    FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid, lease_token uuid, state text)
+    FROM unnest(v_completions) AS r
     CROSS JOIN LATERAL (
       SELECT p.instruction_id, p.attempt_count
       FROM orchestration.payment_outbox_pending p
@@ -1974,7 +2031,7 @@ BEGIN
   PERFORM 1
   FROM (
     SELECT DISTINCT r.outbox_id
-    FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid)
+    FROM unnest(v_completions) AS r
     ORDER BY r.outbox_id
     OFFSET 0
   ) r
@@ -1985,23 +2042,16 @@ BEGIN
     FOR UPDATE
   ) p;
   v_now := clock_timestamp();
-  -- The attempts first, while the leases still stand for the guard to judge them by.
+  -- Close the attempts before the pending rows change: the guard checks an attempt against its
+  -- lease.
   WITH first AS MATERIALIZED (
     SELECT DISTINCT ON (r.outbox_id) r.*
-    FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
-      outbox_id uuid, lease_token uuid, worker_id text, state text, outcome text,
-      rail_reference text, rail_code text, error_code text, error_message text,
-      retry_in interval, latency_ms integer
-    )) WITH ORDINALITY AS r (
-      outbox_id, lease_token, worker_id, state, outcome,
-      rail_reference, rail_code, error_code, error_message,
-      retry_in, latency_ms, ord
-    )
-    ORDER BY r.outbox_id, r.ord
+    FROM unnest(v_completions) WITH ORDINALITY AS r
+    ORDER BY r.outbox_id, r.ordinality
   ), accepted AS MATERIALIZED (
     SELECT f.*, p.attempt_count, o.claimed_at,
            f.state = 'RETRYABLE' AND p.attempt_count >= i.max_attempts AS at_ceiling,
-           -- NOT_SENT speaks of this attempt alone. An earlier one whose outcome nobody reported
+           -- NOT_SENT is about this attempt only. If an earlier attempt has no reported outcome, it
            -- may have sent the payment.
            CASE
              WHEN f.outcome = 'NOT_SENT' AND p.attempt_count > 1 AND EXISTS (
@@ -2062,9 +2112,8 @@ BEGIN
     INTO v_delays
     FROM (
       SELECT DISTINCT ON (r.outbox_id) r.outbox_id, r.retry_in
-      FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (outbox_id uuid, retry_in interval))
-        WITH ORDINALITY AS r (outbox_id, retry_in, ord)
-      ORDER BY r.outbox_id, r.ord
+      FROM unnest(v_completions) WITH ORDINALITY AS r
+      ORDER BY r.outbox_id, r.ordinality
     ) f;
     UPDATE orchestration.payment_outbox_pending p
     SET next_attempt_at = v_now
@@ -2075,8 +2124,8 @@ BEGIN
     WHERE p.outbox_id = ANY (v_retried);
   END IF;
 
-  -- What is recorded under its own token and says the same is this completion, now or before. Where
-  -- this call has closed them all, there is nothing to look for.
+  -- A completion counts as recorded if an attempt was closed with its token and the same content,
+  -- by this call or before. If this call has closed all of them, no look-up is needed.
   IF coalesce(cardinality(v_ended), 0) + coalesce(cardinality(v_retried), 0)
     < jsonb_array_length(p_completions) THEN
     FOR v_bad IN
@@ -2084,12 +2133,7 @@ BEGIN
              EXISTS (
                SELECT FROM orchestration.payment_outbox_items i WHERE i.outbox_id = r.outbox_id
              ) AS known
-      FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
-        outbox_id uuid, lease_token uuid, worker_id text, state text, error_code text,
-        rail_reference text
-      )) WITH ORDINALITY AS r (
-        outbox_id, lease_token, worker_id, state, error_code, rail_reference, ord
-      )
+      FROM unnest(v_completions) WITH ORDINALITY AS r
       WHERE NOT EXISTS (
         SELECT FROM orchestration.payment_outbox_attempts c
         WHERE c.outbox_id = r.outbox_id
@@ -2100,20 +2144,20 @@ BEGIN
             IS NOT DISTINCT FROM (r.state, r.error_code, r.rail_reference)
         OFFSET 0
       )
-      ORDER BY r.ord
+      ORDER BY r.ordinality
     LOOP
       IF NOT v_bad.known THEN
         PERFORM orchestration.raise_invariant(
           'INV-API-002', 'P0002', 'the item does not exist', 'payment_outbox_items',
-          jsonb_build_object('outbox_id', v_bad.outbox_id), 'Read the id again.', 'outbox_id'
+          jsonb_build_object('outbox_id', v_bad.outbox_id), 'Check the id.', 'outbox_id'
         );
       END IF;
       IF NOT p_partial THEN
         PERFORM orchestration.raise_invariant(
-          'INV-OUT-002', 'P7002', 'the lease is not this worker''s any more',
+          'INV-OUT-002', 'P7002', 'this worker no longer holds the lease',
           'payment_outbox_pending',
           jsonb_build_object('outbox_id', v_bad.outbox_id, 'worker_id', v_bad.worker_id),
-          'Record what the rail answered by record_late_result.', 'lease_token'
+          'Record the answer of the rail with record_late_result.', 'lease_token'
         );
       END IF;
     END LOOP;
@@ -2122,19 +2166,14 @@ BEGIN
   SELECT r.outbox_id, c.state,
          CASE WHEN c.state IS NULL THEN 'P7002' END,
          CASE WHEN c.state IS NULL
-           THEN 'INV-OUT-002: the lease is not this worker''s any more' END,
+           THEN 'INV-OUT-002: this worker no longer holds the lease' END,
          CASE WHEN c.state IS NULL
            THEN jsonb_build_object('outbox_id', r.outbox_id, 'worker_id', r.worker_id) END,
          CASE WHEN c.state IS NULL
-           THEN 'Record what the rail answered by record_late_result.' END,
-         -- Everything that this call closed, it closed at v_now.
+           THEN 'Record the answer of the rail with record_late_result.' END,
+         -- This call closed its attempts at v_now, so any other time means a replay.
          coalesce(c.completed_at <> v_now, false)
-  FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
-    outbox_id uuid, lease_token uuid, worker_id text, state text, error_code text,
-    rail_reference text
-  )) WITH ORDINALITY AS r (
-    outbox_id, lease_token, worker_id, state, error_code, rail_reference, ord
-  )
+  FROM unnest(v_completions) WITH ORDINALITY AS r
   LEFT JOIN LATERAL (
     SELECT c.state, c.completed_at
     FROM orchestration.payment_outbox_attempts c
@@ -2146,7 +2185,7 @@ BEGIN
         IS NOT DISTINCT FROM (r.state, r.error_code, r.rail_reference)
     OFFSET 0
   ) c ON true
-  ORDER BY r.ord;
+  ORDER BY r.ordinality;
 END
 $$;
 
@@ -2224,6 +2263,11 @@ $$
     op.execute("DROP FUNCTION orchestration.pick_due_items")
     op.execute("DROP FUNCTION orchestration.close_dead_attempts")
     op.execute("DROP FUNCTION orchestration.enqueue_payment_outbox")
+    op.execute("DROP TYPE orchestration.outbox_completion")
+    op.execute("DROP TYPE orchestration.new_outbox_item")
+    op.execute("DROP VIEW orchestration.payment_outbox_item_result")
+    op.execute("DROP VIEW orchestration.payment_outbox_item_summary")
+    op.execute("DROP VIEW orchestration.payment_outbox_claimed")
     op.execute("DROP VIEW orchestration.payment_outbox_depth")
     op.drop_table("payment_outbox_attempts", schema="orchestration")
     op.drop_table("payment_outbox_pending", schema="orchestration")

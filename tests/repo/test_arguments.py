@@ -15,7 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, sessionmaker
 
 from orchestration.errors import InvalidParameterValue
-from orchestration.records import ClaimedItem, Completion, NewAttestation, NewOutboxItem
+from orchestration.records import (
+    ClaimedItem,
+    Completion,
+    NewAttestation,
+    NewOutboxItem,
+    microseconds,
+)
 from orchestration.repo import (
     AttemptLogRepository,
     AttestationRepository,
@@ -23,7 +29,6 @@ from orchestration.repo import (
     PolicyVersionRepository,
     RevocationRepository,
 )
-from orchestration.repo.arguments import microseconds
 from tests.support import Connect, activate_policy, digest
 
 Sessions = Callable[[str], Session]

@@ -47,6 +47,7 @@ MAY_SELECT: Final[Mapping[str, frozenset[str]]] = {
     "payment_outbox_attempts": EVERYONE - {"ingest"},
     "payment_outbox_status": EVERYONE,
     "payment_outbox_depth": EVERYONE,
+    "payment_outbox_claimed": frozenset({"executor"}),
     "payment_outbox_late_results": EVERYONE - {"ingest"},
     "payment_outbox_interventions": EVERYONE - {"ingest"},
     "payment_outbox_unresolved": EVERYONE - {"ingest"},
@@ -60,6 +61,10 @@ MAY_SELECT: Final[Mapping[str, frozenset[str]]] = {
     "instruction_result": NONE,
     "execution_attempt_result": NONE,
     "transaction_attempt_result": NONE,
+    "payment_outbox_item_summary": NONE,
+    "payment_outbox_item_result": NONE,
+    "payment_outbox_late_result_result": NONE,
+    "payment_outbox_intervention_result": NONE,
 }
 
 MAY_EXECUTE: Final[Mapping[str, frozenset[str]]] = {

@@ -65,7 +65,7 @@ ALIASES: Final = {
     ("payment_outbox_pending", "claimed_by"): "worker_id",
 }
 
-SOURCE: Final = re.compile(r"jsonb_to_recordset\((\w+)\) AS (?:\w+ )?\(([^()]*)\)")
+SOURCE: Final = re.compile(r"jsonb_populate_recordset\(NULL::orchestration\.(\w+), (\w+)\)")
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,22 @@ class Function:
     arguments: tuple[tuple[str, str, bool], ...]
     """The name, the type, and whether the argument can be left out."""
     keys: Mapping[str, Mapping[str, str]]
-    """For each JSON argument, the keys of an element and their types, read from the function."""
+    """For each JSON argument, the keys of an element and their types, read from the type."""
 
 
 def functions_of(connection: Connect) -> list[Function]:
     found: list[Function] = []
+    attributes: dict[str, dict[str, str]] = {}
+    for type_, key, kind in connection.execute(
+        """
+        SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod)
+        FROM pg_catalog.pg_class c
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+        WHERE c.relnamespace = 'orchestration'::regnamespace AND c.relkind = 'c'
+        ORDER BY c.relname, a.attnum
+        """
+    ):
+        attributes.setdefault(type_, {})[key] = kind
     for name, names, types, defaults, source in connection.execute(
         """
         SELECT p.proname, p.proargnames[1:p.pronargs],
@@ -94,10 +105,8 @@ def functions_of(connection: Connect) -> list[Function]:
         """
     ):
         keys: dict[str, dict[str, str]] = {}
-        for argument, columns in SOURCE.findall(source):
-            for column in columns.split(","):
-                key, _, kind = column.strip().partition(" ")
-                keys.setdefault(argument, {})[key] = kind
+        for type_, argument in SOURCE.findall(source):
+            keys[argument] = attributes[type_]
         first_default = len(types) - defaults
         found.append(
             Function(

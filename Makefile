@@ -9,7 +9,7 @@ VERSIONS := 15 16 17 18
 OLDEST := 15
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults mutants matrix matrix-oldest pooler containers check soak format lint types layers schema schema-check revision docs docs-check versions lock db db-stop benchmark clean
+.PHONY: help install demo test faults mutants matrix matrix-oldest pooler containers check soak format lint types layers sql-lint schema schema-check revision docs docs-check versions lock db db-stop benchmark clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -52,7 +52,7 @@ mutants: $(READY) ## Remove one rule of the schema at a time; ARGS="--sample 50 
 soak: $(READY) ## Fuzz every function of every role with 100,000 calls and a new seed
 	@FUZZ_CALLS=100000 FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} $(BIN)/python -m pytest -q tests/roles/test_fuzz.py
 
-check: format lint types layers versions docs-check schema-check test ## Run every check that a change must pass
+check: format lint types layers versions docs-check schema-check sql-lint test ## Run every check that a change must pass
 
 format: $(READY) ## Check the formatting (make fix corrects it)
 	@$(BIN)/ruff format --check $(SOURCES)
@@ -66,6 +66,9 @@ types: $(READY) ## Run mypy and basedpyright, both strict
 
 layers: $(READY) ## Check the layers of pyproject.toml
 	@$(BIN)/lint-imports --no-cache
+
+sql-lint: $(READY) ## Lint schema/current and the offline script with sqlfluff, pgspot and squawk
+	@$(BIN)/python -m tools.sql_lint
 
 .PHONY: fix
 fix: $(READY) ## Format, and correct what the linter can

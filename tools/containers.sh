@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# The repo, roles and invariants tests on a server in a container: on the Docker engine that
-# answers, else on one that root starts where there is apt-get, with an image made on the spot.
+# Runs the tests of repo, roles and invariants on a server in a container.
 #
-# An engine of our own lives in namespaces of its own: its processes, mounts, networks and packet
-# filters end with the first process there, whatever ends it. Where no engine can be had, one
-# sentence says so, and nothing fails.
+# If a Docker engine is running, the tests use it. Otherwise, if this is root and apt-get exists, the
+# script starts an engine and builds an image for it. This engine runs in its own namespaces. They
+# end with their first process, however that ends, and with them end the engine's processes, mounts,
+# networks and packet filters. If no engine can be started, the script prints why and exits with 0.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$PWD/.venv/bin/python
 script=$PWD/tools/containers.sh
-# They would be chosen before a container.
+# The tests prefer a server that one of these names to a container.
 unset DATABASE_URL POSTGRES_BIN
-# debootstrap takes no folder with a blank in its name.
+# debootstrap does not accept a folder whose name contains a blank.
 case ${TMPDIR:-} in *[[:space:]]*) export TMPDIR=/tmp ;; esac
 
-left_out() {
-    echo "containers: left out: $1" >&2
+not_run() {
+    echo "containers: not run: $1" >&2
     exit 0
 }
 
@@ -23,7 +23,7 @@ engine_answers() {
     "$python" -c 'import sys; from tools.scratch import docker_answers; sys.exit(not docker_answers())'
 }
 
-# What the packages start is held back: the engine of the tests is another one.
+# policy-rc.d keeps the packages from starting an engine, because the tests start a different one.
 install_engine() {
     local policy=/usr/sbin/policy-rc.d
     if [ ! -e $policy ]; then
@@ -31,7 +31,7 @@ install_engine() {
         chmod 755 $policy
         trap "rm -f $policy" EXIT
     fi
-    # apt's own user works in TMPDIR too.
+    # apt also uses TMPDIR as its user _apt, which must be able to write there.
     install -d -m 1777 "$1/apt"
     TMPDIR=$1/apt apt-get update -qq || true
     TMPDIR=$1/apt DEBIAN_FRONTEND=noninteractive \
@@ -39,7 +39,7 @@ install_engine() {
         >/dev/null
 }
 
-# dockerd writes in /etc/docker, /opt and /run, whatever it is told: it gets empty ones.
+# dockerd writes to /etc/docker, /opt and /run whatever its options are, so it gets empty ones.
 start_engine() {
     unshare --net --mount sh -c '
         for hidden in /etc/docker /opt /run; do mount -t tmpfs tmpfs $hidden; done
@@ -50,26 +50,26 @@ start_engine() {
     engine=$!
 }
 
-# The first process of the namespaces; the engine has a network of its own besides.
+# Runs as the first process of the namespaces. start_engine gives the engine another network.
 in_namespaces() {
     export DOCKER_HOST=unix://$1/socket TESTCONTAINERS_RYUK_DISABLED=true
     start_engine "$1"
     SECONDS=0
     until engine_answers; do
-        kill -0 "$engine" 2>/dev/null || left_out "dockerd ended: $(tail -n 1 "$1/log")"
-        ((SECONDS < 60)) || left_out "dockerd does not answer within 60 seconds"
+        kill -0 "$engine" 2>/dev/null || not_run "dockerd exited: $(tail -n 1 "$1/log")"
+        ((SECONDS < 60)) || not_run "dockerd did not answer within 60 seconds"
         sleep 1
     done
     POSTGRES_IMAGE=$(TMPDIR=$1 "$python" -m tools.container_image) || {
-        # EX_TEMPFAIL: there are no packages for it.
-        [ $? = 75 ] && left_out "no image can be made"
+        # 75 is EX_TEMPFAIL: the packages for the image cannot be fetched.
+        [ $? = 75 ] && not_run "the packages for the image cannot be fetched"
         exit 1
     }
     export POSTGRES_IMAGE
     nsenter --target "$engine" --net "$script" on-engine
 }
 
-# The cgroups are the one thing that no namespace takes along.
+# The cgroups do not end with a namespace.
 clean_up() {
     if [ -n "${namespaces:-}" ]; then
         pkill -KILL -P "$namespaces" || true
@@ -79,19 +79,19 @@ clean_up() {
     rm -rf "$1"
 }
 
-on_engine_of_our_own() {
-    command -v apt-get >/dev/null || left_out "no Docker engine answers, and there is no apt-get"
-    [ "$(id -u)" = 0 ] || left_out "no Docker engine answers, and only root can start one"
+on_own_engine() {
+    command -v apt-get >/dev/null || not_run "no Docker engine is running, and apt-get is missing"
+    [ "$(id -u)" = 0 ] || not_run "no Docker engine is running, and only root can start one"
     folder=$(mktemp -d -t orchestration-XXXXXXXX)
     chmod 711 "$folder"
     trap 'clean_up "$folder"' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
     if ! command -v dockerd >/dev/null || ! command -v debootstrap >/dev/null; then
-        (install_engine "$folder") || left_out "apt-get cannot install docker.io and debootstrap"
+        (install_engine "$folder") || not_run "apt-get cannot install docker.io and debootstrap"
     fi
     unshare --mount --net --pid --fork --mount-proc true 2>"$folder/log" ||
-        left_out "namespaces of its own are refused: $(tail -n 1 "$folder/log")"
+        not_run "the system refuses new namespaces: $(tail -n 1 "$folder/log")"
     setpriv --pdeathsig KILL \
         unshare --mount --pid --fork --kill-child --mount-proc "$script" in-namespaces "$folder" &
     namespaces=$!
@@ -105,5 +105,5 @@ on_engine() {
 case ${1:-} in
     in-namespaces) in_namespaces "$2" ;;
     on-engine) on_engine ;;
-    *) if engine_answers; then on_engine; else on_engine_of_our_own; fi ;;
+    *) if engine_answers; then on_engine; else on_own_engine; fi ;;
 esac

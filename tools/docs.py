@@ -30,9 +30,10 @@ INVARIANTS = """# The invariants
   `src/orchestration/schema/current/`: a trigger, constraint or index in the file of its table, a
   grant in the file of the object that it is on.
 
-The tests of an invariant carry its id, `@pytest.mark.invariant("INV-...")`. `tests/invariants/attacks/` lists the attacks on
-it. The tests check that each attack is refused, and that it succeeds once the object that enforces
-the invariant is dropped. [errors.md](errors.md) says when to retry.
+The tests of an invariant carry its id, `@pytest.mark.invariant("INV-...")`. The folder
+`tests/invariants/attacks/` lists the attacks on it. The tests check that each attack is refused,
+and that it succeeds once the object that enforces the invariant is dropped. [errors.md](errors.md)
+says when to retry.
 """
 FAMILIES: Final[Mapping[str, str]] = {
     "INV-POL": "Policy versions",

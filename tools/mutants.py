@@ -1,11 +1,12 @@
 """Removes one rule of the schema at a time and runs the tests that should notice it.
 
 A mutant is a migrated database without one trigger, constraint, unique index, NOT NULL, grant or
-call of raise_invariant. The tests that are run are those marked with the invariants of the rule. A
-rule of no invariant has the tests of constraints, if it is one, or of the roles, if it is a grant.
+call of raise_invariant. The tool runs the tests that are marked with the invariants of the removed
+rule. If the rule belongs to no invariant, it runs the tests of the roles for a grant, and the tests
+of constraints for any other rule.
 
-The pictures of the schema are compared by tests/schema, which would notice every mutant and is not
-run here. This module is also the pytest plugin that makes the mutant in the templates of a run.
+It does not run tests/schema, which compares the whole schema and would notice every mutant. This
+module is also the pytest plugin that creates the mutant in the template databases of a run.
 """
 
 import argparse
@@ -30,13 +31,14 @@ from orchestration.invariants import CATALOGUE
 from tools import scratch
 
 VARIABLE = "ORCHESTRATION_MUTANT"
-"""The environment variable that hands a mutant to the pytest process."""
+"""The environment variable that passes a mutant to the pytest process."""
 
 TESTS = Path("tests")
 SEARCHED = ("invariants", "roles", "repo", "concurrency")
 CONSTRAINTS = "tests/invariants/test_constraints.py"
 
-# A statement per mutant, which the owner executes.
+# Each query returns a name and a statement per mutant. The query of refusals returns a function and
+# its definition, which can contain several refusals.
 QUERIES = {
     "triggers": """
         SELECT format('triggers/%s__%s', c.relname, t.tgname),
@@ -99,7 +101,7 @@ QUERIES = {
 }
 
 REFUSES = "PERFORM orchestration.raise_invariant("
-"""Replaced by a call that takes the same arguments and does nothing."""
+"""The call that a mutant replaces by IGNORES, which takes the same arguments and does nothing."""
 IGNORES = "PERFORM jsonb_build_array("
 INVARIANT = re.compile(r"INV-[A-Z]{3}-\d{3}")
 
@@ -109,10 +111,10 @@ class Mutant:
     name: str
     statement: str
     invariants: tuple[str, ...]
-    """Those whose tests should notice it."""
+    """The invariants whose tests should notice the mutant."""
 
     def tests(self) -> list[str]:
-        """The arguments of pytest that name the files with these tests."""
+        """Return the files that contain these tests, as arguments for pytest."""
         if not self.invariants:
             return [CONSTRAINTS] if not self.name.startswith("grants/") else ["tests/roles"]
         files = [
@@ -125,7 +127,7 @@ class Mutant:
 
 
 def mutants(connection: psycopg.Connection[Any], kinds: Sequence[str]) -> Iterator[Mutant]:
-    """The mutants of these kinds, from the catalogue of a migrated database."""
+    """Yield the mutants of these kinds, from the catalogue of a migrated database."""
     serves: dict[str, list[str]] = {}
     for entry in CATALOGUE:
         for path in entry.enforced_by:
@@ -148,11 +150,12 @@ def mutants(connection: psycopg.Connection[Any], kinds: Sequence[str]) -> Iterat
                 )
 
 
-# The plugin.
+# The pytest plugin
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """The controller makes the mutant in the templates, before any test copies them."""
+    """Create the mutant in the template databases before any test copies them. With pytest-xdist,
+    only the controller does this."""
     if hasattr(session.config, "workerinput"):
         return
     from tests.conftest import _server
@@ -176,7 +179,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = kept
 
 
-# The command.
+# The command
 
 
 def connect(url: URL) -> psycopg.Connection[Any]:
@@ -185,7 +188,7 @@ def connect(url: URL) -> psycopg.Connection[Any]:
 
 
 def test(mutant: Mutant) -> tuple[str, str]:
-    """How a run with the mutant ended, and the line that says so."""
+    """Return the verdict of a run with the mutant, and the line of its output that shows it."""
     given = json.dumps({"statement": mutant.statement, "invariants": mutant.invariants})
     ran = subprocess.run(
         [
@@ -200,7 +203,7 @@ def test(mutant: Mutant) -> tuple[str, str]:
     )
     lines = (ran.stdout + ran.stderr).strip().splitlines() or [""]
     told = next((line for line in lines if line.startswith(("FAILED", "ERROR"))), lines[-1])
-    # 5: no test was selected.
+    # pytest's exit code is 5 if it selected no test.
     verdict = {0: "survived", 1: "noticed", 5: "survived"}.get(ran.returncode, "broken")
     return verdict, told
 
@@ -209,9 +212,13 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.mutants", description=__doc__)
     parser.add_argument("--kinds", nargs="+", choices=QUERIES, default=list(QUERIES))
     parser.add_argument("--only", default="", help="a regular expression that names must match")
-    parser.add_argument("--sample", type=int, help="at most this many, chosen by --seed")
+    parser.add_argument(
+        "--sample",
+        type=int,
+        help="the largest number of mutants to try, chosen at random by --seed",
+    )
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
-    parser.add_argument("--minutes", type=float, help="begin no mutant after this time")
+    parser.add_argument("--minutes", type=float, help="start no mutant after this time")
     parser.add_argument("--list", action="store_true", help="print the names and run nothing")
     given = parser.parse_args(arguments)
     with scratch.server() as at, scratch.database(at) as made, connect(made.url) as connection:

@@ -83,10 +83,10 @@ class Refused(RuntimeError):
 
 @dataclass(frozen=True)
 class State:
-    """schema/current as files, and as a database beside a database at head."""
+    """The schema as files, as a database loaded from schema/current, and as a database at head."""
 
     units: Mapping[str, str]
-    landed: Mapping[str, str]  # The newest text of every unit in the revisions.
+    landed: Mapping[str, str]  # The text of every unit in the last revision that makes it.
     stale: set[str]
     wanted: Picture
     found: Picture
@@ -102,7 +102,7 @@ class State:
         return {difference.path: difference.kind for difference in self.differences}
 
     def tables(self, kind: str) -> set[str]:
-        """The tables that are new ("missing" at head) or gone ("unexpected")."""
+        """Return the new tables (kind "missing") or the removed ones (kind "unexpected")."""
         return {
             path.partition("/")[2]
             for path, found in self.kinds.items()
@@ -110,7 +110,7 @@ class State:
         }
 
     def changed_tables(self) -> set[str]:
-        """The tables whose columns, constraints, indexes or options differ."""
+        """Return the tables whose columns, constraints, indexes or options differ."""
         return {
             table
             for difference in self.differences
@@ -149,7 +149,7 @@ def rewrite(named: str) -> None:
     chain = revision_text.revisions(scratch.VERSIONS)
     chosen = [one for one in chain if named in ("all", one.id)]
     if not chosen:
-        raise Refused(f"There is no revision {named} in alembic/versions")
+        raise Refused(f"alembic/versions has no revision {named}")
     with current_schema.server() as at:
         before = state(at)
         made = revision_text.makers(chain)
@@ -169,13 +169,13 @@ def rewrite(named: str) -> None:
     chain = revision_text.revisions(scratch.VERSIONS)
     left += revision_text.stale(before.units, chain).values()
     if left:
-        raise Refused("\n".join([*left, f"Not everything is in revision {named}"]))
+        raise Refused("\n".join([*left, f"Revision {named} does not contain all of these changes"]))
 
 
 def renew(
     revision: Revision, before: State, made: Mapping[str, list[tuple[Revision, Call]]]
 ) -> None:
-    """Give the units of a revision the text of schema/current, and remove those that are gone."""
+    """Write the text of schema/current into a revision. Remove units that it no longer has."""
     for unit, call in revision.made().items():
         if made[unit][-1][0].id != revision.id:
             continue
@@ -221,7 +221,7 @@ def renew_tables(chosen: list[Revision], chain: list[Revision], before: State) -
 def add_missing(
     revision: Revision, before: State, made: Mapping[str, list[tuple[Revision, Call]]]
 ) -> None:
-    """Add the units that no revision makes."""
+    """Add the units that no revision makes yet."""
     own = {call.table for call in revision.up() if call.name == "create_table"}
     own |= before.tables("missing")
     units = {unit: text for unit, text in before.units.items() if unit not in made}
@@ -230,10 +230,10 @@ def add_missing(
         revision.insert_before(end_of_upgrade(revision), execute(before.units[unit]))
     for unit in reversed(missing):
         if unit.startswith(("triggers/", "grants/")) and table_of(unit) in own:
-            continue  # It goes with its table.
+            continue  # DROP TABLE drops it too.
         drop = execute(dropping(unit, before.units[unit]))
         if unit.startswith("functions/") and TRIGGER_FUNCTION.search(before.units[unit]):
-            # The triggers go with their tables, and only then can the function go.
+            # DROP TABLE drops the triggers of this function. Only then can the function be dropped.
             revision.insert_before(end_of_downgrade(revision), drop)
         else:
             revision.insert_before(first_drop(revision), drop)
@@ -244,7 +244,7 @@ def table_of(unit: str) -> str:
 
 
 def end_of_upgrade(revision: Revision) -> Call:
-    """The statement that new objects come before."""
+    """Return the statement before which new objects are inserted."""
     calls = [call for call in revision.up() if call.function == "upgrade" and call.sql]
     return next(
         (call for call in calls if (call.sql or "").startswith(revision_text.REVISION_ROW)),
@@ -291,8 +291,10 @@ def sorted_tables(tables: Iterable[str]) -> list[str]:
 
 
 def created(name: str, wanted: Picture) -> str:
-    """The lines that make a table of the models and its indexes, its columns in the order of
-    schema/current."""
+    """Return the lines that create a table of the models with its indexes.
+
+    The columns are in the order of schema/current.
+    """
     table = models.Base.metadata.tables.get(f"{models.Base.metadata.schema}.{name}")
     if table is None:
         raise Refused(f"schema/current has the table {name}, and the models do not")
@@ -314,7 +316,7 @@ def created(name: str, wanted: Picture) -> str:
 
 
 def without_assigned(column: Column[Any]) -> Column[Any]:
-    """The column without a default if a trigger assigns its value."""
+    """Return the column, without a default if a trigger assigns its value."""
     if type(column.server_default) is not FetchedValue:
         return column
     plain = column._copy()
@@ -323,7 +325,7 @@ def without_assigned(column: Column[Any]) -> Column[Any]:
 
 
 def rendered(operations: Sequence[ops.MigrateOperation]) -> str:
-    """The lines of Alembic's operations, without its comments."""
+    """Return the lines that Alembic renders for the operations, without its comments."""
     code = render_python_code(
         ops.UpgradeOps(list(operations)),
         migration_context=MigrationContext.configure(dialect_name="postgresql"),
@@ -333,12 +335,12 @@ def rendered(operations: Sequence[ops.MigrateOperation]) -> str:
 
 
 def indent(lines: str) -> str:
-    """The lines as the body of a function."""
+    """Indent the lines as the body of a function."""
     return textwrap.indent(textwrap.dedent("    " + lines.lstrip()), "    ")
 
 
 def require(revision: Revision, lines: str) -> None:
-    """Import what rendered lines use."""
+    """Add the imports that the rendered lines need."""
     for used, imported in IMPORTS.items():
         if used in lines and imported not in revision.text:
             at = next(
@@ -360,7 +362,7 @@ def write_new(title: str) -> str:
     with current_schema.server() as at:
         before = state(at)
         if not before.differences and not before.stale:
-            raise Refused("The revisions already make what schema/current holds")
+            raise Refused("The revisions already create the schema in schema/current")
         up, down = Steps(before).lines()
         revision = Revision(
             scratch.VERSIONS / f"{number}_{slug}.py",
@@ -381,7 +383,7 @@ def write_new(title: str) -> str:
 
 
 def served(before: State) -> list[str]:
-    """The invariants that the changed objects name, or that name the changed objects."""
+    """Return the invariants that changed objects name, or whose `enforced_by` names them."""
     paths = before.kinds.keys()
     texts = [before.wanted.get(path, "") + before.found.get(path, "") for path in paths]
     named = {id for one in texts for id in INVARIANT.findall(one)}
@@ -389,17 +391,17 @@ def served(before: State) -> list[str]:
 
 
 class Steps:
-    """The lines of upgrade and downgrade.
+    """Builds the lines of upgrade and downgrade.
 
-    What goes or is made again is dropped first, then the tables change, then the new text follows.
-    downgrade does the same towards the text that the revisions have now.
+    upgrade first drops the objects that are removed or made again. Then it changes the tables and
+    creates the new objects. downgrade does the same to restore the text of the earlier revisions.
     """
 
     def __init__(self, before: State) -> None:
         self.before = before
         paths = {path for path in before.kinds if path.startswith(UNITS)} | before.stale
         for path in before.kinds:
-            # What holds a changed grant is written whole, so that its last text is the file's.
+            # An object with a changed grant is written whole, so that its text equals its file.
             name = path.partition("/")[2]
             if path.startswith("grants/"):
                 holders = {f"{kind}/{name}" for kind in ("functions", "views", "types")}
@@ -416,7 +418,7 @@ class Steps:
         self.order = ordered(self.new, self.old)
 
     def replaceable(self, path: str) -> bool:
-        """Whether CREATE OR REPLACE can lead from either definition to the other."""
+        """Return whether CREATE OR REPLACE can turn either definition into the other."""
         if path.startswith(("triggers/", "types/")):
             return False
         if path.startswith("views/"):
@@ -429,7 +431,7 @@ class Steps:
         return wanted == found
 
     def make_dependents_again(self) -> None:
-        """Drop and make what refers to a definition that is dropped."""
+        """Also drop and make again each object that refers to a dropped definition."""
         waiting = list((self.new.keys() | self.old.keys()) - self.replaced)
         while waiting:
             kind, _, name = waiting.pop().partition("/")
@@ -478,7 +480,7 @@ class Steps:
                 continue
             if path.startswith(("triggers/", "grants/")) and table_of(path) in with_table:
                 continue
-            # Triggers go with their tables, and only then can their functions go.
+            # DROP TABLE drops the triggers. Only then can their functions be dropped.
             after = path.startswith("functions/") and TRIGGER_FUNCTION.search(old[path])
             (late if after else early).append(dropping(path, old[path]))
         made = [
@@ -492,7 +494,7 @@ class Steps:
         return "\n".join(filter(None, parts))
 
     def grants(self) -> tuple[list[Grant], list[Grant]]:
-        """The grants that the objects which stay gain and lose."""
+        """Return the grants that existing objects gain, and those that they lose."""
         gained: list[Grant] = []
         lost: list[Grant] = []
         again = (self.new.keys() | self.old.keys()) - self.replaced
@@ -516,8 +518,11 @@ class Steps:
         return f"orchestration.{name}"
 
     def tables(self) -> tuple[str, str]:
-        """The changes of tables that Alembic finds between the models and the database at head, and
-        those of constraints and indexes whose text alone changed."""
+        """Return the lines that change the tables, for upgrade and for downgrade.
+
+        Alembic finds most changes between the models and the database at head. It does not notice a
+        constraint or an index of which only the text changed, so those are dropped and made again.
+        """
         new = self.before.tables("missing")
         rewritten = [
             path
@@ -564,7 +569,7 @@ def only_ours(name: str | None, type_: str, parent_names: object) -> bool:
 
 
 def kept(operations: ops.OpContainer, left_out: set[str]) -> list[ops.MigrateOperation]:
-    """The operations but those on these tables, constraints and indexes."""
+    """Return the operations, except those on these tables, constraints and indexes."""
     found: list[ops.MigrateOperation] = []
     for one in operations.ops:
         names = {
@@ -581,7 +586,7 @@ def kept(operations: ops.OpContainer, left_out: set[str]) -> list[ops.MigrateOpe
 
 
 def rewriting(path: str, picture: Picture) -> str:
-    """Drop a constraint or an index and make it with the text of this picture."""
+    """Return the SQL that drops a constraint or an index and creates it as in this picture."""
     kind, _, name = path.partition("/")
     text = picture[path].removesuffix(";")
     if kind == "indexes":
@@ -599,7 +604,7 @@ def revoking(target: str, line: str) -> str:
 
 
 def parts(target: str, line: str) -> tuple[str, str, str, str]:
-    """The privilege, the object, the role and the option of a line such as `role: SELECT`."""
+    """Return privilege, object, role and option of a line such as `role: SELECT`."""
     role, _, privilege = line.partition(": ")
     option = " WITH GRANT OPTION" if privilege.endswith(" with grant option") else ""
     privilege = privilege.removesuffix(" with grant option")
@@ -626,7 +631,7 @@ def needs(text: str) -> set[str]:
 
 
 def ordered(*sides: Mapping[str, str]) -> list[str]:
-    """The units in an order in which each comes after what it refers to."""
+    """Return the units in an order in which each comes after the units that it refers to."""
     paths = sorted({path for side in sides for path in side})
     by_name: dict[str, list[str]] = {}
     for path in paths:
@@ -655,7 +660,7 @@ def columns(url: URL, path: str) -> list[tuple[str, str]]:
 
 
 def prove(revision: Revision, last: str, before: State) -> None:
-    """Go up, down and up, and compare with schema/current and with what was there before."""
+    """Run the revision up, down and up. Compare each result with the schema that it should make."""
     for step, wanted, name in (
         ("upgrade", before.wanted, "schema/current"),
         ("downgrade", before.found, f"revision {last}"),
@@ -668,12 +673,14 @@ def prove(revision: Revision, last: str, before: State) -> None:
         after = current_schema.picture(before.head)
         if left := list(current_schema.described(after, wanted, f"after the {step}", name)):
             raise Refused(
-                "\n".join([*left, f"{revision.path.name} is written, and its {step} is not right"])
+                "\n".join(
+                    [*left, f"{revision.path.name} was written, but its {step} is wrong: see above"]
+                )
             )
 
 
 def finish(wanted: Picture) -> None:
-    """Renew what is generated from schema/current and the revisions."""
+    """Renew the files that are generated from schema/current and from the revisions."""
     current_schema.write_generated(wanted)
     lock.main("write")
     newest = revision_text.revisions(scratch.VERSIONS)[-1].id

@@ -31,7 +31,7 @@ REVISION_ROW = "UPDATE orchestration.schema_revision "
 
 
 def units(files: Mapping[str, str]) -> dict[str, str]:
-    """The text of every unit of schema/current, by its name: `triggers/policy_versions__guard`."""
+    """Return the text of every unit of schema/current by a name such as `triggers/items__guard`."""
     found: dict[str, str] = {}
     for path in current.order(files):
         if not path.startswith("tables/"):
@@ -45,17 +45,17 @@ def units(files: Mapping[str, str]) -> dict[str, str]:
 
 
 def replacing(text: str) -> str:
-    """The text with CREATE OR REPLACE."""
+    """Return the text with CREATE OR REPLACE."""
     return CREATE.sub("CREATE OR REPLACE ", text, count=1)
 
 
 def creating(text: str) -> str:
-    """The text with CREATE alone."""
+    """Return the text with CREATE instead of CREATE OR REPLACE."""
     return CREATE.sub("CREATE ", text, count=1)
 
 
 def execute(sql: str, indent: str = "    ") -> str:
-    """The lines of an `op.execute` with this SQL."""
+    """Return the lines of an `op.execute` with this SQL."""
     if '"""' in sql:
         raise ValueError("SQL with three double quotes cannot be written into a revision")
     escaped = PARAMETER.sub(r"\\\1", sql)
@@ -68,7 +68,7 @@ def execute(sql: str, indent: str = "    ") -> str:
 
 @dataclass
 class Call:
-    """One call of `op` that stands as a statement of its own."""
+    """One statement of a revision that calls `op`."""
 
     function: str
     name: str
@@ -77,7 +77,7 @@ class Call:
 
     @property
     def sql(self) -> str | None:
-        """The SQL of an op.execute, as the server gets it."""
+        """The SQL of an op.execute, as the server receives it."""
         argument = self.call.args[0] if self.call.args else None
         if self.name == "execute" and isinstance(argument, ast.Constant):
             return ESCAPED.sub(r"\1", str(argument.value)).strip()
@@ -90,7 +90,7 @@ class Call:
         if sql is None or not CREATES.match(current.without(sql, "comment").lstrip()):
             return None
         first = current.classified(sql)
-        # A GRANT on a function alone changes the function, whose own call is another one.
+        # A call that only grants on a function changes it. Another call makes the function.
         if first.kind == "functions" and not CREATE.search(sql):
             return None
         return first.unit if first.kind != "other" else None
@@ -108,7 +108,7 @@ class Call:
 
     @property
     def table(self) -> str | None:
-        """The table of create_table and drop_table, or the one that an index is on."""
+        """The table of create_table or drop_table, or the table of a created index."""
         position = {"create_table": 0, "drop_table": 0, "create_index": 1}.get(self.name)
         if position is None:
             return None
@@ -152,7 +152,10 @@ class Revision:
         return [call for call in self.calls() if call.function == "downgrade"]
 
     def made(self) -> dict[str, Call]:
-        """The call that makes each unit. Grants on a table count in the table's own revision."""
+        """Return the call that makes each unit.
+
+        Grants on a table are included only in the revision that creates the table.
+        """
         tables = {call.table for call in self.up() if call.name == "create_table"}
         return {
             unit: call
@@ -177,8 +180,8 @@ class Revision:
 
     def save(self) -> None:
         lines = self.text.splitlines()
-        # From the end, so that no edit moves the lines of another. Of several edits at one line a
-        # replacement comes first, and then the insertions from the last to the first.
+        # Apply the edits from the end, so that no edit moves the lines of another. At one line,
+        # apply a replacement first, and then the insertions from the last to the first.
         ranked = enumerate(self.edits)
         for _, (start, end, new) in sorted(
             ranked, key=lambda one: (-one[1][0], one[1][0] == one[1][1], -one[0])
@@ -192,7 +195,7 @@ class Revision:
 
 
 def without_empty_parts(text: str) -> str:
-    """The text without functions that have no statement left, and without their calls."""
+    """Return the text without the functions that are now empty, and without their calls."""
     for name in EMPTY.findall(text):
         text = re.sub(
             rf"^def {name}\(\) -> None:\n|^    {name}\(\)\n", "", text, flags=re.MULTILINE
@@ -211,7 +214,7 @@ def revisions(folder: Path) -> list[Revision]:
 
 
 def makers(chain: list[Revision]) -> dict[str, list[tuple[Revision, Call]]]:
-    """The revisions that make each unit, in their order, each with its call."""
+    """Return the revisions that make each unit, in order, each with its call."""
     found: dict[str, list[tuple[Revision, Call]]] = {}
     for revision in chain:
         for unit, call in revision.made().items():

@@ -27,7 +27,7 @@ FINGERPRINT = FOLDER / "fingerprint.json"
 
 @contextmanager
 def server() -> Iterator[scratch.Server]:
-    """The embedded server, whatever DATABASE_URL says, so that every run uses one version."""
+    """Yield the embedded server, even if DATABASE_URL is set: every run uses one version."""
     with embedded.serve(settings={"fsync": "off"}) as running:
         yield scratch.describe(scratch.make_url(running.url), "embedded")
 
@@ -44,14 +44,14 @@ def picture(url: URL) -> dict[str, str]:
 
 
 def loaded(at: scratch.Server) -> URL:
-    """A new database with what current/ holds."""
+    """Load current/ into a new database and return its URL."""
     url = scratch.create_database(at, scratch.PREFIX + secrets.token_hex(4))
     load(url)
     return url
 
 
 def migrated(at: scratch.Server) -> URL:
-    """A new database at the newest revision."""
+    """Migrate a new database to the newest revision and return its URL."""
     url = scratch.create_database(at, scratch.PREFIX + secrets.token_hex(4))
     scratch.upgrade(url)
     return url
@@ -69,7 +69,7 @@ def write() -> int:
 
 
 def write_generated(found: Mapping[str, str]) -> None:
-    """Write load.sql, and fingerprint.json from the picture of current/."""
+    """Write load.sql, and write fingerprint.json from the texts that were read after loading."""
     script = current.load_script(current.read(CURRENT))
     (CURRENT / current.LOAD).write_text(script, encoding="utf-8")
     FINGERPRINT.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -93,8 +93,8 @@ def check() -> int:
     if differences := list(described(found, wanted, "the revisions", "schema/current")):
         complaints += differences
         complaints.append(
-            'The revisions make another schema than schema/current: run `make revision m="..."`, '
-            "or `make revision rewrite=NNNN` with a revision that is not released"
+            "The revisions do not create the schema in schema/current: run "
+            '`make revision m="..."`, or `make revision rewrite=NNNN` if NNNN is not released'
         )
     print(*complaints, sep="\n", end="\n" if complaints else "")
     return 1 if complaints else 0
@@ -103,7 +103,7 @@ def check() -> int:
 def described(
     old: Mapping[str, str], new: Mapping[str, str], old_name: str, new_name: str
 ) -> Iterator[str]:
-    """The differences, with the changed lines of each object that both have."""
+    """Yield each difference, and for a changed object also its changed lines."""
     for difference in schema.compare(new, old):
         yield str(difference)
         if difference.kind == "changed":

@@ -1,5 +1,7 @@
-"""What `alembic/env.py` needs to change a database safely: one upgrade at a time, bounded waits,
-and one sentence per refusal."""
+"""Runs Alembic's commands safely, for `alembic/env.py`.
+
+Only one upgrade runs at a time, every wait has a limit, and each refusal is one sentence.
+"""
 
 import logging
 import os
@@ -20,7 +22,7 @@ from orchestration.testing import embedded
 
 OLDEST_SERVER = 150000
 UPGRADE_LOCK = 0x6F7263686D696772
-"""The key of the advisory lock, for this project alone: 'orch' in ASCII, then 'migr'."""
+"""The key of the advisory lock that an upgrade takes: "orchmigr" in ASCII."""
 LOCK_WAIT_SECONDS = 600
 LOCK_TRIES = 5
 LOCKED_OUT = {"55P03", "40P01"}
@@ -35,7 +37,10 @@ UNREADABLE = (
 
 
 def server_url(config: Config, folder: Path) -> str:
-    """The config's URL or DATABASE_URL, or else the development server that runs in the folder."""
+    """Return the config's URL, otherwise DATABASE_URL, otherwise that of the development server.
+
+    The development server is the one that runs in the folder. Raises CommandError if there is none.
+    """
     if url := config.attributes.get("url") or os.environ.get("DATABASE_URL"):
         return str(url)
     if url := embedded.development_url(folder):
@@ -49,7 +54,7 @@ def server_url(config: Config, folder: Path) -> str:
 
 
 def has_destination() -> bool:
-    """Whether the command is upgrade, downgrade or stamp. The other commands only look."""
+    """Return whether the command is upgrade, downgrade or stamp. The others only read."""
     try:
         context.get_revision_argument()
     except KeyError:
@@ -59,12 +64,12 @@ def has_destination() -> bool:
 
 @contextmanager
 def connected(named: str) -> Generator[Connection]:
-    """A connection to a server that is new enough. Raises every refusal as CommandError."""
+    """Yield a connection to a supported server, and raise every database error as CommandError."""
     with _connect(named) as connection:
         try:
             yield connection
         except DBAPIError as error:
-            # The revision's own message, without the statement and its position.
+            # Only the server's message: not the statement, which can be long, nor its position.
             diagnosis = getattr(error.orig, "diag", None)
             message = diagnosis.message_primary if diagnosis is not None else None
             if _was_locked_out(error):
@@ -75,7 +80,7 @@ def connected(named: str) -> Generator[Connection]:
 
 
 def look(connection: Connection, migrate: Callable[[Connection], None]) -> None:
-    """Run a command that writes nothing and waits for nobody."""
+    """Run a command that only reads, without waiting for the upgrade lock."""
     connection.execute(text("SET default_transaction_read_only = on"))
     connection.commit()
     migrate(connection)
@@ -86,10 +91,9 @@ def change(
     preparation: Sequence[TextClause],
     migrate: Callable[[Connection], None],
 ) -> None:
-    """Migrate under the upgrade lock, again while a revision cannot acquire its locks.
+    """Migrate under the upgrade lock, and try again if a revision cannot acquire its locks.
 
-    Each attempt starts from where the database stands: the revisions before one that is locked out
-    stay.
+    Each revision commits. The next attempt therefore starts at the revision that failed.
     """
     connection.execution_options(isolation_level="AUTOCOMMIT")
     _take_lock(connection)
@@ -106,7 +110,7 @@ def change(
     tries = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_was_locked_out),
         stop=tenacity.stop_after_attempt(LOCK_TRIES),
-        # The sessions that queued behind the last attempt must be gone before the next one.
+        # Sessions that waited behind the last attempt need time to finish before the next one.
         wait=tenacity.wait_random(0.5, 1.5),
         before_sleep=_log_the_next_attempt,
         reraise=True,
@@ -137,8 +141,11 @@ def _connect(named: str) -> Connection:
 
 
 def _take_lock(connection: Connection) -> None:
-    """Take the advisory lock by polling. A session that waits inside pg_advisory_lock holds a
-    snapshot, and the holder's CREATE INDEX CONCURRENTLY would wait for it: a deadlock."""
+    """Take the advisory lock by polling.
+
+    A session that waits inside pg_advisory_lock has a snapshot. CREATE INDEX CONCURRENTLY in the
+    session that holds the lock waits for old snapshots, so both would wait for each other.
+    """
     deadline = time.monotonic() + LOCK_WAIT_SECONDS
     while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": UPGRADE_LOCK}):
         if time.monotonic() > deadline:

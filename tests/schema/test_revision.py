@@ -164,7 +164,8 @@ def make_objects(project: Project) -> None:
 
 
 def change_objects(project: Project) -> None:
-    """A body, a signature, a type, a view that functions return, a CHECK, a trigger and a grant less."""
+    """Change a body, a signature, a type, a view that functions return, a CHECK and a trigger, and
+    take a grant back."""
     project.edit(
         project.current / "types" / "new_outbox_item.sql",
         "  context jsonb\n",

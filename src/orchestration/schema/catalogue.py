@@ -10,9 +10,9 @@ from typing import Literal
 
 from sqlalchemy import Connection, text
 
-# Each query gives (path, text). The search_path is empty, so every name comes out qualified.
-# A NOT NULL is left to the table's columns: 18 keeps it as a constraint too, 15 to 17 do not. One
-# that is not validated shows nowhere else.
+# Each query returns (path, text). The search_path is empty, so PostgreSQL qualifies every name.
+# A NOT NULL is part of its table's columns, because only 18 stores it as a constraint as well. One
+# that is not validated is listed as a constraint, because the columns do not show it.
 QUERIES = (
     r"""
     SELECT 'schemas/' || n.nspname,
@@ -104,8 +104,7 @@ QUERIES = (
       AND c.relkind IN ('r', 'p', 'f', 'S')
       AND (c.relname <> 'alembic_version' OR c.relowner::regrole::text <> 'symphony_owner')
     """,
-    # What an operator or a cast of our own would do instead of PostgreSQL's, the guards would
-    # believe.
+    # An operator or a cast in this schema could replace PostgreSQL's, and the guards would use it.
     r"""
     SELECT format('operators/%s(%s,%s)', o.oprname, o.oprleft::regtype, o.oprright::regtype),
            o.oprcode::regprocedure::text
@@ -119,7 +118,7 @@ QUERIES = (
     JOIN pg_type y ON y.oid IN (c.castsource, c.casttarget)
     WHERE y.typnamespace = to_regnamespace('orchestration')
     """,
-    # A table's row type and every type's array come with it.
+    # The row types of tables and the array types are left out: PostgreSQL makes them itself.
     r"""
     SELECT 'types/' || y.typname,
            concat_ws(E'\n',
@@ -146,7 +145,7 @@ QUERIES = (
     WHERE c.relnamespace = to_regnamespace('orchestration')
       AND r.rulename <> '_RETURN'
     """,
-    # The owner's own rights are left out: 17 added one.
+    # The owner's own privileges are left out, because 17 added one.
     r"""
     WITH acls (path, owner, acl) AS (
       SELECT 'grants/schema', n.nspowner, n.nspacl
@@ -206,8 +205,8 @@ QUERIES = (
     WHERE r.rolname IN ('symphony_owner', 'symphony_ingest', 'symphony_executor',
       'symphony_control', 'symphony_readonly', 'symphony_auditor')
     """,
-    # In replica mode the triggers that write sleep: nobody who can act as a role of ours is to set
-    # it, nor to find it set.
+    # In replica mode, triggers that are not ENABLE ALWAYS do not fire. No login that is a member of
+    # a role of ours may set session_replication_role, and no setting may set it for such a login.
     r"""
     WITH ours AS (
       SELECT DISTINCT m.oid, m.rolname
@@ -240,7 +239,7 @@ QUERIES = (
     """,
 )
 
-# What a definition is written with.
+# The settings that change how PostgreSQL prints a definition.
 SETTINGS = {
     "search_path": "''",
     "quote_all_identifiers": "off",
@@ -248,7 +247,7 @@ SETTINGS = {
     "standard_conforming_strings": "on",
 }
 
-# A view's FROM, in PostgreSQL's layout, where it names one relation and nothing else.
+# The FROM of a view that reads only one relation, as PostgreSQL prints it.
 ONE_RELATION = re.compile(r'^   FROM (?:[\w"]+\.)?([\w"]+)(?: ([\w"]+))?;?$', re.MULTILINE)
 FROM = re.compile(r"^   FROM ", re.MULTILINE)
 LITERAL = re.compile(r"('(?:[^']|'')*')")
@@ -256,7 +255,7 @@ LITERAL = re.compile(r"('(?:[^']|'')*')")
 
 @dataclass(frozen=True)
 class Difference:
-    """One object that is not as it should be."""
+    """One object that differs from the expected schema."""
 
     path: str
     kind: Literal["missing", "unexpected", "changed"]
@@ -266,9 +265,10 @@ class Difference:
 
 
 def read(connection: Connection) -> dict[str, str]:
-    """The picture of the live schema, by path. Reads the catalogue only and takes no DDL lock.
+    """Return the texts of all objects in the live schema, by path.
 
-    The connection must not be in a transaction: the picture is taken in a read-only one of its own.
+    Reads only the catalogue and takes no DDL lock. The connection must not be in a transaction,
+    because this function runs a read-only one.
     """
     picture: dict[str, str] = {}
     with connection.begin():
@@ -279,41 +279,41 @@ def read(connection: Connection) -> dict[str, str]:
             for path, definition in connection.exec_driver_sql(query.replace("%", "%%")):
                 if path.startswith("views/"):
                     definition = without_qualifiers(definition)
-                # Two objects under one path (an overloaded function) are both kept.
+                # If two objects have one path, as overloaded functions do, both texts are kept.
                 picture[path] = "\n".join(filter(None, (picture.get(path), definition)))
     return picture
 
 
 def without_qualifiers(view: str) -> str:
-    """The definition with the columns of its only relation named without the relation.
+    """Return the definition of a view that reads one relation, with its columns not qualified.
 
-    15 qualifies them everywhere, 16 and later in subqueries only. Nothing is lost: a subquery
-    qualifies its own columns on every version, and PostgreSQL gives no two relations of a view one
-    name.
+    PostgreSQL 15 qualifies these columns everywhere, and 16 and later only in subqueries. The
+    result stays unambiguous: every version qualifies the columns of a subquery, and PostgreSQL
+    never gives two relations of a view the same name.
     """
     found = ONE_RELATION.search(view)
     if found is None or len(FROM.findall(view)) > 1:
         return view
-    # No schema of the same name: it would qualify a function, a type or a collation.
+    # If the name is that of a schema, it qualifies a function, a type or a collation, and stays.
     qualifier = re.compile(
         rf'(?<![\w".:])(?<!COLLATE ){re.escape(found[2] or found[1])}\.'
         r'(?=(?:"(?:[^"]|"")*"|\w+\b)(?!\())'
     )
-    # Every second part is a literal.
+    # The parts at odd positions are literals, which stay as they are.
     parts = LITERAL.split(view)
     parts[::2] = [qualifier.sub("", part) for part in parts[::2]]
     return "".join(parts)
 
 
 def expected() -> dict[str, str]:
-    """The picture that `fingerprint.json` keeps: what `current/` makes."""
+    """Return the texts in `fingerprint.json`: the schema that `current/` creates."""
     lock = files("orchestration.schema") / "fingerprint.json"
     picture: dict[str, str] = json.loads(lock.read_text("utf-8"))
     return picture
 
 
 def compare(wanted: Mapping[str, str], found: Mapping[str, str]) -> list[Difference]:
-    """Every object that is missing from `found`, is there unexpectedly, or reads differently."""
+    """Return a difference for each object that is missing from `found`, unexpected or changed."""
     differences = [Difference(path, "missing") for path in wanted.keys() - found.keys()]
     differences += [Difference(path, "unexpected") for path in found.keys() - wanted.keys()]
     differences += [

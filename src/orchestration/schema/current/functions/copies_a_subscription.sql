@@ -4,7 +4,10 @@
 -- that merely sets session_replication_role gets all checks.
 CREATE FUNCTION orchestration.copies_a_subscription() RETURNS boolean
 LANGUAGE sql STABLE
-RETURN EXISTS (SELECT FROM pg_stat_subscription s WHERE s.pid = pg_backend_pid());
+RETURN EXISTS (
+  SELECT FROM pg_stat_subscription s
+  WHERE s.pid = pg_backend_pid()
+);
 
 ALTER FUNCTION orchestration.copies_a_subscription OWNER TO symphony_owner;
 REVOKE EXECUTE ON FUNCTION orchestration.copies_a_subscription FROM PUBLIC;

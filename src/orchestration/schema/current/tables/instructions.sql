@@ -16,9 +16,7 @@ CREATE TABLE orchestration.instructions (
   attestation_id uuid NOT NULL,
   policy_version_id text NOT NULL,
   state text DEFAULT 'RECEIVED' NOT NULL,
-  open boolean GENERATED ALWAYS AS (
-    state = ANY (ARRAY['AUTHORIZED'::text, 'EXECUTING'::text])
-  ) STORED NOT NULL,
+  open boolean GENERATED ALWAYS AS (state IN ('AUTHORIZED', 'EXECUTING')) STORED NOT NULL,
   unresolved integer DEFAULT 0 NOT NULL,
   reason text,
   version integer DEFAULT 1 NOT NULL,

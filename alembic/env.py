@@ -1,7 +1,7 @@
-"""Runs the revisions against DATABASE_URL, or else the development server (docs/migrations.md).
+"""Run the revisions on DATABASE_URL, otherwise on the development server (docs/migrations.md).
 
-In a host's environment the host's own env.py runs instead. Nothing here may be needed for the
-revisions to be right, only for their safety and for a version table in our schema.
+In a host's environment the host's own env.py runs instead. The revisions must therefore be correct
+without this file. It only makes them safer and puts the version table into our schema.
 """
 
 from logging.config import fileConfig
@@ -50,15 +50,15 @@ def migrate(connection: Connection | None = None) -> None:
         context.run_migrations()
 
 
-# Alembic looks for its version table before the first revision can make a schema for it.
+# Alembic looks for its version table before the first revision can create the schema for it.
 first = SCRIPTS.get_revision("0001").module
 preparation = [sql("settings"), text(first.OWNER_AND_SCHEMA), sql("inherit_owner")]
 if context.is_offline_mode():
     start = SCRIPTS.get_revision(context.get_starting_revision_argument() or "base")
-    # A script has no parameters: under the driver's own style every % would be doubled.
+    # A script has no parameters. In the driver's own parameter style every % would be doubled.
     style = {"literal_binds": True, "dialect_opts": {"paramstyle": "named"}}
     configure(url=make_url("postgresql+psycopg://"), **style)
-    # Without it psql would go on after a refusal, with the next revision.
+    # Without this, psql would continue with the next revision after an error.
     context.get_context().impl.static_output("\\set ON_ERROR_STOP on")
     start_at = sql("script_start", start=start.revision if start else "base")
     settings, *rights = preparation

@@ -1,4 +1,4 @@
--- The login reads the version table with inherited rights.
+-- Alembic reads the version table without SET ROLE, so the login must inherit the owner's rights.
 DO $$
 DECLARE
   v_login text := pg_catalog.quote_ident(current_user);
@@ -6,8 +6,8 @@ BEGIN
   FOR attempt IN 1 .. 50 LOOP
     EXIT WHEN pg_catalog.pg_has_role('symphony_owner', 'USAGE');
     IF current_setting('server_version_num')::integer < 160000 THEN
-      -- Before 16 the login decides for all of its memberships whether they are inherited.
-      RAISE EXCEPTION 'The login % needs the rights of its roles: ALTER ROLE % INHERIT',
+      -- Before PostgreSQL 16, INHERIT is an attribute of the login and applies to all memberships.
+      RAISE EXCEPTION 'The login % must inherit the rights of its roles: ALTER ROLE % INHERIT',
         v_login, v_login USING ERRCODE = 'invalid_grant_operation';
     END IF;
     BEGIN
@@ -16,7 +16,7 @@ BEGIN
       WHEN duplicate_object OR unique_violation OR internal_error THEN
         PERFORM pg_catalog.pg_sleep(0.05);
       WHEN insufficient_privilege THEN
-        RAISE EXCEPTION 'The login % has to act as symphony_owner, which exists already: '
+        RAISE EXCEPTION 'The login % must be able to act as the existing role symphony_owner: '
           'GRANT symphony_owner TO % WITH INHERIT TRUE', v_login, v_login
           USING ERRCODE = 'insufficient_privilege';
     END;

@@ -1,9 +1,9 @@
--- A script cannot wait for its turn: the snapshot of a waiting statement and the CREATE INDEX
--- CONCURRENTLY of the upgrade before it would wait for each other.
+-- A script does not wait for another upgrade, because that could be a deadlock: CREATE INDEX
+-- CONCURRENTLY of the other upgrade waits for the snapshot of every running statement.
 DO $$
 BEGIN
   IF NOT pg_catalog.pg_try_advisory_lock(:key) THEN
-    RAISE EXCEPTION 'Another upgrade of this database is under way: load this script after its end'
+    RAISE EXCEPTION 'Another upgrade of this database is running: run this script when it has ended'
       USING ERRCODE = 'lock_not_available';
   END IF;
 END

@@ -12,8 +12,8 @@ BEGIN
     END IF;
   END IF;
   IF v_found <> v_start THEN
-    RAISE EXCEPTION 'This script starts at % and the database is at %: write one that starts there',
-      v_start, v_found USING ERRCODE = 'object_not_in_prerequisite_state';
+    RAISE EXCEPTION 'This script starts at % and the database is at %: write a script that starts '
+      'at %', v_start, v_found, v_found USING ERRCODE = 'object_not_in_prerequisite_state';
   END IF;
 END
 $$

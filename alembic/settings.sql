@@ -1,6 +1,7 @@
--- A session that queues behind a waiting revision must not wait longer than lock_timeout, nor be
--- refused for it: rotating and revoking give up after 2 s, the library's engines after 10 s. Under
--- another search_path, Alembic's own statements would use operators that anybody put into `public`.
+-- Sessions queue behind a revision that waits for a lock. lock_timeout is shorter than theirs, so
+-- that they do not fail because of it. Rotating and revoking have a lock_timeout of 2 s, and the
+-- library's engines have one of 10 s. search_path is set because Alembic's own statements would
+-- otherwise use operators that somebody created in `public`.
 SET search_path = pg_catalog;
 SET lock_timeout = '1s';
 SET statement_timeout = '10min'

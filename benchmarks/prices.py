@@ -23,8 +23,15 @@ SET ROLE symphony_owner;
 DROP TRIGGER kill_switch ON orchestration.ingress_attestations;
 DROP TRIGGER kill_switch ON orchestration.payment_outbox_items;
 DROP TRIGGER kill_switch ON orchestration.payment_outbox_attempts;
-CREATE OR REPLACE FUNCTION orchestration.share_kill_switch_gate() RETURNS void
-LANGUAGE sql RETURN NULL;
+ALTER FUNCTION orchestration.share_gate RENAME TO share_other_gate;
+CREATE FUNCTION orchestration.share_gate(p_gate text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+  IF p_gate <> 'kill_switch_gate' THEN
+    PERFORM orchestration.share_other_gate(p_gate);
+  END IF;
+END
+$$;
 CREATE OR REPLACE FUNCTION orchestration.refuse_if_killed(
   p_scope text, p_participant_ids text[] DEFAULT NULL, p_rail_types text[] DEFAULT NULL
 ) RETURNS void

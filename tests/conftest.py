@@ -1,16 +1,17 @@
-"""The fixtures: one server per run, one migrated template, a clone of it for every test."""
+"""The fixtures: one server per run, one migrated template, and a clone of it per test."""
 
 import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from alembic.util import CommandError
+from psycopg import sql
 from sqlalchemy import URL, Engine, make_url, pool
 from sqlalchemy.orm import Session, sessionmaker
 from tools import pooler, scratch
@@ -25,6 +26,7 @@ from tests.support import (
     authorize_instructions,
     connect,
     instruction_id,
+    picture,
 )
 
 SERVER_SETTINGS = {
@@ -47,8 +49,8 @@ _resources = pytest.StashKey[ExitStack]()
 
 
 def live_in_memory() -> None:
-    """Let temporary files be in memory where there is room, unless TMPDIR says where they are to
-    be: a database for each test is hundreds of files made and removed."""
+    """Put temporary files into memory if there is room, unless TMPDIR is set. Each database
+    consists of hundreds of files, which are created and removed for a test."""
     try:
         facts = os.statvfs(MEMORY)
     except OSError:
@@ -60,7 +62,7 @@ def live_in_memory() -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The controller (or the only process) starts the server and migrates the template."""
+    """Start the server and migrate the template, in the controller or the only process."""
     if hasattr(config, "workerinput"):
         config.stash[_server] = config.workerinput["server"]
         return
@@ -149,34 +151,101 @@ def server(pytestconfig: pytest.Config) -> scratch.Server:
     )
 
 
+class Clones:
+    """Create copies of the migrated template and drop them, over one connection per process."""
+
+    def __init__(self, server: scratch.Server, known: dict[str, Any]) -> None:
+        self._server, self._known = server, known
+        self._reached = make_url(known["pooler"] or known["url"])
+        self._connection: Connect | None = None
+
+    def _execute(self, statement: str, *names: str) -> None:
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(self._server.url)
+        self._connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+    def _through(self, login: URL) -> URL:
+        return login.set(host=self._reached.host, port=self._reached.port)
+
+    @contextmanager
+    def one(self, template: str = "template") -> Iterator[scratch.Database]:
+        name = scratch.PREFIX + secrets.token_hex(8)
+        self._execute(
+            "CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy", name, self._known[template]
+        )
+        try:
+            yield scratch.Database(
+                self._through(self._server.url.set(database=name)),
+                {role: self._through(make_url(at)) for role, at in self._known["logins"].items()},
+            )
+        finally:
+            self._execute("DROP DATABASE {} WITH (FORCE)", name)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+
+@pytest.fixture(scope="session")
+def clones(server: scratch.Server, pytestconfig: pytest.Config) -> Iterator[Clones]:
+    with closing(Clones(server, pytestconfig.stash[_server])) as made:
+        yield made
+
+
+class Shared:
+    """The databases that a module's tests share, by template and history."""
+
+    def __init__(self, clones: Clones, made: ExitStack) -> None:
+        self._clones, self._made = clones, made
+        self._known: dict[Any, tuple[scratch.Database, Connect, str]] = {}
+
+    @contextmanager
+    def unchanged(
+        self, template: str, history: Callable[[Connect], object] | None
+    ) -> Iterator[scratch.Database]:
+        key = template, history
+        if key not in self._known:
+            database = self._made.enter_context(self._clones.one(template))
+            observer = self._made.enter_context(connect(database.url))
+            observer.execute("SET ROLE symphony_owner")
+            if history is not None:
+                history(observer)
+            self._known[key] = database, observer, picture(observer)
+        database, observer, before = self._known[key]
+        yield database
+        if picture(observer) != before:
+            del self._known[key]
+            pytest.fail("the test changed the database that it shares: don't mark it `unchanged`")
+
+
+@pytest.fixture(scope="module")
+def shared(clones: Clones) -> Iterator[Shared]:
+    with ExitStack() as made:
+        yield Shared(clones, made)
+
+
 @pytest.fixture
 def database(
-    server: scratch.Server, pytestconfig: pytest.Config, request: pytest.FixtureRequest
+    clones: Clones, shared: Shared, request: pytest.FixtureRequest
 ) -> Iterator[scratch.Database]:
-    """A migrated database of the test's own; with instructions where it is marked `instructed`."""
-    known = pytestconfig.stash[_server]
-    template = known["instructed" if request.node.get_closest_marker("instructed") else "template"]
-    name = scratch.PREFIX + secrets.token_hex(8)
-    url = scratch.create_database(server, name, template=template)
-    reached = make_url(known["pooler"] or known["url"])
-
-    def through(login: URL) -> URL:
-        return login.set(host=reached.host, port=reached.port)
-
-    try:
-        yield scratch.Database(
-            through(url),
-            {role: through(make_url(login)) for role, login in known["logins"].items()},
-        )
-    finally:
-        scratch.drop_database(server, name)
+    """A migrated database for this test alone. Tests of one module that are marked `unchanged` with
+    the same history share one. A test that is marked `instructed` gets one with instructions."""
+    template = "instructed" if request.node.get_closest_marker("instructed") else "template"
+    unchanged = request.node.get_closest_marker("unchanged")
+    if unchanged is None:
+        made = clones.one(template)
+    else:
+        made = shared.unchanged(template, unchanged.kwargs.get("after"))
+    with made as found:
+        yield found
 
 
 @pytest.fixture
 def connections(server: scratch.Server) -> Iterator[Callable[[URL], Connect]]:
-    """Opens driver connections, each outside transactions until it begins one; closes them all.
+    """Open driver connections in autocommit mode, and close them all at the end.
 
-    They reach the server itself: what a session sets is to last."""
+    They connect to the server directly, because session settings must last.
+    """
     with ExitStack() as opened:
 
         def open_one(url: URL) -> Connect:
@@ -192,7 +261,7 @@ def connections(server: scratch.Server) -> Iterator[Callable[[URL], Connect]]:
 def superuser(
     database: scratch.Database, connections: Callable[[URL], Connect]
 ) -> psycopg.Connection[Any]:
-    """The login that made the database."""
+    """A connection of the login that created the database."""
     return connections(database.url)
 
 
@@ -200,7 +269,8 @@ def superuser(
 def owner(
     database: scratch.Database, connections: Callable[[URL], Connect]
 ) -> psycopg.Connection[Any]:
-    """A connection with the rights of symphony_owner, so that triggers and constraints speak."""
+    """A connection with the privileges of symphony_owner, so that only triggers and constraints
+    reject."""
     connection = connections(database.url)
     connection.execute("SET ROLE symphony_owner")
     return connection
@@ -210,13 +280,13 @@ def owner(
 def login(
     database: scratch.Database, connections: Callable[[URL], Connect]
 ) -> Callable[[str], Connect]:
-    """Logs in as a member of a runtime role: `login("control")`."""
+    """Log in as a member of a runtime role: `login("control")`."""
     return lambda role: connections(database.as_role(role))
 
 
 @pytest.fixture
 def engine(database: scratch.Database) -> Iterator[Callable[[str], Engine]]:
-    """An engine of `orchestration.database` for a runtime role's login."""
+    """Return an engine of `orchestration.database` for the login of a runtime role."""
     made: dict[str, Engine] = {}
 
     def engine_of(role: str) -> Engine:
@@ -233,7 +303,8 @@ def engine(database: scratch.Database) -> Iterator[Callable[[str], Engine]]:
 
 @pytest.fixture
 def session(engine: Callable[[str], Engine]) -> Iterator[Callable[[str], Session]]:
-    """A Session as a runtime role, `session("ingest")`: closed afterwards, never committed."""
+    """Return a Session of a runtime role, `session("ingest")`. It is closed at the end, never
+    committed."""
     with ExitStack() as opened:
 
         def session_of(role: str) -> Session:

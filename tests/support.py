@@ -1,4 +1,4 @@
-"""What the tests share: raw connections, refusals as values, and the content they are made of."""
+"""Helpers that the tests share: driver connections, refusals as values, and test content."""
 
 import hashlib
 import itertools
@@ -9,7 +9,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,20 +25,21 @@ from orchestration.records import Record
 Connect = psycopg.Connection[TupleRow]
 
 POOLED = bool(os.environ.get(pooler.VARIABLE))
-"""Whether the engines of this run reach the server through a pooler in transaction mode."""
+"""Whether the engines of this run connect through a pooler in transaction mode."""
 
 ISOLATION_LEVELS = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 
 
 def connect(url: URL) -> Connect:
-    """A driver connection in autocommit; `with connection.transaction()` begins one."""
+    """Open a driver connection in autocommit mode; `with connection.transaction()` begins a
+    transaction."""
     plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
     return psycopg.connect(plain, autocommit=True)
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """How the server refused: everything that a caller may rely on."""
+    """An error of the server, with everything that a caller can rely on."""
 
     sqlstate: str | None
     message: str
@@ -50,7 +51,7 @@ class Refusal:
 
     @property
     def keys(self) -> dict[str, Any]:
-        """DETAIL as the JSON object that a refusal of ours carries."""
+        """Parse DETAIL as the JSON object that our errors contain."""
         assert self.detail is not None
         parsed = json.loads(self.detail)
         assert isinstance(parsed, dict)
@@ -72,7 +73,7 @@ class Refusal:
 def refusal(
     connection: Connect, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
 ) -> Refusal:
-    """The refusal that this statement meets, at once or at COMMIT; fails where it meets none."""
+    """Return the error that this statement gets, at once or at COMMIT. Fails if there is none."""
     try:
         with connection.transaction():
             connection.execute(statement, parameters or None)
@@ -82,7 +83,8 @@ def refusal(
 
 
 def assert_invariant(found: Refusal, invariant: str, sqlstate: str, table: str) -> None:
-    """The refusal has the shape of `raise_invariant`: id in MESSAGE and CONSTRAINT, JSON DETAIL."""
+    """The error has the shape of `raise_invariant`: the id in MESSAGE and CONSTRAINT, DETAIL as
+    JSON."""
     assert (found.sqlstate, found.constraint, found.table) == (sqlstate, invariant, table), found
     assert found.message.startswith(f"{invariant}: ")
     assert isinstance(found.keys, dict)
@@ -90,12 +92,12 @@ def assert_invariant(found: Refusal, invariant: str, sqlstate: str, table: str) 
 
 
 def backend(connection: Connect) -> int:
-    """The server process behind a connection."""
+    """Return the process id of the backend of a connection."""
     return connection.info.backend_pid
 
 
 def await_blocked(observer: Connect, pid: int, *, within: float = 10.0) -> list[int]:
-    """Waits until that backend waits for a lock, and gives the backends in its way."""
+    """Wait until that backend waits for a lock, and return the backends that block it."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         row = observer.execute("SELECT pg_blocking_pids(%s)", (pid,)).fetchone()
@@ -106,32 +108,33 @@ def await_blocked(observer: Connect, pid: int, *, within: float = 10.0) -> list[
 
 
 def digest(*parts: object) -> str:
-    """A SHA-256 in lowercase hex, as the columns want one."""
+    """Return a SHA-256 in lowercase hexadecimal, the format of the hash columns."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 PARTICIPANTS = ("bank-a", "bank-b", "p", "q", "participant")
-"""Those that have authorized instructions in the database of a test marked `instructed`."""
+"""The participants that have authorized instructions in the database of an `instructed` test."""
 INSTRUCTIONS_EACH = 100
 
 _numbers: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
 
 
 def instruction_id(participant_id: str, number: int) -> uuid.UUID:
-    """The id of a participant's authorized instruction, 0 to 99, where a test is `instructed`."""
+    """The id of one of a participant's authorized instructions, 0 to 99, in an `instructed`
+    test."""
     return uuid.uuid5(uuid.NAMESPACE_OID, f"{participant_id}/{number}")
 
 
 def new_instruction_id(participant_id: str = "bank-a") -> uuid.UUID:
-    """An authorized instruction that the test has not used yet, where it is `instructed`."""
+    """The id of an authorized instruction that an `instructed` test has not used yet."""
     return instruction_id(participant_id, next(_numbers[participant_id]) % INSTRUCTIONS_EACH)
 
 
 def authorize_instructions(
     connection: Connect, instructions: Iterable[tuple[uuid.UUID | str, str]]
 ) -> None:
-    """Make authorized instructions, given as id and participant, and what they refer to; as
-    owner."""
+    """Create authorized instructions, given as id and participant, and the rows that they refer to.
+    Requires the owner."""
     ids, participants = zip(*instructions, strict=True)
     accepted = connection.execute(
         "SELECT id FROM orchestration.policy_versions WHERE status = 'ACTIVE'"
@@ -160,7 +163,7 @@ def authorize_instructions(
 
 
 def activate_policy(connection: Connect, id: str = "v1", grace: str = "1 hour") -> str:
-    """Rotate to a policy version of that id; needs control or owner."""
+    """Rotate to a policy version with this id. Requires control or the owner."""
     connection.execute(
         "SELECT FROM orchestration.rotate_policy_version(p_id => %s, p_description => 'test',"
         " p_checksum => %s, p_grace => %s::interval, p_created_by => 'test')",
@@ -170,26 +173,26 @@ def activate_policy(connection: Connect, id: str = "v1", grace: str = "1 hour") 
 
 
 def documented(page: str) -> str:
-    """A page of docs/."""
+    """Read a page of docs/."""
     return (Path(__file__).parents[1] / "docs" / page).read_text("utf-8")
 
 
 def block(page: str, language: str) -> str:
-    """The one code block of that language that a page of docs/ shows."""
+    """Return the only code block of this language on a page of docs/."""
     fences = rf"^```{language}\n(.*?)^```$"
     (found,) = re.findall(fences, documented(page), re.MULTILINE | re.DOTALL)
     return str(found)
 
 
 def vectors(page: str) -> list[dict[str, Any]]:
-    """The test vectors that a page of docs/ publishes."""
+    """Return the test vectors on a page of docs/."""
     published: list[dict[str, Any]] = json.loads(block(page, "json"))
     return published
 
 
 def attestation_preimage(record: Mapping[str, Any]) -> bytes:
-    """The bytes that record_hash is taken over, as docs/attestation-chain.md describes them; made
-    here anew from the columns' names, with attested_at as an aware datetime."""
+    """Return the bytes that record_hash is the hash of, as docs/attestation-chain.md describes
+    them. The function is written from the document only; attested_at must be an aware datetime."""
     since_1970 = record["attested_at"] - datetime(1970, 1, 1, tzinfo=UTC)
     fields: tuple[str | None, ...] = (
         "orchestration.attestation.v1",
@@ -213,7 +216,8 @@ def attestation_preimage(record: Mapping[str, Any]) -> bytes:
 
 
 def encode_fields(fields: Iterable[str | None]) -> bytes:
-    """Each field as its length in octets, a colon, the octets and a comma; null as a hyphen."""
+    """Encode each field as its length in octets, a colon, the octets and a comma; a null as a
+    hyphen and a comma."""
     encoded = b""
     for field in fields:
         if field is None:
@@ -225,8 +229,8 @@ def encode_fields(fields: Iterable[str | None]) -> bytes:
 
 
 def audit_preimage(record: Mapping[str, Any]) -> bytes:
-    """The bytes that an entry's record_hash is taken over, as docs/audit-log.md describes them;
-    `before`, `after` and `client_addr` as their texts."""
+    """Return the bytes that an entry's record_hash is the hash of, as docs/audit-log.md describes
+    them. `before`, `after` and `client_addr` must be given as text."""
     since_1970 = record["occurred_at"] - datetime(1970, 1, 1, tzinfo=UTC)
     return encode_fields(
         (
@@ -253,88 +257,42 @@ def attestation_record_hash(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(attestation_preimage(record)).hexdigest()
 
 
-# Attacks: raw SQL that must be refused, and the objects without which it is not.
+ROWS = """
+SELECT string_agg(format('SELECT %L AS name, t::text AS content FROM %s t',
+                         c.relname, c.oid::regclass), ' UNION ALL ')
+FROM pg_catalog.pg_class c
+WHERE c.relnamespace = 'orchestration'::regnamespace AND c.relkind = 'r'
+"""
+
+OBJECTS = """
+SELECT c.relname, concat(c.relacl, t.triggers, k.constraints)
+FROM pg_catalog.pg_class c
+CROSS JOIN LATERAL (
+  SELECT string_agg(concat(g.tgname, g.tgenabled), ',' ORDER BY g.tgname) AS triggers
+  FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid
+) t
+CROSS JOIN LATERAL (
+  SELECT string_agg(n.conname, ',' ORDER BY n.conname) AS constraints
+  FROM pg_catalog.pg_constraint n WHERE n.conrelid = c.oid
+) k
+WHERE c.relnamespace = 'orchestration'::regnamespace AND c.relkind IN ('r', 'i', 'v')
+"""
 
 
-@dataclass(frozen=True)
-class Attack:
-    """What somebody does in one transaction, how it is refused, and what alone refuses it."""
-
-    name: str
-    invariant: str
-    sqlstate: str
-    table: str
-    statements: tuple[str, ...]
-    detail: Mapping[str, Any] | None
-    """The keys of the refusal; None where the server's own code and wording arrive."""
-    without: tuple[str, ...]
-    """The objects, by their path in schema.read(), without which the attack succeeds."""
-    column: str | None = None
-    constraint: str | None = None
-    """What a native code names; a refusal of ours names its invariant."""
-
-    def __str__(self) -> str:
-        return f"{self.invariant}: {self.name}"
-
-    def check(self, found: Refusal | None) -> None:
-        assert found is not None, f"accepted: {self.statements}"
-        if self.detail is None:
-            assert (found.sqlstate, found.constraint, found.table, found.column) == (
-                *(self.sqlstate, self.constraint, self.table, self.column),
-            ), found
-            return
-        assert_invariant(found, self.invariant, self.sqlstate, self.table)
-        assert found.column == self.column
-        assert found.keys == self.detail
-
-    def in_forms(self, forms: Mapping[str, str], *, before: Iterable[str] = ()) -> list["Attack"]:
-        """The same attack in each of these ways."""
-        return [
-            replace(self, name=f"{self.name} by {form}", statements=(*before, statement))
-            for form, statement in forms.items()
-        ]
-
-
-def deletes(table: str, condition: str) -> dict[str, str]:
-    """Every way to remove rows of a table of the schema."""
-    delete = f"DELETE FROM orchestration.{table} WHERE {condition}"
-    return {
-        "DELETE": delete,
-        "MERGE DELETE": f"MERGE INTO orchestration.{table} USING (SELECT) AS s ON {condition}"
-        " WHEN MATCHED THEN DELETE",
-        "DELETE in a CTE": f"WITH d AS ({delete} RETURNING *) SELECT * FROM d",
-    }
-
-
-def truncates(*tables: str) -> dict[str, str]:
-    """Every way to empty tables of the schema at once."""
-    named = ", ".join(f"orchestration.{table}" for table in tables)
-    return {"TRUNCATE": f"TRUNCATE {named}", "TRUNCATE CASCADE": f"TRUNCATE {named} CASCADE"}
-
-
-def inserts(table: str, columns: Sequence[str], row: str) -> dict[str, str]:
-    """Every way to bring in the row that a SELECT of these columns gives."""
-    listed = ", ".join(columns)
-    insert = f"INSERT INTO orchestration.{table} ({listed}) {row}"
-    return {
-        "INSERT": insert,
-        "MERGE INSERT": (
-            f"MERGE INTO orchestration.{table} USING ({row}) AS s ({listed}) ON false"
-            f" WHEN NOT MATCHED THEN INSERT ({listed})"
-            f" VALUES ({', '.join(f's.{column}' for column in columns)})"
-        ),
-        "INSERT in a CTE": f"WITH i AS ({insert} RETURNING 1) SELECT * FROM i",
-    }
-
-
-def copy(table: str, values: Mapping[str, str | None]) -> str:
-    """COPY of one row; `run` sends what follows the first line as its data."""
-    data = "\t".join("\\N" if value is None else value for value in values.values())
-    return f"COPY orchestration.{table} ({', '.join(values)}) FROM STDIN\n{data}\n"
+def picture(connection: Connect) -> str:
+    """Return a digest of every row of the schema, and of its triggers, constraints and grants."""
+    contents = f"{scalar(connection, ROWS)} UNION ALL {OBJECTS}"
+    return str(
+        scalar(
+            connection,
+            "SELECT md5(string_agg(p.name || p.content, '' ORDER BY p.name, p.content))"
+            f" FROM ({contents}) p",
+        )
+    )
 
 
 def attempt(connection: Connect, statements: Sequence[str]) -> Refusal | None:
-    """One transaction of these statements: how it is refused, or None if it is committed."""
+    """Run these statements in one transaction. Return its error, or None if it was committed."""
     try:
         with connection.transaction():
             run(connection, statements)
@@ -346,8 +304,8 @@ def attempt(connection: Connect, statements: Sequence[str]) -> Refusal | None:
 def attempt_without(
     connection: Connect, objects: Iterable[str], statements: Sequence[str]
 ) -> Refusal | None:
-    """As `attempt`, in a transaction that first drops these objects and is rolled back at its end,
-    after every deferred constraint and trigger has fired."""
+    """Like `attempt`, but in a transaction that first drops these objects and is rolled back at its
+    end, after every deferred constraint and trigger has fired."""
     try:
         with connection.transaction(force_rollback=True):
             for path in objects:
@@ -360,7 +318,7 @@ def attempt_without(
 
 
 def run(connection: Connect, statements: Sequence[str]) -> None:
-    """Execute statements in turn; the lines after a COPY are its data."""
+    """Execute the statements in turn. The lines after a COPY are its data."""
     for statement in statements:
         command, _, data = statement.partition("\n")
         if command.startswith("COPY ") and data:
@@ -398,14 +356,14 @@ R = TypeVar("R", bound=Record)
 
 
 def replayed(record: R) -> R:
-    """The record as a repeated act returns it."""
+    """Return the record as a repeated call returns it."""
     return record.model_copy(update={"replayed": True})
 
 
 def scalar(
     connection: Connect, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
 ) -> Any:
-    """The one value of a query."""
+    """Return the only value of a query."""
     row = connection.execute(query, parameters or None).fetchone()
     assert row is not None
     return row[0]

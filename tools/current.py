@@ -1,9 +1,8 @@
 """Reads src/orchestration/schema/current: the SQL that people edit, one file per object.
 
-A function's file holds its definition, owner and grants, and a view's file does the same. A table's
-file also holds the constraints, indexes and triggers of the table. `roles.sql` holds the roles and
-the schema. `load.sql` is generated: it includes every other file in an order that PostgreSQL
-accepts.
+The file of a function, a view or a type holds its definition, owner and grants. The file of a table
+also holds its constraints, indexes and triggers. `roles.sql` holds the roles and the schema.
+`load.sql` is generated: it includes every other file in an order that PostgreSQL accepts.
 """
 
 import re
@@ -40,6 +39,8 @@ STATEMENTS = (
     ("functions", r"CREATE (?:OR REPLACE )?FUNCTION orchestration\.(\w+)"),
     ("functions", r"ALTER FUNCTION orchestration\.(\w+)"),
     ("functions", r"(?:GRANT|REVOKE)\s[^;]*?\sON FUNCTION\s+orchestration\.(\w+)"),
+    ("types", r"(?:CREATE|ALTER) (?:TYPE|DOMAIN) orchestration\.(\w+)"),
+    ("types", r"(?:GRANT|REVOKE)\s[^;]*?\sON TYPE\s+orchestration\.(\w+)"),
     ("views", r"(?:CREATE (?:OR REPLACE )?|ALTER )VIEW orchestration\.(\w+)"),
     ("grants", r"(?:GRANT|REVOKE)\s[^;]*?\sON (?:TABLE )?\s*orchestration\.(\w+)"),
 )
@@ -54,8 +55,9 @@ class Statement:
     """One statement with the comments before it, without the semicolon after it.
 
     `kind` and `name` give the unit that the statement belongs to: `triggers/<table>__<trigger>`,
-    `grants/<table>`, `tables/<table>`, `functions/<function>` or `views/<view>`. A GRANT on a view
-    has the kind "grants", because its text does not show that the relation is a view.
+    `grants/<table>`, `tables/<table>`, `functions/<function>`, `types/<type>` or `views/<view>`. A
+    GRANT on a view has the kind "grants", because its text does not show that the relation is a
+    view.
     """
 
     text: str

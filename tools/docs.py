@@ -30,9 +30,10 @@ INVARIANTS = """# The invariants
   `src/orchestration/schema/current/`: a trigger, constraint or index in the file of its table, a
   grant in the file of the object that it is on.
 
-The tests of an invariant carry its id, `@pytest.mark.invariant("INV-...")`. The tests in
-`tests/invariants/` attack each invariant, and check that the attack succeeds once the object that
-enforces it is dropped. [errors.md](errors.md) says when to retry.
+The tests of an invariant carry its id, `@pytest.mark.invariant("INV-...")`. The folder
+`tests/invariants/attacks/` lists the attacks on it. The tests check that each attack is refused,
+and that it succeeds once the object that enforces the invariant is dropped. [errors.md](errors.md)
+says when to retry.
 """
 FAMILIES: Final[Mapping[str, str]] = {
     "INV-POL": "Policy versions",
@@ -106,6 +107,8 @@ PURPOSES: Final[Mapping[str, str]] = {
     "instruction_status": "Each instruction and its state, without accounts and payload."
     " `unresolved` counts its items whose outcome is unknown.",
     "kill_switch_state": "The last event of each scope and target.",
+    "payment_outbox_claimed": "The items under a lease, with their payloads, as"
+    " `claim_outbox_batch` returns them.",
     "payment_outbox_contradictions": "Late results that contradict what was recorded or done. A"
     " late result stays in this view until control closes the contradiction.",
     "payment_outbox_depth": "How many items of each rail are pending, due, leased, and leased with"

@@ -5,7 +5,7 @@ usage: python -m tools.revision m="what the revision brings"
 
 The author edits the models and schema/current. `m=` compares both with a database at head and
 writes the next revision. `rewrite=` writes the same changes into a revision that is not released:
-its functions, views, triggers and grants get the text of schema/current, and its tables are
+its functions, views, types, triggers and grants get the text of schema/current, and its tables are
 rendered from the models if they differ. Objects that no revision makes are added to it, and objects
 that schema/current no longer has are removed from it. `rewrite=all` renews every revision; new
 objects go into the newest one.
@@ -38,7 +38,7 @@ from tools.revision_text import Call, Revision, execute
 PACKAGE = current_schema.FOLDER / "__init__.py"
 REVISION = re.compile(r'^REVISION = "(\d+)"$', re.MULTILINE)
 INVARIANT = re.compile(r"INV-[A-Z]{3}-\d{3}")
-UNITS = ("functions/", "views/", "triggers/")
+UNITS = ("functions/", "views/", "types/", "triggers/")
 ON_TABLE = re.compile(r"(?:ALTER TABLE|\bON) orchestration\.(\w+)")
 SQL_FUNCTION = re.compile(r"^ ?LANGUAGE sql\b", re.MULTILINE)
 TRIGGER_FUNCTION = re.compile(r"\bRETURNS trigger\b")
@@ -404,7 +404,8 @@ class Steps:
             # An object with a changed grant is written whole, so that its text equals its file.
             name = path.partition("/")[2]
             if path.startswith("grants/"):
-                paths |= {f"functions/{name}", f"views/{name}"} & before.units.keys()
+                holders = {f"{kind}/{name}" for kind in ("functions", "views", "types")}
+                paths |= holders & before.units.keys()
         self.new = {path: before.units[path] for path in paths if path in before.units}
         self.old = {path: before.landed[path] for path in paths if path in before.found}
         for table in before.tables("missing"):
@@ -418,7 +419,7 @@ class Steps:
 
     def replaceable(self, path: str) -> bool:
         """Return whether CREATE OR REPLACE can turn either definition into the other."""
-        if path.startswith("triggers/"):
+        if path.startswith(("triggers/", "types/")):
             return False
         if path.startswith("views/"):
             wanted, found = columns(self.before.loaded, path), columns(self.before.head, path)
@@ -433,15 +434,22 @@ class Steps:
         """Also drop and make again each object that refers to a dropped definition."""
         waiting = list((self.new.keys() | self.old.keys()) - self.replaced)
         while waiting:
-            name = waiting.pop().partition("/")[2]
+            kind, _, name = waiting.pop().partition("/")
             for path, one in self.before.units.items():
-                if path.startswith(("functions/", "views/")) and name in references(one):
+                if not path.startswith(("functions/", "views/")) or path not in self.before.found:
+                    continue
+                if name in references(one):
                     again = path in self.replaced or path not in self.new
-                    if again and path in self.before.found and path.partition("/")[2] != name:
+                    if again and path.partition("/")[2] != name:
                         self.replaced.discard(path)
                         self.new[path] = one
                         self.old[path] = self.before.landed[path]
                         waiting.append(path)
+                elif kind == "types" and path not in self.new and name in references_in_body(one):
+                    # Sessions keep the type of a PL/pgSQL variable until the function is replaced.
+                    self.new[path] = one
+                    self.old[path] = self.before.landed[path]
+                    self.replaced.add(path)
 
     def lines(self) -> tuple[str, str]:
         (gained, lost), new, gone = self.grants(), "missing", "unexpected"
@@ -504,8 +512,10 @@ class Steps:
         return gained, lost
 
     def target(self, name: str) -> str:
-        is_function = f"functions/{name}" in self.before.units
-        return f"FUNCTION orchestration.{name}" if is_function else f"orchestration.{name}"
+        for kind in ("functions", "types"):
+            if f"{kind}/{name}" in self.before.units:
+                return f"{kind.removesuffix('s').upper()} orchestration.{name}"
+        return f"orchestration.{name}"
 
     def tables(self) -> tuple[str, str]:
         """Return the lines that change the tables, for upgrade and for downgrade.
@@ -607,6 +617,10 @@ def parts(target: str, line: str) -> tuple[str, str, str, str]:
 def references(text: str) -> set[str]:
     """What must exist as long as the object does."""
     return set(current.REFERENCE.findall(current.without(text, "comment", "string", "body")))
+
+
+def references_in_body(text: str) -> set[str]:
+    return set(current.REFERENCE.findall(current.without(text, "comment", "string")))
 
 
 def needs(text: str) -> set[str]:

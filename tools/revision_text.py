@@ -1,8 +1,8 @@
 """Reads and edits the files of alembic/versions: which statement makes which object, and its text.
 
-A unit is what one `op.execute` of a revision makes: a function or a view with its owner and grants,
-a trigger with its enabled state, or the grants on a table. Its text in the revision that made it
-last is the text of `schema/current`.
+A unit is what one `op.execute` of a revision makes: a function, a view or a type with its owner and
+grants, a trigger with its enabled state, or the grants on a table. Its text in the revision that
+made it last is the text of `schema/current`.
 """
 
 import ast
@@ -20,10 +20,10 @@ PARAMETER = re.compile(r"(?<![:\w\\])(:\w+)(?!:)")
 ESCAPED = re.compile(r"\\(:[\w$]*)(?![:\w$])")
 CREATE = re.compile(r"^CREATE (?:OR REPLACE )?(?=FUNCTION|VIEW)", re.MULTILINE)
 CREATES = re.compile(
-    r"CREATE (?:OR REPLACE )?(?:FUNCTION|VIEW|TRIGGER|CONSTRAINT TRIGGER)\s|GRANT\s|REVOKE\s"
+    r"CREATE (?:OR REPLACE )?(?:FUNCTION|VIEW|TYPE|TRIGGER|CONSTRAINT TRIGGER)\s|GRANT\s|REVOKE\s"
 )
 DROPS = re.compile(
-    r"DROP (?P<kind>FUNCTION|VIEW|TRIGGER) (?P<name>\S+?)(?:\(.*\))?(?: ON (?P<table>\S+))?",
+    r"DROP (?P<kind>FUNCTION|VIEW|TYPE|TRIGGER) (?P<name>\S+?)(?:\(.*\))?(?: ON (?P<table>\S+))?",
     re.DOTALL,
 )
 EMPTY = re.compile(r"^def (?!upgrade|downgrade)(\w+)\(\) -> None:\s*(?=^def )", re.MULTILINE)
@@ -223,8 +223,8 @@ def makers(chain: list[Revision]) -> dict[str, list[tuple[Revision, Call]]]:
 
 
 def stale(wanted: Mapping[str, str], chain: list[Revision]) -> dict[str, str]:
-    """A sentence for each function, view and trigger whose text in the revisions is not the text of
-    schema/current.
+    """A sentence for each function, view, type and trigger whose text in the revisions is not the
+    text of schema/current.
 
     Grants on tables are left to the comparison of the databases: a later revision may change them
     one by one.
@@ -232,7 +232,7 @@ def stale(wanted: Mapping[str, str], chain: list[Revision]) -> dict[str, str]:
     found = makers(chain)
     sentences: dict[str, str] = {}
     for unit, text in sorted(wanted.items()):
-        if not unit.startswith(("functions/", "views/", "triggers/")):
+        if not unit.startswith(("functions/", "views/", "types/", "triggers/")):
             continue
         if unit not in found:
             sentences[unit] = (

@@ -1,8 +1,9 @@
-"""Roles, the schema, its revision and the helpers that every later revision stands on.
+"""Create the roles, the schema, its revision row and the helpers that all later revisions use.
 
-Serves: all of them; `raise_invariant` gives a refusal its shape, `refuse_change` is the guard of
-append-only tables, `change_gate` the changer's side of every gate, `copies_a_subscription` tells the
-guards who brings a row. That the revision's own row is counted and stays serves INV-AUD-001.
+Serves: every invariant. `raise_invariant` raises the errors, `refuse_change` guards append-only
+tables, `share_gate` and `change_gate` lock the gates for readers and for changes, and
+`copies_a_subscription` lets the guards recognize rows from a subscription. The guards and the counter
+of `schema_revision` serve INV-AUD-001.
 """
 
 import sqlalchemy as sa
@@ -16,21 +17,23 @@ depends_on = None
 OWNER_AND_SCHEMA = """
 DO $$
 -- env.py runs this as well, because Alembic looks for its version table before the first revision can
--- create a schema for it. Roles belong to the server: another database may create them at the same
--- moment, which shows as a unique violation or as a concurrently updated catalogue row.
+-- create a schema for it. Roles belong to the server, so an upgrade of another database can create
+-- them at the same moment. CREATE ROLE then fails with a unique violation or because a catalogue row
+-- was updated concurrently.
 DECLARE
   v_login text := pg_catalog.quote_ident(current_user);
   v_database text := pg_catalog.quote_ident(pg_catalog.current_database());
   v_schema_owner name;
 BEGIN
-  -- This comes first, so that nobody is told to grant a role that the upgrade then refuses.
+  -- This check comes first. Otherwise a later error could ask for a grant of a role that the upgrade
+  -- then rejects.
   IF EXISTS (
     SELECT FROM pg_catalog.pg_roles
     WHERE rolname = 'symphony_owner'
       AND (rolcanlogin OR rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls
         OR NOT rolinherit)
   ) THEN
-    RAISE EXCEPTION 'The role symphony_owner, which exists already, is not as ours are: '
+    RAISE EXCEPTION 'The existing role symphony_owner has attributes that it must not have: '
       'ALTER ROLE symphony_owner NOLOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION '
       'NOBYPASSRLS INHERIT'
       USING ERRCODE = 'object_not_in_prerequisite_state';
@@ -43,11 +46,11 @@ BEGIN
       WHEN duplicate_object OR unique_violation OR internal_error THEN
         PERFORM pg_catalog.pg_sleep(0.05);
       WHEN insufficient_privilege THEN
-        RAISE EXCEPTION 'The login % makes roles and needs CREATEROLE: ALTER ROLE % CREATEROLE',
+        RAISE EXCEPTION 'The login % must create roles and lacks CREATEROLE: ALTER ROLE % CREATEROLE',
           v_login, v_login USING ERRCODE = 'insufficient_privilege';
     END;
   END LOOP;
-  -- From 16 on whoever makes a role may grant it, but is no member that can act as it.
+  -- From PostgreSQL 16 on, the creator of a role can grant it but cannot yet act as it.
   FOR attempt IN 1 .. 50 LOOP
     EXIT WHEN pg_catalog.pg_has_role('symphony_owner', CASE
       WHEN current_setting('server_version_num')::integer < 160000 THEN 'MEMBER' ELSE 'SET' END);
@@ -57,7 +60,7 @@ BEGIN
       WHEN duplicate_object OR unique_violation OR internal_error THEN
         PERFORM pg_catalog.pg_sleep(0.05);
       WHEN insufficient_privilege THEN
-        RAISE EXCEPTION 'The login % has to act as symphony_owner, which exists already: '
+        RAISE EXCEPTION 'The login % must be able to act as the existing role symphony_owner: '
           'GRANT symphony_owner TO %', v_login, v_login || CASE
             WHEN current_setting('server_version_num')::integer < 160000 THEN ''
             ELSE ' WITH INHERIT TRUE' END
@@ -75,8 +78,8 @@ BEGIN
         v_login, v_database, v_login USING ERRCODE = 'insufficient_privilege';
     END;
   ELSIF v_schema_owner <> 'symphony_owner' THEN
-    RAISE EXCEPTION 'The schema orchestration belongs to %: the upgrade makes its own, so rename '
-      'it or DROP SCHEMA orchestration', pg_catalog.quote_ident(v_schema_owner)
+    RAISE EXCEPTION 'The schema orchestration belongs to %, not to symphony_owner: rename the schema '
+      'or DROP SCHEMA orchestration', pg_catalog.quote_ident(v_schema_owner)
       USING ERRCODE = 'duplicate_schema';
   END IF;
 END
@@ -90,10 +93,10 @@ def upgrade() -> None:
 DO $$
 BEGIN
   IF current_setting('server_version_num')::integer < 150000 THEN
-    RAISE EXCEPTION 'PostgreSQL 15 or later is needed' USING ERRCODE = 'feature_not_supported';
+    RAISE EXCEPTION 'PostgreSQL 15 or later is required' USING ERRCODE = 'feature_not_supported';
   END IF;
   IF current_setting('server_encoding') <> 'UTF8' THEN
-    RAISE EXCEPTION 'The database must be encoded in UTF8: hashes are taken over UTF-8 text'
+    RAISE EXCEPTION 'The database must be encoded in UTF8, because hashes are computed over UTF-8'
       USING ERRCODE = 'feature_not_supported';
   END IF;
 END
@@ -103,7 +106,8 @@ $$
     op.execute(
         """
 DO $$
--- Roles that somebody made before us are taken over only as we would have made them.
+-- Existing roles are accepted only if they have the attributes that this revision gives to new ones,
+-- and no memberships.
 DECLARE
   v_role text;
   v_other text;
@@ -117,7 +121,7 @@ BEGIN
   ORDER BY r.rolname
   LIMIT 1;
   IF FOUND THEN
-    RAISE EXCEPTION 'The role %, which exists already, is not as ours are: ALTER ROLE % NOLOGIN '
+    RAISE EXCEPTION 'The existing role % has attributes that it must not have: ALTER ROLE % NOLOGIN '
       'NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS INHERIT', v_role, v_role
       USING ERRCODE = 'object_not_in_prerequisite_state';
   END IF;
@@ -130,7 +134,7 @@ BEGIN
   ORDER BY m.rolname, r.rolname
   LIMIT 1;
   IF FOUND THEN
-    RAISE EXCEPTION 'The role %, which exists already, is a member of another: REVOKE % FROM %',
+    RAISE EXCEPTION 'The existing role % must not be a member of another role: REVOKE % FROM %',
       v_role, pg_catalog.quote_ident(v_other), v_role
       USING ERRCODE = 'object_not_in_prerequisite_state';
   END IF;
@@ -157,7 +161,7 @@ BEGIN
         WHEN duplicate_object OR unique_violation OR internal_error THEN
           PERFORM pg_catalog.pg_sleep(0.05);
         WHEN insufficient_privilege THEN
-          RAISE EXCEPTION 'The login % makes roles and needs CREATEROLE: ALTER ROLE % CREATEROLE',
+          RAISE EXCEPTION 'The login % must create roles and lacks CREATEROLE: ALTER ROLE % CREATEROLE',
             v_login, v_login USING ERRCODE = 'insufficient_privilege';
       END;
     END LOOP;
@@ -204,7 +208,8 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 DECLARE
-  -- Whatever a caller sent comes back shortened: a log must not fill up with it.
+  -- The message and DETAIL can contain values that the caller passed. They are cut to 200 characters,
+  -- so that a caller cannot fill the log.
   v_message text := left(p_invariant || ': ' || p_message, 200);
   v_detail jsonb := p_detail;
 BEGIN
@@ -219,7 +224,7 @@ BEGIN
     INTO v_detail
     FROM jsonb_each(p_detail) d;
   END IF;
-  -- RAISE refuses a null option, and would hide the refusal behind 22004.
+  -- RAISE fails with 22004 if an option is null, so COLUMN is left out if there is none.
   IF p_column IS NULL THEN
     RAISE EXCEPTION USING
       ERRCODE = p_errcode,
@@ -258,7 +263,7 @@ CREATE FUNCTION orchestration.refuse_long_texts(
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- Called before any lock is taken: the CHECKs of the table refuse a long text only after that.
+-- Call it before taking a lock: the CHECK constraints of the table reject a long text only later.
 BEGIN
   FOR i IN 1 .. cardinality(p_values) LOOP
     IF octet_length(p_values[i]) > p_limit THEN
@@ -293,14 +298,14 @@ BEGIN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '23502', format('%s must not be null', p_missing), p_table,
       jsonb_build_object('ordinal', p_ordinal, 'column', p_missing),
-      format('Give every element its %s.', p_missing), p_missing
+      format('Set %s in every element.', p_missing), p_missing
     );
   END IF;
   PERFORM orchestration.raise_invariant(
     'INV-API-001', '23514', format('%s is out of bounds or malformed', p_malformed), p_table,
     jsonb_build_object('ordinal', p_ordinal, 'column', p_malformed),
-    'Text keys are 1 to 1,000 octets, free texts at most 4,000, payloads are JSON objects of at'
-      ' most 1,000,000.',
+    'Text keys must have 1 to 1,000 octets, free texts at most 4,000. Payloads must be JSON objects'
+      ' of at most 1,000,000 octets.',
     p_malformed
   );
 END
@@ -317,7 +322,7 @@ RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- The server's own message quotes the value in full.
+-- The error of the server is replaced because its CONTEXT can quote the whole value.
 BEGIN
   PERFORM orchestration.raise_invariant(
     'INV-API-001',
@@ -325,7 +330,7 @@ BEGIN
       WHEN p_sqlstate IN ('22P02', '22003', '22007', '22008', '22P05') THEN p_sqlstate
       ELSE '22023'
     END,
-    p_message, p_table, '{}', 'Give every value in the form that the type of its column takes.'
+    p_message, p_table, '{}', 'Write each value as valid input for the type of its column.'
   );
 END
 $$;
@@ -336,8 +341,8 @@ REVOKE EXECUTE ON FUNCTION orchestration.refuse_unreadable FROM PUBLIC
     )
     op.execute(
         """
--- RFC 9562, method 3: 48 bits of milliseconds and 12 bits of their fraction are one number,
--- milliseconds * 4096, so the clock is read once and the expression can be inlined.
+-- RFC 9562, method 3: 48 bits of milliseconds and 12 bits of their fraction. Both are one number,
+-- milliseconds * 4096. It is computed from one reading of the clock, and PostgreSQL can inline it.
 CREATE FUNCTION orchestration.uuid_v7() RETURNS uuid
 LANGUAGE sql VOLATILE PARALLEL SAFE
 RETURN (
@@ -353,10 +358,10 @@ REVOKE EXECUTE ON FUNCTION orchestration.uuid_v7 FROM PUBLIC
     )
     op.execute(
         """
--- A subscription's worker brings rows that were judged where they were written: in no order of
--- tables, nor of the rows of one, when it copies them, and later than they say in any case. The
--- guards then judge what a row tells alone. Whoever only sets session_replication_role is judged as
--- everybody.
+-- True in the worker of a subscription. Its rows were checked on the server where they were written.
+-- The initial copy loads tables in parallel and rows in any order, and every row arrives after the
+-- timestamps that it carries. The guards therefore check only what a row shows by itself. A session
+-- that merely sets session_replication_role gets all checks.
 CREATE FUNCTION orchestration.copies_a_subscription() RETURNS boolean
 LANGUAGE sql STABLE
 RETURN EXISTS (
@@ -374,7 +379,7 @@ CREATE FUNCTION orchestration.refuse_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- Arguments of the trigger: invariant, SQLSTATE, then the key columns that DETAIL shows.
+-- Arguments of the trigger: the invariant, the SQLSTATE, and the key columns to show in DETAIL.
 DECLARE
   v_row jsonb := CASE WHEN TG_LEVEL = 'ROW' THEN to_jsonb(OLD) END;
   v_detail jsonb := '{}';
@@ -389,7 +394,7 @@ BEGIN
     format('%s of %s is forbidden', TG_OP, TG_TABLE_NAME),
     TG_TABLE_NAME,
     v_detail,
-    'What was recorded stays as it is; record what happened since as a new row, by the functions.'
+    'Stored rows cannot be changed. Call a function of this schema to record a new row.'
   );
   RETURN NULL;
 END
@@ -405,7 +410,7 @@ CREATE FUNCTION orchestration.count_schema_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- Counted, so that no two changes of the revision look the same in the audit log.
+-- The counter makes any two changes of the revision different entries in the audit log.
 BEGIN
   NEW.changes := OLD.changes + 1;
   RETURN NEW;
@@ -438,11 +443,12 @@ ALTER TABLE orchestration.schema_revision ENABLE ALWAYS TRIGGER no_truncate
     )
     op.execute(
         """
--- Bounds, for this transaction, how long a client that has stopped can hold its locks.
--- idle_in_transaction_session_timeout ends a client that sends nothing. tcp_user_timeout, in
--- milliseconds, ends one that does not read its reply: a backend that waits to send is not idle,
--- and statement_timeout does not end it. A Unix socket has no such bound and always shows 0.
--- A SQL-standard body without a SET clause is inlined into its callers, which are on hot paths.
+-- Limits, for this transaction, how long a client that has stopped responding can hold its locks.
+-- idle_in_transaction_session_timeout ends the session of a client that sends nothing.
+-- tcp_user_timeout, in milliseconds, ends the session of a client that does not read its reply: a
+-- backend that waits to send is not idle, and statement_timeout does not end it. A Unix socket has no
+-- such limit and always shows 0.
+-- PostgreSQL inlines a SQL-standard body without a SET clause. The callers run in every gated write.
 CREATE FUNCTION orchestration.bound_idle_time() RETURNS text
 LANGUAGE sql VOLATILE
 RETURN concat(
@@ -481,16 +487,18 @@ RETURNS TABLE (
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+-- Longer than 70 lines because it is one query over five catalogue views.
 -- Not SECURITY DEFINER: pg_stat_activity shows client_addr, state and transaction_started_at of
 -- another login only to a caller who has pg_read_all_stats, which symphony_owner does not have.
 BEGIN
   RETURN QUERY
   WITH holder AS (
-    -- A transaction can hold a gate in several modes: show the wait, otherwise the strongest mode.
+    -- A transaction can hold a gate in several modes. Show the mode that it waits for, otherwise the
+    -- strongest one that it holds.
     SELECT DISTINCT ON (c.relname, l.virtualtransaction)
            c.relname::text AS gate,
            l.mode,
-           -- A row lock is awaited as a lock on the other transaction, or on the row.
+           -- A session that waits for a row waits for a lock on the other transaction or on the tuple.
            l.granted AND w.pid IS NULL AS granted,
            l.pid,
            coalesce(l.waitstart, w.waitstart) AS waiting_since,
@@ -526,7 +534,7 @@ BEGIN
          p.gid
   FROM holder h
   LEFT JOIN pg_stat_activity a ON a.pid = h.pid
-  -- A prepared transaction has no backend: it is found by the lock on its own transaction id.
+  -- A prepared transaction has no backend. It is found by the lock on its own transaction id.
   LEFT JOIN (
     pg_prepared_xacts p
     JOIN pg_locks x
@@ -548,8 +556,9 @@ CREATE FUNCTION orchestration.lock_gate(p_gate text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- The side of the change: the lock waits for the writers that share the gate, and writers that come
--- later wait for the change.
+-- A transaction that changes what the gate protects calls this first. The lock waits for the
+-- transactions that share the gate (share_gate). A transaction that wants to share it later waits for
+-- this one.
 DECLARE
   v_invariant text := CASE p_gate
     WHEN 'policy_gate' THEN 'INV-ATT-008'
@@ -564,7 +573,7 @@ BEGIN
   EXCEPTION
     WHEN lock_not_available THEN
       PERFORM orchestration.raise_invariant(
-        v_invariant, '55P03', format('%s was not free within lock_timeout', p_gate), p_gate,
+        v_invariant, '55P03', format('%s was not released within lock_timeout', p_gate), p_gate,
         jsonb_build_object('gate', p_gate, 'holders', coalesce((
           SELECT jsonb_agg(
             jsonb_strip_nulls(jsonb_build_object(
@@ -580,20 +589,21 @@ BEGIN
             LIMIT 20
           ) h
         ), '[]')),
-        'Run it again. gate_holders() shows who holds the gate.'
+        'Try again. gate_holders() shows which sessions hold the gate.'
       );
   END;
-  -- A subscription brings the gate's row in no order with the rows of other tables.
+  -- A subscription can copy the protected rows before it copies the gate's row.
   IF current_setting('session_replication_role') = 'replica' THEN
     RETURN;
   END IF;
-  -- An older snapshot gets 40001 here, before it judges what it cannot see.
+  -- Under a snapshot older than the last change this fails with 40001, before anything is checked
+  -- against rows that the snapshot does not see.
   EXECUTE format('SELECT FROM orchestration.%I WHERE singleton FOR UPDATE', p_gate);
   GET DIAGNOSTICS v_rows = ROW_COUNT;
   IF v_rows <> 1 THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-002', 'P0002', format('%s has lost its row', p_gate), p_gate, '{}',
-      format('Insert it again, as owner: INSERT INTO orchestration.%I DEFAULT VALUES', p_gate)
+      'INV-API-002', 'P0002', format('%s has no row', p_gate), p_gate, '{}',
+      format('As symphony_owner, run: INSERT INTO orchestration.%I DEFAULT VALUES', p_gate)
     );
   END IF;
 END
@@ -609,8 +619,8 @@ CREATE FUNCTION orchestration.change_gate() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- Argument of the trigger: the gate. The lock waits for the writers that share it; the row's new
--- version tells writers with an older snapshot.
+-- Argument of the trigger: the gate. The lock waits for the transactions that share it. The update of
+-- the row makes a transaction with an older snapshot fail with 40001 when it shares the gate.
 BEGIN
   PERFORM orchestration.lock_gate(TG_ARGV[0]);
   IF current_setting('session_replication_role') = 'replica' THEN
@@ -628,11 +638,54 @@ ALTER FUNCTION orchestration.change_gate OWNER TO symphony_owner;
 REVOKE EXECUTE ON FUNCTION orchestration.change_gate FROM PUBLIC
 """
     )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.share_gate(p_gate text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, orchestration, pg_temp
+AS $$
+-- A transaction that checks what the gate protects calls this first. Such transactions share the gate.
+-- A change locks it exclusively (lock_gate), so no change commits between a check and the commit of
+-- the transaction that made it.
+DECLARE
+  -- If the client stops responding in this transaction, every change of the gate waits for it.
+  v_bound text := orchestration.bound_idle_time();
+  v_rows bigint;
+BEGIN
+  -- Static statements, because every gated write comes here: EXECUTE costs about 4 us more per call.
+  CASE p_gate
+    WHEN 'kill_switch_gate' THEN
+      LOCK TABLE orchestration.kill_switch_gate IN ROW SHARE MODE;
+    WHEN 'policy_gate' THEN
+      LOCK TABLE orchestration.policy_gate IN ROW SHARE MODE;
+    WHEN 'revocation_gate' THEN
+      LOCK TABLE orchestration.revocation_gate IN ROW SHARE MODE;
+  END CASE;
+  -- A snapshot that was taken before the lock does not see the changes that committed in between.
+  -- Every change updates the gate's row, so locking the row fails with 40001 under such a snapshot.
+  IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+    EXECUTE format('SELECT FROM orchestration.%I WHERE singleton FOR SHARE', p_gate);
+    GET DIAGNOSTICS v_rows = ROW_COUNT;
+    IF v_rows <> 1 THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-API-002', 'P0002', format('%s has no row', p_gate), p_gate, '{}',
+        format('As symphony_owner, run: INSERT INTO orchestration.%I DEFAULT VALUES', p_gate)
+      );
+    END IF;
+  END IF;
+END
+$$;
+
+ALTER FUNCTION orchestration.share_gate OWNER TO symphony_owner;
+REVOKE EXECUTE ON FUNCTION orchestration.share_gate FROM PUBLIC
+"""
+    )
     op.execute("RESET ROLE")
 
 
 def downgrade() -> None:
     op.execute("SET LOCAL ROLE symphony_owner")
+    op.execute("DROP FUNCTION orchestration.share_gate")
     op.execute("DROP FUNCTION orchestration.change_gate")
     op.execute("DROP FUNCTION orchestration.lock_gate")
     op.execute("DROP FUNCTION orchestration.gate_holders")
@@ -656,8 +709,8 @@ FROM symphony_ingest, symphony_executor, symphony_control, symphony_readonly, sy
     op.execute(
         """
 DO $$
--- The owner, the schema and the version table stay. A runtime role stays, with a notice, while
--- another database uses it, a login is its member, or whoever goes down may not drop it.
+-- The owner, the schema and the version table are kept. A runtime role is kept, with a notice, if
+-- another database uses it, if it has members, or if the login cannot drop it.
 DECLARE
   v_role text;
   v_members text;
@@ -670,16 +723,16 @@ BEGIN
     WHERE m.roleid = v_role::regrole
       AND m.member <> (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user);
     IF v_members IS NOT NULL THEN
-      RAISE NOTICE 'role % stays: its members are %', v_role, v_members;
+      RAISE NOTICE 'role % is kept: its members are %', v_role, v_members;
       CONTINUE;
     END IF;
     BEGIN
       EXECUTE pg_catalog.format('DROP ROLE %I', v_role);
     EXCEPTION
       WHEN dependent_objects_still_exist THEN
-        RAISE NOTICE 'role % stays: another database uses it', v_role;
+        RAISE NOTICE 'role % is kept: another database uses it', v_role;
       WHEN insufficient_privilege THEN
-        RAISE NOTICE 'role % stays: % has no ADMIN on it', v_role, current_user;
+        RAISE NOTICE 'role % is kept: % has no ADMIN on it', v_role, current_user;
     END;
   END LOOP;
 END

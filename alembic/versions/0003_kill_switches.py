@@ -1,7 +1,7 @@
-"""Kill switches: engaged and released by events, under a gate, and read by every gated write.
+"""Create the kill switches, their gate and the check that every gated write makes.
 
 Serves: INV-KIL-001 to INV-KIL-003, INV-APP-001, INV-AUD-001, INV-API-002. The triggers that call
-`block_execution_if_killed` stand with the tables they gate.
+`block_execution_if_killed` are created with the tables that they gate.
 """
 
 import sqlalchemy as sa
@@ -102,7 +102,7 @@ TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symp
     )
     op.execute(
         """
--- No role reads it: its row type is what the functions return.
+-- No role may select from this view. It defines the row type that the functions return.
 CREATE VIEW orchestration.kill_switch_result
 WITH (security_invoker = true)
 AS
@@ -115,34 +115,6 @@ ALTER VIEW orchestration.kill_switch_result OWNER TO symphony_owner
 
     op.execute(
         """
-CREATE FUNCTION orchestration.share_kill_switch_gate() RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, orchestration, pg_temp
-AS $$
-DECLARE
-  -- A client that stops in this transaction holds the gate, and every change waits for it.
-  v_bound text := orchestration.bound_idle_time();
-BEGIN
-  LOCK TABLE orchestration.kill_switch_gate IN ROW SHARE MODE;
-  -- An older snapshot would read past the lock: the row, updated by every change, answers 40001.
-  IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
-    PERFORM 1 FROM orchestration.kill_switch_gate WHERE singleton FOR SHARE;
-    IF NOT FOUND THEN
-      PERFORM orchestration.raise_invariant(
-        'INV-API-002', 'P0002', 'kill_switch_gate has lost its row', 'kill_switch_gate', '{}',
-        'Insert it again, as owner: INSERT INTO orchestration.kill_switch_gate DEFAULT VALUES'
-      );
-    END IF;
-  END IF;
-END
-$$;
-
-ALTER FUNCTION orchestration.share_kill_switch_gate OWNER TO symphony_owner;
-REVOKE EXECUTE ON FUNCTION orchestration.share_kill_switch_gate FROM PUBLIC
-"""
-    )
-    op.execute(
-        """
 CREATE FUNCTION orchestration.guard_kill_switch() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
@@ -153,10 +125,10 @@ BEGIN
   IF current_setting('session_replication_role') = 'replica' THEN
     RETURN NEW;
   END IF;
-  -- The gate is held by now: events are numbered in the order in which they come to count.
+  -- The statement trigger has locked the gate, so events are numbered in the order of their commits.
   SELECT coalesce(max(k.event_no), 0) + 1 INTO v_next FROM orchestration.kill_switches k;
   IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.event_no = NEW.event_no) THEN
-    -- The primary key refuses it.
+    -- The primary key rejects this row.
     v_next := NEW.event_no;
   END IF;
   NEW.event_no := coalesce(NEW.event_no, v_next);
@@ -165,7 +137,7 @@ BEGIN
   NEW.xact_id := pg_current_xact_id()::text::bigint;
   IF NEW.event_no <> v_next THEN
     PERFORM orchestration.raise_invariant(
-      'INV-KIL-001', '22023', 'event_no does not follow the last event', 'kill_switches',
+      'INV-KIL-001', '22023', 'event_no must be the number after the last event', 'kill_switches',
       jsonb_build_object('event_no', NEW.event_no, 'expected', v_next),
       'Leave event_no out: the database sets it.', 'event_no'
     );
@@ -187,8 +159,8 @@ SET enable_seqscan = off
 AS $$
 -- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
 -- was empty would still scan the whole table after it has grown.
--- Gated writes look single switches up, so that the events may become many. As a row comparison
--- only the one index serves: by equality the planner might walk the primary key backwards.
+-- The recursion and the row comparison read one index entry per target, however many events there
+-- are. With an equality the planner could choose to walk the primary key backwards instead.
   WITH RECURSIVE named (target) AS (
     SELECT min(coalesce(k.target, ''))
     FROM orchestration.kill_switches k
@@ -231,11 +203,11 @@ SET enable_seqscan = off
 AS $$
 -- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
 -- was empty would still scan the whole table after it has grown.
--- The caller holds the gate: what is allowed here commits before the next switch engages.
+-- The caller shares the gate, so a write that passes commits before the next switch is engaged.
 DECLARE
   v_switch orchestration.kill_switches;
 BEGIN
-  -- The two that concern everybody each by a statement of its own: one query over all costs more.
+  -- GLOBAL and the stage are looked up in separate statements, because one query over all costs more.
   SELECT k.*
   INTO v_switch
   FROM orchestration.kill_switches k
@@ -279,7 +251,7 @@ BEGIN
       'kill_switches',
       jsonb_build_object('scope', v_switch.scope, 'target', v_switch.target,
         'reason', v_switch.reason),
-      'Wait until it is released: kill_switch_state shows it.', 'scope'
+      'Wait until the switch is released. kill_switch_state shows its state.', 'scope'
     );
   END IF;
 END
@@ -296,74 +268,84 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
+-- Longer than 70 lines because a query over a transition table cannot be in a function of its own.
+-- Arguments of the trigger: the stage that the table belongs to, and which rows are gated.
+--   (none)      every row; the rows have no participant
+--   'EACH'      every row; participant_id is its participant
+--   'ENQUEUED'  the rows with redrive_no = 0, because a redrive is an act of control
+--   'OPENED'    the rows that open an attempt, because closing one ends work that has begun; a third
+--               argument names the table that has participant_id and rail_type by outbox_id
+-- The trigger fires after the insert, so that a replay, which stores nothing, is not checked. The
+-- functions share the gate before they take any other lock.
 -- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
 -- was empty would still scan the whole table after it has grown.
--- Argument of the trigger: the scope. After the rows, so that a replay that stored nothing is not
--- judged; the functions have taken the gate before their other locks already.
 DECLARE
+  v_rows text := coalesce(TG_ARGV[1], '');
+  v_gated boolean;
   v_participant_ids text[];
   v_rail_types text[];
 BEGIN
-  -- What a subscription brings was written before the switch engaged, or it would not be there.
+  -- A row that a subscription copies was checked on the server where it was written.
   IF current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription() THEN
     RETURN NULL;
   END IF;
-  IF TG_LEVEL = 'STATEMENT' THEN
-    -- A redrive is an act of control, and closing an attempt ends what was begun: neither is
-    -- gated, nor does it hold the gate.
-    IF TG_TABLE_NAME = 'payment_outbox_items' THEN
-      IF NOT EXISTS (SELECT FROM inserted n WHERE n.redrive_no = 0) THEN
-        RETURN NULL;
-      END IF;
-    ELSIF TG_TABLE_NAME = 'payment_outbox_attempts' THEN
-      IF NOT EXISTS (SELECT FROM inserted n WHERE n.phase = 'OPEN') THEN
-        RETURN NULL;
-      END IF;
-      -- A cancellation opens and closes its attempt in one statement: nothing is dispatched.
-      IF EXISTS (SELECT FROM inserted c WHERE c.error_code = 'CANCELLED')
-        AND NOT EXISTS (
-          SELECT FROM inserted n
-          WHERE n.phase = 'OPEN'
-            AND NOT EXISTS (
-              SELECT FROM inserted c
-              WHERE c.outbox_id = n.outbox_id
-                AND c.attempt_no = n.attempt_no
-                AND c.state = 'FAILED'
-                AND c.error_code = 'CANCELLED'
-                AND c.requested_state IS NULL
-            )
-        ) THEN
-        RETURN NULL;
-      END IF;
-    ELSIF NOT EXISTS (SELECT FROM inserted) THEN
-      RETURN NULL;
+  -- Return before the gate is shared if no row is gated.
+  IF TG_LEVEL = 'ROW' THEN
+    v_gated := true;
+  ELSIF v_rows = 'ENQUEUED' THEN
+    v_gated := EXISTS (SELECT FROM inserted n WHERE n.redrive_no = 0);
+  ELSIF v_rows = 'OPENED' THEN
+    v_gated := EXISTS (SELECT FROM inserted n WHERE n.phase = 'OPEN');
+    IF v_gated AND EXISTS (SELECT FROM inserted c WHERE c.error_code = 'CANCELLED') THEN
+      -- A cancellation opens and closes its attempt in one statement and dispatches nothing.
+      v_gated := EXISTS (
+        SELECT FROM inserted n
+        WHERE n.phase = 'OPEN'
+          AND NOT EXISTS (
+            SELECT FROM inserted c
+            WHERE c.outbox_id = n.outbox_id
+              AND c.attempt_no = n.attempt_no
+              AND c.state = 'FAILED'
+              AND c.error_code = 'CANCELLED'
+              AND c.requested_state IS NULL
+          )
+      );
     END IF;
+  ELSE
+    v_gated := EXISTS (SELECT FROM inserted);
   END IF;
-  PERFORM orchestration.share_kill_switch_gate();
-  IF NOT EXISTS (
+  IF NOT v_gated THEN
+    RETURN NULL;
+  END IF;
+  PERFORM orchestration.share_gate('kill_switch_gate');
+  -- Collect the participants and rails only if a switch for one of them was ever engaged.
+  IF v_rows <> '' AND EXISTS (
     SELECT FROM orchestration.kill_switches k WHERE k.scope IN ('PARTICIPANT', 'RAIL')
   ) THEN
-    NULL;
-  ELSIF TG_LEVEL = 'ROW' THEN
-    v_participant_ids := ARRAY[NEW.participant_id];
-  ELSIF TG_TABLE_NAME = 'instructions' THEN
-    SELECT array_agg(DISTINCT n.participant_id) INTO v_participant_ids FROM inserted n;
-  ELSIF TG_TABLE_NAME = 'payment_outbox_items' THEN
-    SELECT array_agg(DISTINCT n.participant_id) INTO v_participant_ids
-    FROM inserted n
-    WHERE n.redrive_no = 0;
-  ELSIF TG_TABLE_NAME = 'payment_outbox_attempts' THEN
-    SELECT array_agg(DISTINCT p.participant_id), array_agg(DISTINCT p.rail_type)
-    INTO v_participant_ids, v_rail_types
-    FROM inserted n
-    CROSS JOIN LATERAL (
-      SELECT p.participant_id, p.rail_type
-      FROM orchestration.payment_outbox_pending p
-      WHERE p.outbox_id = n.outbox_id
-      OFFSET 0
-    ) p
-    WHERE n.phase = 'OPEN';
+    IF TG_LEVEL = 'ROW' THEN
+      v_participant_ids := ARRAY[NEW.participant_id];
+    ELSIF v_rows = 'EACH' THEN
+      SELECT array_agg(DISTINCT n.participant_id) INTO v_participant_ids FROM inserted n;
+    ELSIF v_rows = 'ENQUEUED' THEN
+      SELECT array_agg(DISTINCT n.participant_id) INTO v_participant_ids
+      FROM inserted n
+      WHERE n.redrive_no = 0;
+    ELSE
+      -- OFFSET 0 keeps this an index look-up per row whatever the table's statistics say.
+      EXECUTE format(
+        'SELECT array_agg(DISTINCT p.participant_id), array_agg(DISTINCT p.rail_type)'
+        ' FROM inserted n'
+        ' CROSS JOIN LATERAL ('
+        '   SELECT p.participant_id, p.rail_type'
+        '   FROM orchestration.%I p'
+        '   WHERE p.outbox_id = n.outbox_id'
+        '   OFFSET 0'
+        ' ) p'
+        ' WHERE n.phase = ''OPEN''',
+        TG_ARGV[2]
+      ) INTO v_participant_ids, v_rail_types;
+    END IF;
   END IF;
   PERFORM orchestration.refuse_if_killed(TG_ARGV[0], v_participant_ids, v_rail_types);
   RETURN NULL;
@@ -437,7 +419,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET lock_timeout = 0
 AS $$
--- It waits as long as it takes: whoever holds the gate may be idle for 10 seconds at most.
+-- There is no lock_timeout, because a stop must not be given up. The wait ends: a session that holds
+-- the gate is ended after 10 seconds without activity (bound_idle_time).
 BEGIN
   PERFORM orchestration.refuse_long_texts(
     'kill_switches', ARRAY['scope', 'target', 'actor', 'key'],
@@ -455,11 +438,11 @@ BEGIN
   IF FOUND THEN
     RETURN;
   END IF;
-  -- The unique constraint would refuse it too, with the whole key in DETAIL.
+  -- The unique constraint would reject the key too, but its DETAIL would show the whole key.
   IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.key = p_key) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-KIL-003', '23505', 'p_key names another event', 'kill_switches',
-      jsonb_build_object('key', p_key), 'Use a new key for another act.', 'key'
+      'INV-KIL-003', '23505', 'p_key belongs to a different event', 'kill_switches',
+      jsonb_build_object('key', p_key), 'Use a new key for each event.', 'key'
     );
   END IF;
   RETURN QUERY
@@ -504,22 +487,21 @@ BEGIN
   IF FOUND THEN
     RETURN;
   END IF;
-  -- The unique constraint would refuse it too, with the whole key in DETAIL.
+  -- The unique constraint would reject the key too, but its DETAIL would show the whole key.
   IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.key = p_key) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-KIL-003', '23505', 'p_key names another event', 'kill_switches',
-      jsonb_build_object('key', p_key), 'Use a new key for another act.', 'key'
+      'INV-KIL-003', '23505', 'p_key belongs to a different event', 'kill_switches',
+      jsonb_build_object('key', p_key), 'Use a new key for each event.', 'key'
     );
   END IF;
   IF NOT EXISTS (
     SELECT FROM orchestration.kill_switch_state s
     WHERE s.scope = p_scope AND s.target IS NOT DISTINCT FROM p_target AND s.engaged
-  ) AND NOT EXISTS (
-    SELECT FROM orchestration.kill_switches k WHERE k.key = p_key
   ) THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-002', 'P0002', 'no such kill switch is engaged', 'kill_switches',
-      jsonb_build_object('scope', p_scope, 'target', p_target), 'Read kill_switch_state.', 'scope'
+      jsonb_build_object('scope', p_scope, 'target', p_target),
+      'kill_switch_state shows the engaged switches.', 'scope'
     );
   END IF;
   RETURN QUERY
@@ -545,7 +527,7 @@ def downgrade() -> None:
 DO $$
 BEGIN
   IF EXISTS (SELECT FROM orchestration.kill_switches) THEN
-    RAISE EXCEPTION 'kill_switches holds evidence; to destroy it say -x destroy-evidence=yes'
+    RAISE EXCEPTION 'kill_switches contains evidence; to destroy it, pass -x destroy-evidence=yes'
       USING ERRCODE = 'dependent_objects_still_exist';
   END IF;
 END
@@ -562,7 +544,6 @@ $$
     op.execute("DROP VIEW orchestration.kill_switch_state")
     op.drop_table("kill_switches", schema="orchestration")
     op.execute("DROP FUNCTION orchestration.guard_kill_switch")
-    op.execute("DROP FUNCTION orchestration.share_kill_switch_gate")
     op.drop_table("kill_switch_gate", schema="orchestration")
     op.execute("UPDATE orchestration.schema_revision SET revision = '0002'")
     op.execute("RESET ROLE")

@@ -1,6 +1,6 @@
-"""Policy versions, their gate and rotation.
+"""Create the policy versions, their gate, and the functions that rotate and retire them.
 
-Serves: INV-POL-001 to INV-POL-011, INV-AUD-001, INV-API-001, and the policy half of INV-ATT-008.
+Serves: INV-POL-001 to INV-POL-011, INV-AUD-001, INV-API-001, INV-ATT-008.
 """
 
 import sqlalchemy as sa
@@ -115,7 +115,7 @@ TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symp
     )
     op.execute(
         """
--- No role reads it: its row type is what the functions return.
+-- No role may select from this view. It defines the row type that the functions return.
 CREATE VIEW orchestration.policy_version_result
 WITH (security_invoker = true)
 AS
@@ -128,38 +128,11 @@ ALTER VIEW orchestration.policy_version_result OWNER TO symphony_owner
 
     op.execute(
         """
-CREATE FUNCTION orchestration.share_policy_gate() RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, orchestration, pg_temp
-AS $$
-DECLARE
-  -- A client that stops in this transaction holds the gate, and every change waits for it.
-  v_bound text := orchestration.bound_idle_time();
-BEGIN
-  LOCK TABLE orchestration.policy_gate IN ROW SHARE MODE;
-  -- An older snapshot would read past the lock: the row, updated by every change, answers 40001.
-  IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
-    PERFORM 1 FROM orchestration.policy_gate WHERE singleton FOR SHARE;
-    IF NOT FOUND THEN
-      PERFORM orchestration.raise_invariant(
-        'INV-API-002', 'P0002', 'policy_gate has lost its row', 'policy_gate', '{}',
-        'Insert its one row again, as owner: INSERT INTO orchestration.policy_gate DEFAULT VALUES'
-      );
-    END IF;
-  END IF;
-END
-$$;
-
-ALTER FUNCTION orchestration.share_policy_gate OWNER TO symphony_owner;
-REVOKE EXECUTE ON FUNCTION orchestration.share_policy_gate FROM PUBLIC
-"""
-    )
-    op.execute(
-        """
 CREATE FUNCTION orchestration.guard_policy_version() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+-- Longer than 70 lines because each of its nine checks raises its own error.
 DECLARE
   v_replica boolean := current_setting('session_replication_role') = 'replica';
   v_copied boolean := v_replica AND orchestration.copies_a_subscription();
@@ -167,6 +140,8 @@ DECLARE
   v_active text;
   v_newest timestamptz;
   v_next timestamptz;
+  v_changed boolean;
+  v_grace_wrong boolean;
 BEGIN
   IF TG_OP = 'INSERT' THEN
     IF NOT v_replica THEN
@@ -175,24 +150,25 @@ BEGIN
       NEW.created_at := coalesce(NEW.created_at, clock_timestamp());
     END IF;
     IF EXISTS (SELECT FROM orchestration.policy_versions p WHERE p.id = NEW.id) THEN
-      -- The primary key refuses it; what is missing must not be refused before.
+      -- The primary key rejects this row. NOT NULL must not reject it first.
       NEW.activated_at := coalesce(NEW.activated_at, clock_timestamp());
       RETURN NEW;
     END IF;
     IF v_copied THEN
-      -- It may have left ACTIVE since, and come before the versions that it followed.
+      -- The version may have left ACTIVE since, and it may arrive before older versions.
       RETURN NEW;
     END IF;
     IF NEW.status IS DISTINCT FROM 'ACTIVE' THEN
       PERFORM orchestration.raise_invariant(
-        'INV-POL-010', 'P7101', 'a policy version enters as ACTIVE', 'policy_versions', v_detail,
-        'Insert it as ACTIVE by rotate_policy_version; GRACE and RETIRED are reached later.',
+        'INV-POL-010', 'P7101', 'status of a new policy version must be ACTIVE',
+        'policy_versions', v_detail,
+        'Call rotate_policy_version, which inserts the version as ACTIVE.',
         'status'
       );
     END IF;
     IF NEW.created_at > clock_timestamp() OR NOT isfinite(NEW.created_at) THEN
       PERFORM orchestration.raise_invariant(
-        'INV-POL-001', 'P7101', 'created_at is in the future', 'policy_versions', v_detail,
+        'INV-POL-001', 'P7101', 'created_at must not be in the future', 'policy_versions', v_detail,
         'Leave created_at out: the database sets it.', 'created_at'
       );
     END IF;
@@ -202,7 +178,8 @@ BEGIN
     IF NEW.activated_at > v_next OR NEW.activated_at <= v_newest
       OR NOT isfinite(NEW.activated_at) THEN
       PERFORM orchestration.raise_invariant(
-        'INV-POL-009', 'P7101', 'activated_at does not follow the newest version',
+        'INV-POL-009', 'P7101',
+        'activated_at must be later than in any other version and not in the future',
         'policy_versions', v_detail || jsonb_build_object('activated_at', NEW.activated_at),
         'Leave activated_at out: the database sets it.', 'activated_at'
       );
@@ -210,50 +187,55 @@ BEGIN
     SELECT p.id INTO v_active FROM orchestration.policy_versions p WHERE p.status = 'ACTIVE';
     IF v_active IS NOT NULL THEN
       PERFORM orchestration.raise_invariant(
-        'INV-POL-005', 'P7104', format('%s is ACTIVE already', v_active), 'policy_versions',
-        v_detail || jsonb_build_object('active', v_active),
-        'Replace it by rotate_policy_version.', 'status'
+        'INV-POL-005', 'P7104', format('policy version %s is already ACTIVE', v_active),
+        'policy_versions', v_detail || jsonb_build_object('active', v_active),
+        'Call rotate_policy_version to replace the ACTIVE version.', 'status'
       );
     END IF;
     RETURN NEW;
   END IF;
 
   v_detail := jsonb_build_object('id', OLD.id, 'from', OLD.status, 'to', NEW.status);
-  IF (NEW.id, NEW.description, NEW.checksum, NEW.activated_at, NEW.created_at, NEW.created_by,
-      NEW.db_user, NEW.xact_id)
+  v_changed := (NEW.id, NEW.description, NEW.checksum, NEW.activated_at, NEW.created_at,
+      NEW.created_by, NEW.db_user, NEW.xact_id)
     IS DISTINCT FROM (OLD.id, OLD.description, OLD.checksum, OLD.activated_at, OLD.created_at,
-      OLD.created_by, OLD.db_user, OLD.xact_id) THEN
+      OLD.created_by, OLD.db_user, OLD.xact_id);
+  v_grace_wrong :=
+    NEW.status = 'GRACE' AND NOT coalesce(isfinite(NEW.grace_expires_at), false)
+    OR NEW.status = 'ACTIVE' AND NEW.grace_expires_at IS NOT NULL
+    OR OLD.status = 'GRACE'
+      AND (NEW.grace_expires_at IS NULL OR NEW.grace_expires_at > OLD.grace_expires_at);
+  IF v_changed THEN
     PERFORM orchestration.raise_invariant(
-      'INV-POL-001', 'P7101', 'identity and content never change', 'policy_versions', v_detail,
-      'Enter a new version by rotate_policy_version.'
+      'INV-POL-001', 'P7101', 'the id, content and origin of a policy version must not change',
+      'policy_versions', v_detail, 'Call rotate_policy_version to add a new version.'
     );
   END IF;
   IF OLD.status = 'RETIRED' AND NEW IS DISTINCT FROM OLD THEN
     PERFORM orchestration.raise_invariant(
-      'INV-POL-002', 'P7101', 'RETIRED is final', 'policy_versions', v_detail,
-      'Enter a new version by rotate_policy_version.', 'status'
+      'INV-POL-002', 'P7101', 'a RETIRED policy version must not change', 'policy_versions',
+      v_detail, 'Call rotate_policy_version to add a new version.', 'status'
     );
   END IF;
   IF OLD.status = 'GRACE' AND NEW.status = 'ACTIVE' THEN
     PERFORM orchestration.raise_invariant(
-      'INV-POL-003', 'P7101', 'GRACE never returns to ACTIVE', 'policy_versions', v_detail,
-      'Enter the old content as a new version by rotate_policy_version.', 'status'
+      'INV-POL-003', 'P7101', 'status must not change from GRACE to ACTIVE', 'policy_versions',
+      v_detail, 'Call rotate_policy_version to add the old content as a new version.', 'status'
     );
   END IF;
   IF OLD.status = 'ACTIVE' AND NEW.status = 'RETIRED' THEN
     PERFORM orchestration.raise_invariant(
-      'INV-POL-004', 'P7101', 'ACTIVE reaches RETIRED only through GRACE', 'policy_versions',
-      v_detail, 'Rotate with a grace of zero, then retire it.', 'status'
+      'INV-POL-004', 'P7101', 'status must not change from ACTIVE to RETIRED without GRACE between',
+      'policy_versions', v_detail,
+      'Call rotate_policy_version with a p_grace of zero, then retire_policy_version.', 'status'
     );
   END IF;
-  IF NEW.status = 'GRACE' AND NOT coalesce(isfinite(NEW.grace_expires_at), false)
-    OR NEW.status = 'ACTIVE' AND NEW.grace_expires_at IS NOT NULL
-    OR OLD.status = 'GRACE'
-      AND (NEW.grace_expires_at IS NULL OR NEW.grace_expires_at > OLD.grace_expires_at) THEN
+  IF v_grace_wrong THEN
     PERFORM orchestration.raise_invariant(
       'INV-POL-011', 'P7101',
-      'grace_expires_at is set on entering GRACE and may only come earlier', 'policy_versions',
-      v_detail, 'Shorten a grace, never lengthen it.', 'grace_expires_at'
+      'grace_expires_at must be set when status becomes GRACE and must not become later',
+      'policy_versions', v_detail, 'Set grace_expires_at to its present value or an earlier time.',
+      'grace_expires_at'
     );
   END IF;
   IF NOT v_replica THEN
@@ -262,7 +244,8 @@ BEGIN
       WHEN OLD.status = 'RETIRED' THEN OLD.retired_at
       ELSE clock_timestamp()
     END;
-    -- Null if a rotation retired it: only the login that called retire_policy_version may repeat it.
+    -- Null if a rotation retired the version. Only the login that called retire_policy_version can
+    -- repeat that call.
     NEW.retired_db_user := CASE
       WHEN NEW.status <> 'RETIRED' OR NEW.retired_db_user IS NULL THEN NULL
       WHEN OLD.status = 'RETIRED' THEN OLD.retired_db_user
@@ -287,8 +270,8 @@ BEGIN
   IF NOT EXISTS (SELECT FROM orchestration.policy_versions p WHERE p.status = 'ACTIVE') THEN
     PERFORM orchestration.raise_invariant(
       'INV-POL-007', 'P7103', 'no ACTIVE policy version would remain', 'policy_versions',
-      jsonb_build_object('id', NEW.id), 'Replace the ACTIVE version by rotate_policy_version.',
-      'status'
+      jsonb_build_object('id', NEW.id),
+      'Call rotate_policy_version to replace the ACTIVE version.', 'status'
     );
   END IF;
   RETURN NULL;
@@ -306,9 +289,9 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET timezone = 'UTC'
 AS $$
--- A rotation updates and inserts in one statement, and is one act: what one statement has written
--- carries one transaction and one command number. The number of a row that somebody has changed in
--- vain since (xmax) is another's, and not believed.
+-- A rotation updates and inserts in one statement, and the audit log gets one entry for it. Rows that
+-- one statement wrote have the same transaction (xmin) and command number (cmin). The command number
+-- of a row with an xmax of another transaction belongs to that transaction and is not used.
 BEGIN
   IF EXISTS (
     SELECT FROM inserted i
@@ -316,11 +299,11 @@ BEGIN
     WHERE n IS DISTINCT FROM i
   ) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-AUD-001', 'P7302', 'a version is changed within the statement that enters it',
-      'policy_versions', '{}', 'Do one act after the other.', 'id'
+      'INV-AUD-001', 'P7302', 'a statement must not insert a policy version and change it',
+      'policy_versions', '{}', 'Make each change in a statement of its own.', 'id'
     );
   END IF;
-  -- What was updated in the same statement is told of by its own trigger, and this with it.
+  -- If the statement also updated versions, record_policy_change records both.
   INSERT INTO orchestration.audit_log (action, table_name, after)
   SELECT 'ROTATE', 'policy_versions', jsonb_build_object(i.id, to_jsonb(i) - 'xact_id')
   FROM inserted i
@@ -347,6 +330,10 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET timezone = 'UTC'
 AS $$
+-- Records one entry per statement. If the statement also inserted a version, this is a rotation, and
+-- the entry covers the inserted row too. Rows that one statement wrote have the same transaction (xmin)
+-- and command number (cmin). The command number of a row with an xmax of another transaction belongs
+-- to that transaction and is not used.
 DECLARE
   v_action text;
   v_before jsonb;
@@ -359,8 +346,8 @@ BEGIN
     WHERE p IS DISTINCT FROM n
   ) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-AUD-001', 'P7302', 'a version is changed within the statement that changes it',
-      'policy_versions', '{}', 'Do one act after the other.', 'id'
+      'INV-AUD-001', 'P7302', 'a statement must not change a policy version twice',
+      'policy_versions', '{}', 'Make each change in a statement of its own.', 'id'
     );
   END IF;
   SELECT CASE
@@ -477,7 +464,7 @@ BEGIN
       'policy_versions', ARRAY['id'], ARRAY[p_policy_version_id]
     );
   END IF;
-  PERFORM orchestration.share_policy_gate();
+  PERFORM orchestration.share_gate('policy_gate');
   IF NOT EXISTS (
     SELECT FROM orchestration.accepted_policy_versions a WHERE a.id = p_policy_version_id
   ) THEN
@@ -485,7 +472,7 @@ BEGIN
       'INV-ATT-008', 'P7105',
       format('policy version %s is not accepted', coalesce(p_policy_version_id, 'null')),
       'policy_versions', jsonb_build_object('id', p_policy_version_id),
-      'Sign under a version of accepted_policy_versions.', 'id'
+      'Use a version that accepted_policy_versions lists.', 'id'
     );
   END IF;
 END
@@ -511,6 +498,7 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET lock_timeout = '2s'
 AS $$
+-- Longer than 70 lines because the last statement must make the whole rotation at once.
 DECLARE
   v_active text;
   v_expires_at timestamptz;
@@ -522,17 +510,18 @@ BEGIN
   PERFORM orchestration.refuse_long_texts(
     'policy_versions', ARRAY['description'], ARRAY[p_description], 4000
   );
-  -- Judged and added in seconds: a month is 30 days where intervals are compared, and what the
-  -- calendar says where they are added. From 17 on an interval can be infinite.
+  -- The grace is compared and added in seconds, because a month counts as 30 days in a comparison and
+  -- as a calendar month in an addition. PostgreSQL 17 and later have infinite intervals.
   IF (extract(epoch FROM p_grace) BETWEEN 0 AND 36525 * 86400.0) IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'grace is between zero and a hundred years', 'policy_versions',
+      'INV-API-001', '22023', 'p_grace must be between zero and 36,525 days', 'policy_versions',
       jsonb_build_object('id', p_id, 'grace', p_grace::text),
-      'Give a grace of zero or more.', 'grace_expires_at'
+      'Pass an interval of zero or more, for example 7 days.', 'grace_expires_at'
     );
   END IF;
   PERFORM orchestration.lock_gate('policy_gate');
-  -- The same rotation again: this version may itself have been replaced since, and that stays.
+  -- A repeated call returns the version that the first call inserted, even if a later rotation has
+  -- replaced that version since.
   RETURN QUERY
   SELECT p.*, true
   FROM orchestration.policy_versions p
@@ -544,10 +533,11 @@ BEGIN
   IF p_expected_active IS NOT NULL AND v_active IS DISTINCT FROM p_expected_active THEN
     PERFORM orchestration.raise_invariant(
       'INV-POL-005', 'P7104',
-      format('%s is ACTIVE, not %s', coalesce(v_active, 'no version'), p_expected_active),
+      format('the ACTIVE policy version is %s, not %s', coalesce(v_active, 'missing'),
+        p_expected_active),
       'policy_versions',
       jsonb_build_object('id', p_id, 'active', v_active, 'expected_active', p_expected_active),
-      'Read the ACTIVE version again and decide anew.', 'status'
+      'Read the ACTIVE version and decide again.', 'status'
     );
   END IF;
   IF v_active IS NULL THEN
@@ -558,8 +548,9 @@ BEGIN
     RETURN;
   END IF;
   v_expires_at := clock_timestamp() + make_interval(secs => extract(epoch FROM p_grace)::float8);
-  -- One statement, so that an ACTIVE version exists at its end under SET CONSTRAINTS IMMEDIATE too,
-  -- and the audit log tells of one act. The old GRACE version goes before the next one comes.
+  -- One statement, so that an ACTIVE version exists at its end even under SET CONSTRAINTS IMMEDIATE,
+  -- and the audit log gets one entry. The old GRACE version is retired before the ACTIVE version
+  -- becomes GRACE.
   RETURN QUERY
   WITH retired AS (
     UPDATE orchestration.policy_versions p
@@ -604,27 +595,27 @@ BEGIN
   IF v_status IS NULL THEN
     PERFORM orchestration.raise_invariant(
       'INV-ATT-008', 'P7105',
-      format('policy version %s is unknown', coalesce(p_id, 'null')), 'policy_versions',
-      jsonb_build_object('id', p_id), 'Name a version of policy_versions.', 'id'
+      format('policy version %s does not exist', coalesce(p_id, 'null')), 'policy_versions',
+      jsonb_build_object('id', p_id), 'Pass an id that policy_versions contains.', 'id'
     );
   END IF;
   IF v_status = 'ACTIVE' THEN
     PERFORM orchestration.raise_invariant(
       'INV-POL-007', 'P7103', 'no ACTIVE policy version would remain', 'policy_versions',
-      jsonb_build_object('id', p_id), 'Replace the ACTIVE version by rotate_policy_version.',
-      'status'
+      jsonb_build_object('id', p_id),
+      'Call rotate_policy_version to replace the ACTIVE version.', 'status'
     );
   END IF;
   IF v_status = 'RETIRED' AND v_retired_db_user = SESSION_USER THEN
-    -- The same act again.
+    -- The same login repeats its call.
     RETURN QUERY SELECT p.*, true FROM orchestration.policy_versions p WHERE p.id = p_id;
     RETURN;
   END IF;
   IF v_status = 'RETIRED' THEN
     PERFORM orchestration.raise_invariant(
-      'INV-POL-002', 'P7101', 'RETIRED is final', 'policy_versions',
-      jsonb_build_object('id', p_id, 'from', v_status, 'to', 'RETIRED'),
-      'It is retired already.', 'status'
+      'INV-POL-002', 'P7101', format('policy version %s is already RETIRED', p_id),
+      'policy_versions', jsonb_build_object('id', p_id, 'from', v_status, 'to', 'RETIRED'),
+      'Another login or a rotation has retired it. No further call is needed.', 'status'
     );
   END IF;
   RETURN QUERY
@@ -651,7 +642,7 @@ def downgrade() -> None:
 DO $$
 BEGIN
   IF EXISTS (SELECT FROM orchestration.policy_versions) THEN
-    RAISE EXCEPTION 'policy_versions holds evidence; to destroy it say -x destroy-evidence=yes'
+    RAISE EXCEPTION 'policy_versions contains evidence; to destroy it, pass -x destroy-evidence=yes'
       USING ERRCODE = 'dependent_objects_still_exist';
   END IF;
 END
@@ -669,7 +660,6 @@ $$
     op.execute("DROP FUNCTION orchestration.record_policy_change")
     op.execute("DROP FUNCTION orchestration.record_policy_entry")
     op.execute("DROP FUNCTION orchestration.guard_policy_version")
-    op.execute("DROP FUNCTION orchestration.share_policy_gate")
     op.drop_table("policy_gate", schema="orchestration")
     op.execute("UPDATE orchestration.schema_revision SET revision = '0003'")
     op.execute("RESET ROLE")

@@ -1,6 +1,6 @@
-"""Revoked client certificates and tokens, and their gate.
+"""Create the revocations of client certificates and tokens, and their gate.
 
-Serves: INV-REV-001 to INV-REV-007, INV-AUD-001, INV-API-001, and the gate of INV-ATT-009.
+Serves: INV-REV-001 to INV-REV-007, INV-AUD-001, INV-API-001, INV-ATT-009.
 """
 
 import sqlalchemy as sa
@@ -188,34 +188,6 @@ TO symphony_ingest, symphony_control, symphony_readonly, symphony_auditor
     )
     op.execute(
         """
-CREATE FUNCTION orchestration.share_revocation_gate() RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, orchestration, pg_temp
-AS $$
-DECLARE
-  -- A client that stops in this transaction holds the gate, and every change waits for it.
-  v_bound text := orchestration.bound_idle_time();
-BEGIN
-  LOCK TABLE orchestration.revocation_gate IN ROW SHARE MODE;
-  -- An older snapshot would read past the lock: the row, updated by every change, answers 40001.
-  IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
-    PERFORM 1 FROM orchestration.revocation_gate WHERE singleton FOR SHARE;
-    IF NOT FOUND THEN
-      PERFORM orchestration.raise_invariant(
-        'INV-API-002', 'P0002', 'revocation_gate has lost its row', 'revocation_gate', '{}',
-        'Insert it again, as owner: INSERT INTO orchestration.revocation_gate DEFAULT VALUES'
-      );
-    END IF;
-  END IF;
-END
-$$;
-
-ALTER FUNCTION orchestration.share_revocation_gate OWNER TO symphony_owner;
-REVOKE EXECUTE ON FUNCTION orchestration.share_revocation_gate FROM PUBLIC
-"""
-    )
-    op.execute(
-        """
 CREATE FUNCTION orchestration.guard_revocation() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
@@ -236,20 +208,20 @@ BEGIN
   END IF;
   IF (octet_length(v_hash) = 64 AND v_hash ~ '^[0-9a-f]*$') IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
-      'INV-REV-003', 'P7201', format('%s is not a SHA-256 in lowercase hex', TG_ARGV[0]),
-      -- Never the value: it may be the credential itself.
+      'INV-REV-003', 'P7201', format('%s must be a SHA-256 in lowercase hex', TG_ARGV[0]),
+      -- DETAIL must not contain the value, which can be the credential itself.
       TG_TABLE_NAME, jsonb_build_object('column', TG_ARGV[0], 'octets', octet_length(v_hash)),
-      'Give the 64 lowercase hex digits of the SHA-256, never the credential itself.', TG_ARGV[0]
+      'Pass the 64 lowercase hex digits of the SHA-256, never the credential itself.', TG_ARGV[0]
     );
   END IF;
-  -- The gate is held, so nobody else gives out the next number.
+  -- The statement trigger has locked the gate, so no other transaction uses the next number.
   EXECUTE format(
     'SELECT coalesce(max(revocation_no), 0), coalesce(bool_or(revocation_no = $2), false)'
     ' FROM orchestration.%I WHERE %I = $1',
     TG_TABLE_NAME, TG_ARGV[0]
   ) INTO v_last, v_known USING v_hash, NEW.revocation_no;
   IF v_known THEN
-    -- The primary key refuses it, or ON CONFLICT passes it over.
+    -- The primary key rejects this row, or ON CONFLICT DO NOTHING skips it.
     RETURN NEW;
   END IF;
   IF NOT v_replica THEN
@@ -258,8 +230,8 @@ BEGIN
   IF NEW.revocation_no <> v_last + 1
     AND NOT (v_replica AND orchestration.copies_a_subscription()) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-REV-006', 'P7201', 'revocation_no does not follow the credential''s last record',
-      TG_TABLE_NAME,
+      'INV-REV-006', 'P7201',
+      'revocation_no must be the number after the credential''s last record', TG_TABLE_NAME,
       jsonb_build_object('revocation_no', NEW.revocation_no, 'expected', v_last + 1),
       'Leave revocation_no out: the database sets it.', 'revocation_no'
     );
@@ -267,9 +239,9 @@ BEGIN
   IF NOT isfinite(NEW.revoked_at)
     OR NEW.revoked_at > v_now AND NOT (v_replica AND orchestration.copies_a_subscription()) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-REV-005', 'P7201', 'revoked_at is in the future', TG_TABLE_NAME,
+      'INV-REV-005', 'P7201', 'revoked_at must not be in the future', TG_TABLE_NAME,
       jsonb_build_object('revocation_no', NEW.revocation_no, 'revoked_at', NEW.revoked_at),
-      'Leave revoked_at out, or give the past time from which the credential counts as revoked.',
+      'Leave revoked_at out, or pass the past time from which the credential counts as revoked.',
       'revoked_at'
     );
   END IF;
@@ -389,15 +361,21 @@ BEGIN
     ARRAY[p_cert_fingerprint_sha256, p_reason_code, p_revoked_by]
   );
   PERFORM orchestration.lock_gate('revocation_gate');
-  -- A record answers if it lasts as long as the new one and is in force. A record that is over
-  -- answers only if it covers the whole of the new one: an import or an act that is repeated.
+  -- Return a stored record that lasts at least as long as the requested one, if it is in force. A
+  -- record that has expired must also begin as early: that is a repeated call or import.
   RETURN QUERY
   SELECT r.*
   FROM orchestration.revoked_client_certs r
   WHERE r.cert_fingerprint_sha256 = p_cert_fingerprint_sha256
     AND (r.expires_at IS NULL OR r.expires_at >= p_expires_at)
-    AND (r.expires_at IS NULL OR clock_timestamp() < r.expires_at
-      OR p_revoked_at IS NULL OR r.revoked_at <= p_revoked_at)
+    AND (
+      p_revoked_at IS NULL
+      OR r.revoked_at <= p_revoked_at
+      OR EXISTS (
+        SELECT FROM orchestration.revoked_client_certs_in_force f
+        WHERE f.cert_fingerprint_sha256 = r.cert_fingerprint_sha256 AND f.revocation_no = r.revocation_no
+      )
+    )
   ORDER BY r.expires_at DESC NULLS FIRST, r.revocation_no
   LIMIT 1;
   IF FOUND THEN
@@ -435,15 +413,21 @@ BEGIN
     ARRAY[p_token_hash, p_reason_code, p_revoked_by]
   );
   PERFORM orchestration.lock_gate('revocation_gate');
-  -- A record answers if it lasts as long as the new one and is in force. A record that is over
-  -- answers only if it covers the whole of the new one: an import or an act that is repeated.
+  -- Return a stored record that lasts at least as long as the requested one, if it is in force. A
+  -- record that has expired must also begin as early: that is a repeated call or import.
   RETURN QUERY
   SELECT r.*
   FROM orchestration.revoked_tokens r
   WHERE r.token_hash = p_token_hash
     AND (r.expires_at IS NULL OR r.expires_at >= p_expires_at)
-    AND (r.expires_at IS NULL OR clock_timestamp() < r.expires_at
-      OR p_revoked_at IS NULL OR r.revoked_at <= p_revoked_at)
+    AND (
+      p_revoked_at IS NULL
+      OR r.revoked_at <= p_revoked_at
+      OR EXISTS (
+        SELECT FROM orchestration.revoked_tokens_in_force f
+        WHERE f.token_hash = r.token_hash AND f.revocation_no = r.revocation_no
+      )
+    )
   ORDER BY r.expires_at DESC NULLS FIRST, r.revocation_no
   LIMIT 1;
   IF FOUND THEN
@@ -471,17 +455,22 @@ CREATE FUNCTION orchestration.require_credential_not_revoked(
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+DECLARE
+  v_malformed text := CASE
+    WHEN octet_length(p_client_cert_fingerprint_sha256) <> 64
+      OR p_client_cert_fingerprint_sha256 !~ '^[0-9a-f]*$'
+      THEN 'p_client_cert_fingerprint_sha256'
+    WHEN octet_length(p_token_hash) <> 64 OR p_token_hash !~ '^[0-9a-f]*$' THEN 'p_token_hash'
+  END;
 BEGIN
-  IF octet_length(p_client_cert_fingerprint_sha256) <> 64
-    OR p_client_cert_fingerprint_sha256 !~ '^[0-9a-f]*$'
-    OR octet_length(p_token_hash) <> 64
-    OR p_token_hash !~ '^[0-9a-f]*$' THEN
+  IF v_malformed IS NOT NULL THEN
     PERFORM orchestration.raise_invariant(
-      'INV-REV-003', 'P7201', 'a hash is not a SHA-256 in lowercase hex', 'revoked_tokens', '{}',
-      'Give the 64 lowercase hex digits of the SHA-256, never the credential itself.'
+      'INV-REV-003', 'P7201', format('%s must be a SHA-256 in lowercase hex', v_malformed),
+      'revoked_tokens', '{}',
+      'Pass the 64 lowercase hex digits of the SHA-256, never the credential itself.'
     );
   END IF;
-  PERFORM orchestration.share_revocation_gate();
+  PERFORM orchestration.share_gate('revocation_gate');
   IF EXISTS (
     SELECT FROM orchestration.revoked_client_certs_in_force r
     WHERE r.cert_fingerprint_sha256 = p_client_cert_fingerprint_sha256
@@ -529,28 +518,31 @@ RETURNS TABLE (
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- The revocations that p_watermark does not cover, and in each row the next watermark; one row
--- without a revocation if there is none.
+-- Returns the revocations that p_watermark does not cover. Each row also contains the next watermark.
+-- If there is no revocation, one row contains only the watermark.
 --
--- After a crash the server gives out again the transaction ids of which nothing was flushed. So a
--- watermark is this statement's snapshot, cut off after the last transaction known to be durable:
--- one whose revocation is returned here, or that p_watermark covers already. A commit is flushed
--- before it is visible (keep_commit_durable), and recovery gives out greater ids only.
--- What the cut leaves out is returned next time.
+-- After a crash the server assigns transaction ids again if nothing of their transactions was flushed.
+-- A watermark is therefore this statement's snapshot, cut off after the last transaction that is known
+-- to be durable: one whose revocation is returned here, or one that p_watermark already covers. A
+-- commit is flushed before it is visible (keep_commit_durable), and recovery assigns only greater ids.
+-- The next call returns what the cut leaves out.
+--
+-- Longer than 70 lines because the watermark and the rows must come from one snapshot, so from one
+-- statement.
 DECLARE
   v_now_xmax xid8 := pg_snapshot_xmax(pg_current_snapshot());
 BEGIN
-  -- A standby may lag behind the server that gave the watermark.
+  -- A standby can be behind the server that returned the watermark.
   IF pg_snapshot_xmax(p_watermark) > v_now_xmax AND NOT pg_is_in_recovery() THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'p_watermark is ahead of the snapshot that reads it',
+      'INV-API-001', '22023', 'p_watermark must not be newer than this transaction',
       'revoked_tokens', jsonb_build_object('p_watermark', p_watermark, 'xmax', v_now_xmax),
-      'Begin again without a watermark: this one comes from another cluster, from before a'
-      ' restore, or is newer than this transaction.'
+      'Read again from the start, without p_watermark. A watermark from another cluster or from'
+      ' before a restore cannot be used.'
     );
   END IF;
   RETURN QUERY
-  WITH told AS MATERIALIZED (
+  WITH uncovered AS MATERIALIZED (
     SELECT 'CLIENT_CERT' AS credential, c.cert_fingerprint_sha256 AS hash, c.revocation_no,
            c.revoked_at, c.recorded_at, c.expires_at, c.reason_code, c.revoked_by, c.db_user,
            c.xact_id, c.xmin::text::bigint AS stored_by
@@ -569,20 +561,20 @@ BEGIN
            pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin,
            pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS xmax
   ), durable AS (
-    -- xact_id is void after a restore, so the id that stored the row counts: xmin, 32 bits of it,
-    -- greater than xact_id in a savepoint.
+    -- After a restore xact_id belongs to the old cluster, so this uses the id that stored the row. Only
+    -- 32 bits of it are in xmin. In a savepoint xmin is greater than xact_id.
     SELECT greatest(
              3,
              pg_snapshot_xmax(p_watermark)::text::bigint,
              max(stored.id) FILTER (WHERE stored.id < (SELECT s.xmax FROM snapshot s)) + 1
            ) AS xmax
-    FROM told t
+    FROM uncovered t
     CROSS JOIN LATERAL (
       SELECT t.xact_id + ((t.stored_by - t.xact_id) & 4294967295) AS id
     ) stored
   ), cut AS (
-    -- A transaction that has written sees its own rows without being in its snapshot's list, and a
-    -- standby's snapshot has no list: there the cut is before everything that runs.
+    -- A transaction that has written sees its own rows, but its snapshot does not list its id. The
+    -- snapshot of a standby lists no ids. In both cases the cut comes before all running transactions.
     SELECT s.taken, s.xmin,
            least(
              d.xmax,
@@ -607,7 +599,7 @@ BEGIN
   SELECT n.watermark, t.credential, t.hash, t.revocation_no, t.revoked_at, t.recorded_at,
          t.expires_at, t.reason_code, t.revoked_by, t.db_user, t.xact_id
   FROM next n
-  LEFT JOIN told t ON true
+  LEFT JOIN uncovered t ON true
   ORDER BY t.recorded_at, t.hash, t.revocation_no;
 END
 $$;
@@ -624,9 +616,9 @@ CREATE FUNCTION orchestration.keep_commit_durable() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- A watermark of revocations_since covers the transactions of the revocations that its reader saw:
--- their commits must be flushed before they are visible. The trigger is deferred, so that it runs
--- after the last statement in which the login could set synchronous_commit to off.
+-- A watermark of revocations_since covers the transactions whose revocations the reader saw. Their
+-- commits must therefore be flushed before they become visible. The trigger is deferred, so that it
+-- runs after the last statement in which the login could set synchronous_commit to off.
 BEGIN
   IF current_setting('synchronous_commit') = 'off' THEN
     PERFORM set_config('synchronous_commit', 'on', true);
@@ -665,8 +657,8 @@ DO $$
 BEGIN
   IF EXISTS (SELECT FROM orchestration.revoked_client_certs)
     OR EXISTS (SELECT FROM orchestration.revoked_tokens) THEN
-    RAISE EXCEPTION 'revoked_client_certs and revoked_tokens hold evidence; '
-      'to destroy it say -x destroy-evidence=yes'
+    RAISE EXCEPTION 'revoked_client_certs and revoked_tokens contain evidence; '
+      'to destroy it, pass -x destroy-evidence=yes'
       USING ERRCODE = 'dependent_objects_still_exist';
   END IF;
 END
@@ -683,7 +675,6 @@ $$
     op.drop_table("revoked_tokens", schema="orchestration")
     op.drop_table("revoked_client_certs", schema="orchestration")
     op.execute("DROP FUNCTION orchestration.guard_revocation")
-    op.execute("DROP FUNCTION orchestration.share_revocation_gate")
     op.drop_table("revocation_gate", schema="orchestration")
     op.execute("DROP FUNCTION orchestration.keep_commit_durable")
     op.execute("UPDATE orchestration.schema_revision SET revision = '0004'")

@@ -1,4 +1,4 @@
-"""Ingress attestations: a hash chain a caller, its heads, and the events of an execution.
+"""Create the ingress attestations with one hash chain per caller, and the events of executions.
 
 Serves: INV-ATT-001 to INV-ATT-011, INV-API-001, INV-API-002.
 """
@@ -184,7 +184,7 @@ TO symphony_control, symphony_readonly, symphony_auditor
     )
     op.execute(
         """
--- No role reads it: its row type is what the functions return.
+-- No role may select from this view. It defines the row type that the functions return.
 CREATE VIEW orchestration.ingress_attestation_result
 WITH (security_invoker = true)
 AS
@@ -196,6 +196,7 @@ ALTER VIEW orchestration.ingress_attestation_result OWNER TO symphony_owner
     )
     op.execute(
         """
+-- No role may select from this view. It defines the row type that the functions return.
 CREATE VIEW orchestration.ingress_attestation_event_result
 WITH (security_invoker = true)
 AS
@@ -235,8 +236,8 @@ TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symp
 
     op.execute(
         """
--- Format orchestration.attestation.v1, frozen: each field is its length in octets, a colon, its
--- UTF-8 bytes and a comma; a null is a hyphen and a comma. Times are microseconds since 1970.
+-- Format orchestration.attestation.v1. It must never change. Each field is its length in bytes, a colon,
+-- its UTF-8 bytes and a comma. A null is a hyphen and a comma. Times are microseconds since 1970.
 CREATE FUNCTION orchestration.attestation_record_hash(p orchestration.ingress_attestations)
 RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
@@ -271,6 +272,8 @@ CREATE FUNCTION orchestration.guard_attestation() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+-- Longer than 70 lines because each of its checks raises its own error, and because a call of another
+-- function costs a noticeable part of an insert.
 DECLARE
   v_replica boolean := current_setting('session_replication_role') = 'replica';
   v_copied boolean := v_replica AND orchestration.copies_a_subscription();
@@ -284,8 +287,9 @@ DECLARE
 BEGIN
   IF NEW.id IS NOT NULL THEN
     IF EXISTS (SELECT FROM orchestration.ingress_attestations a WHERE a.id = NEW.id) THEN
-      -- The primary key refuses it; what is missing must not be refused before, nor be taken for
-      -- another record's by ON CONFLICT: it is filled with what no chain holds.
+      -- The primary key rejects this row. The columns that the caller left out are filled with values
+      -- that no chain contains: NOT NULL must not reject the row first, and ON CONFLICT must not find
+      -- another record by them.
       IF NOT v_replica THEN
         NEW.chain_seq := coalesce(
           NEW.chain_seq, CASE WHEN NEW.prev_hash = '' THEN 1 ELSE 9223372036854775807 END);
@@ -303,31 +307,34 @@ BEGIN
   END IF;
   IF NEW.execution_completed AND NOT NEW.execution_started THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-002', 'P7301', 'completed implies started', 'ingress_attestations', v_detail,
-      'Set execution_started with execution_completed.', 'execution_completed'
+      'INV-ATT-002', 'P7301', 'execution_completed requires execution_started',
+      'ingress_attestations', v_detail,
+      'Set execution_started to true as well.', 'execution_completed'
     );
   END IF;
   IF NEW.execution_completed <> (NEW.terminal_status IS NOT NULL) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-003', 'P7301', 'terminal_status is there if and only if completed',
+      'INV-ATT-003', 'P7301',
+      'terminal_status must be set if and only if execution_completed is true',
       'ingress_attestations', v_detail,
-      'Give terminal_status together with execution_completed.', 'terminal_status'
+      'Set terminal_status together with execution_completed.', 'terminal_status'
     );
   END IF;
   IF NOT v_copied AND NEW.policy_version_id IS NOT NULL AND NOT EXISTS (
     SELECT FROM orchestration.policy_versions p WHERE p.id = NEW.policy_version_id
   ) THEN
-    -- A snapshot older than the version is told so by the gate, with 40001.
-    PERFORM orchestration.share_policy_gate();
+    -- If the version is newer than the snapshot, sharing the gate fails with 40001.
+    PERFORM orchestration.share_gate('policy_gate');
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-008', 'P7105', format('policy version %s is unknown', NEW.policy_version_id),
+      'INV-ATT-008', 'P7105', format('policy version %s does not exist', NEW.policy_version_id),
       'policy_versions', v_detail || jsonb_build_object('id', NEW.policy_version_id),
-      'Sign under a version of accepted_policy_versions.', 'id'
+      'Use a version that accepted_policy_versions lists.', 'id'
     );
   END IF;
 
-  -- The head is locked first and the chain's end read in a later statement: whoever waited reads
-  -- what the other has written, and an older snapshot cannot lock a head that has moved.
+  -- The head is locked first, and the newest record is read in a later statement. A transaction that
+  -- waited for the lock therefore reads the record that the other one wrote. With an older snapshot,
+  -- locking a head that has moved fails with 40001.
   SELECT h.chain_seq INTO v_head_seq
   FROM orchestration.ingress_attestation_heads h
   WHERE h.caller_identity = NEW.caller_identity AND NOT v_copied
@@ -350,10 +357,10 @@ BEGIN
   v_last_hash := coalesce(v_last_hash, '');
   IF v_head_seq > v_last_seq THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-005', 'P7302', 'the head is ahead of its chain: records are missing',
+      'INV-ATT-005', 'P7302', 'the newest records of the caller''s chain are missing',
       'ingress_attestations',
       v_detail || jsonb_build_object('head', v_head_seq, 'chain_seq', v_last_seq),
-      'Verify the chain: its last records were removed.', 'chain_seq'
+      'Run verify_attestation_chain for this caller.', 'chain_seq'
     );
   END IF;
 
@@ -377,13 +384,14 @@ BEGIN
     AND (NEW.chain_seq, NEW.prev_hash) IS DISTINCT FROM (v_last_seq + 1, v_last_hash) THEN
     IF v_last_seq = 0 THEN
       PERFORM orchestration.raise_invariant(
-        'INV-ATT-004', 'P7302', 'a chain begins with chain_seq 1 and an empty prev_hash',
+        'INV-ATT-004', 'P7302',
+        'the first record of a chain must have chain_seq 1 and an empty prev_hash',
         'ingress_attestations', v_detail || jsonb_build_object('chain_seq', NEW.chain_seq),
         'Leave chain_seq and prev_hash out: the database sets them.', 'chain_seq'
       );
     END IF;
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-005', 'P7302', 'the record does not continue its caller''s chain',
+      'INV-ATT-005', 'P7302', 'chain_seq and prev_hash must continue the caller''s chain',
       'ingress_attestations',
       v_detail || jsonb_build_object('chain_seq', NEW.chain_seq, 'expected', v_last_seq + 1),
       'Leave chain_seq and prev_hash out: the database sets them.', 'chain_seq'
@@ -391,7 +399,7 @@ BEGIN
   END IF;
   IF NEW.attested_at < v_last_at AND NOT v_copied THEN
     PERFORM orchestration.raise_invariant(
-      'INV-REV-007', 'P7301', 'attested_at is before the caller''s newest attestation',
+      'INV-REV-007', 'P7301', 'attested_at must not be before the caller''s newest attestation',
       'ingress_attestations',
       v_detail || jsonb_build_object('attested_at', NEW.attested_at, 'newest', v_last_at),
       'Import a caller''s attestations in the order of attested_at, or leave attested_at out.',
@@ -450,6 +458,7 @@ CREATE FUNCTION orchestration.guard_attestation_event() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+-- Longer than 70 lines because each of its five checks raises its own error.
 DECLARE
   v_replica boolean := current_setting('session_replication_role') = 'replica';
   v_copied boolean := v_replica AND orchestration.copies_a_subscription();
@@ -468,21 +477,22 @@ BEGIN
   END IF;
   IF (NEW.event = 'EXECUTION_COMPLETED') <> (NEW.terminal_status IS NOT NULL) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-003', 'P7301', 'terminal_status is there if and only if completed',
+      'INV-ATT-003', 'P7301',
+      'terminal_status must be set if and only if event is EXECUTION_COMPLETED',
       'ingress_attestation_events', v_detail,
-      'Give terminal_status with EXECUTION_COMPLETED, and only with it.', 'terminal_status'
+      'Pass terminal_status with EXECUTION_COMPLETED only.', 'terminal_status'
     );
   END IF;
   IF v_attestation.id IS NULL OR EXISTS (
     SELECT FROM orchestration.ingress_attestation_events e
     WHERE e.attestation_id = NEW.attestation_id AND e.event = NEW.event
   ) THEN
-    -- The foreign key or the primary key refuses it.
+    -- The foreign key or the primary key rejects this row.
     RETURN NEW;
   END IF;
   IF NEW.caller_identity <> v_attestation.caller_identity THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-010', 'P7301', 'the event names another caller than its attestation',
+      'INV-ATT-010', 'P7301', 'caller_identity must be that of the attestation',
       'ingress_attestation_events', v_detail,
       'Leave caller_identity out: the database sets it.', 'caller_identity'
     );
@@ -490,9 +500,9 @@ BEGIN
   IF NEW.event = 'EXECUTION_STARTED' AND v_attestation.execution_started
     OR NEW.event = 'EXECUTION_COMPLETED' AND v_attestation.execution_completed THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-010', 'P7301', 'the attestation was recorded in this state already',
+      'INV-ATT-010', 'P7301', 'the attestation itself already contains this event',
       'ingress_attestation_events', v_detail,
-      'Read ingress_attestation_status.', 'event'
+      'ingress_attestation_status shows the state of the attestation.', 'event'
     );
   END IF;
   IF NOT v_copied
@@ -503,8 +513,8 @@ BEGIN
       WHERE e.attestation_id = NEW.attestation_id AND e.event = 'EXECUTION_STARTED'
     ) THEN
     IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
-      -- Only the primary key knows of a start that is newer than the snapshot: storing another
-      -- one meets it and answers 40001. Where there is none, the refusal below undoes this.
+      -- The snapshot does not show a start that was recorded after it, but the primary key does:
+      -- inserting a start fails with 40001 if there is one. Otherwise the error below undoes it.
       INSERT INTO orchestration.ingress_attestation_events
         (attestation_id, event, caller_identity, occurred_at, db_user, xact_id)
       VALUES (NEW.attestation_id, 'EXECUTION_STARTED', v_attestation.caller_identity,
@@ -512,13 +522,13 @@ BEGIN
       ON CONFLICT DO NOTHING;
     END IF;
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-002', 'P7301', 'completed implies started', 'ingress_attestation_events',
-      v_detail, 'Record EXECUTION_STARTED first.', 'event'
+      'INV-ATT-002', 'P7301', 'EXECUTION_COMPLETED requires EXECUTION_STARTED',
+      'ingress_attestation_events', v_detail, 'Record EXECUTION_STARTED first.', 'event'
     );
   END IF;
   IF NOT isfinite(NEW.occurred_at) OR NEW.occurred_at > clock_timestamp() AND NOT v_copied THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-011', 'P7301', 'occurred_at is in the future', 'ingress_attestation_events',
+      'INV-ATT-011', 'P7301', 'occurred_at must not be in the future', 'ingress_attestation_events',
       v_detail || jsonb_build_object('occurred_at', NEW.occurred_at),
       'Leave occurred_at out: the database sets it.', 'occurred_at'
     );
@@ -608,17 +618,37 @@ ALTER TABLE orchestration.ingress_attestation_heads ENABLE ALWAYS TRIGGER no_tru
 
     op.execute(
         """
+-- An element of append_attestations.
+CREATE TYPE orchestration.new_attestation AS (
+  caller_identity text,
+  idempotency_key text,
+  payload_hash text,
+  policy_version_id text,
+  signature_hash text,
+  client_cert_fingerprint_sha256 text,
+  token_hash text
+);
+
+ALTER TYPE orchestration.new_attestation OWNER TO symphony_owner;
+REVOKE USAGE ON TYPE orchestration.new_attestation FROM PUBLIC
+"""
+    )
+    op.execute(
+        """
 CREATE FUNCTION orchestration.append_attestations(p_attestations jsonb)
 RETURNS SETOF orchestration.ingress_attestation_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
--- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
--- was empty would still scan the whole table after it has grown.
--- OFFSET 0 keeps each look-up a look-up: as a join its plan would be chosen once, perhaps on an
--- empty table, for the life of the session.
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a
+-- table was empty would still scan the whole table after it has grown.
+-- OFFSET 0 stops the planner from flattening a look-up into a join whose plan, cached on an empty
+-- table, would stay wrong for the session.
+-- The function is long because it checks every element of the batch before it takes a lock, and
+-- names the reason of each refusal.
 DECLARE
+  v_attestations orchestration.new_attestation[];
   v_bad record;
   v_new uuid[];
   v_new_ids jsonb;
@@ -627,8 +657,8 @@ BEGIN
   IF jsonb_typeof(p_attestations) IS DISTINCT FROM 'array'
     OR jsonb_array_length(p_attestations) > 10000 THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'p_attestations is an array of 0 to 10,000 objects',
-      'ingress_attestations', '{}', 'Send a batch in parts.'
+      'INV-API-001', '22023', 'p_attestations must be an array of 0 to 10,000 objects',
+      'ingress_attestations', '{}', 'Split the batch: at most 10,000 per call.'
     );
   END IF;
   IF pg_column_size(p_attestations) > 67108864 THEN
@@ -637,11 +667,15 @@ BEGIN
       'ingress_attestations', '{}', 'Split the batch.'
     );
   END IF;
-  -- A CHECK would show the row, and what is no hash may be the credential itself.
-  SELECT h.ord, h.malformed
+  v_attestations := ARRAY(
+    SELECT r FROM jsonb_populate_recordset(NULL::orchestration.new_attestation, p_attestations) AS r
+  );
+  -- This check comes before the CHECK constraints because their DETAIL shows the row, and a value
+  -- that is not a hash can be the credential itself.
+  SELECT h.ordinality, h.malformed
   INTO v_bad
   FROM (
-    SELECT r.ord,
+    SELECT r.ordinality,
            CASE
              WHEN octet_length(r.payload_hash) <> 64 OR r.payload_hash !~ '^[0-9a-f]*$'
                THEN 'payload_hash'
@@ -653,29 +687,26 @@ BEGIN
              WHEN octet_length(r.token_hash) <> 64 OR r.token_hash !~ '^[0-9a-f]*$'
                THEN 'token_hash'
            END AS malformed
-    FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
-      payload_hash text, signature_hash text, client_cert_fingerprint_sha256 text, token_hash text
-    )) WITH ORDINALITY AS r (
-      payload_hash, signature_hash, client_cert_fingerprint_sha256, token_hash, ord
-    )
+    FROM unnest(v_attestations) WITH ORDINALITY AS r
   ) h
   WHERE h.malformed IS NOT NULL
-  ORDER BY h.ord
+  ORDER BY h.ordinality
   LIMIT 1;
   IF FOUND THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', format('%s is not a SHA-256 in lowercase hex', v_bad.malformed),
+      'INV-API-001', '22023', format('%s must be a SHA-256 in lowercase hex', v_bad.malformed),
       'ingress_attestations',
-      jsonb_build_object('ordinal', v_bad.ord, 'column', v_bad.malformed),
-      'Give the 64 lowercase hex digits of the SHA-256, never the credential itself.',
+      jsonb_build_object('ordinal', v_bad.ordinality, 'column', v_bad.malformed),
+      'Pass the 64 lowercase hex digits of the SHA-256, never the credential itself.',
       v_bad.malformed
     );
   END IF;
-  -- Before any lock, and instead of the CHECKs, whose DETAIL would show the row.
-  SELECT t.ord, t.missing, t.malformed
+  -- This check comes before any lock, and before the CHECK constraints because their DETAIL shows
+  -- the row.
+  SELECT t.ordinality, t.missing, t.malformed
   INTO v_bad
   FROM (
-    SELECT r.ord,
+    SELECT r.ordinality,
            CASE
              WHEN r.caller_identity IS NULL THEN 'caller_identity'
              WHEN r.idempotency_key IS NULL THEN 'idempotency_key'
@@ -686,30 +717,26 @@ BEGIN
              WHEN octet_length(r.idempotency_key) NOT BETWEEN 1 AND 1000 THEN 'idempotency_key'
              WHEN octet_length(r.policy_version_id) > 1000 THEN 'policy_version_id'
            END AS malformed
-    FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
-      caller_identity text, idempotency_key text, payload_hash text, policy_version_id text
-    )) WITH ORDINALITY AS r (
-      caller_identity, idempotency_key, payload_hash, policy_version_id, ord
-    )
+    FROM unnest(v_attestations) WITH ORDINALITY AS r
   ) t
   WHERE t.missing IS NOT NULL OR t.malformed IS NOT NULL
-  ORDER BY t.ord
+  ORDER BY t.ordinality
   LIMIT 1;
   IF FOUND THEN
     PERFORM orchestration.refuse_element(
-      'ingress_attestations', v_bad.ord, v_bad.missing, v_bad.malformed
+      'ingress_attestations', v_bad.ordinality, v_bad.missing, v_bad.malformed
     );
   END IF;
-  PERFORM orchestration.share_kill_switch_gate();
-  PERFORM orchestration.share_policy_gate();
-  PERFORM orchestration.share_revocation_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
+  PERFORM orchestration.share_gate('policy_gate');
+  PERFORM orchestration.share_gate('revocation_gate');
   INSERT INTO orchestration.ingress_attestation_heads AS h (caller_identity)
   SELECT DISTINCT n.caller_identity
-  FROM jsonb_to_recordset(p_attestations) AS n (caller_identity text)
+  FROM unnest(v_attestations) AS n
   ORDER BY n.caller_identity
   ON CONFLICT (caller_identity) DO UPDATE SET chain_seq = h.chain_seq;
 
-  -- Judged are the new ones only: a replay is answered with what was accepted once.
+  -- Check only new attestations. A replay returns the record that was accepted before.
   SELECT n.caller_identity, n.idempotency_key, n.policy_version_id,
          n.accepted, n.cert_revoked, n.token_revoked
   INTO v_bad
@@ -739,13 +766,7 @@ BEGIN
              WHERE t.token_hash = r.token_hash
              OFFSET 0
            ) AS token_revoked
-    FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
-      caller_identity text, idempotency_key text, policy_version_id text,
-      client_cert_fingerprint_sha256 text, token_hash text
-    )) WITH ORDINALITY AS r (
-      caller_identity, idempotency_key, policy_version_id,
-      client_cert_fingerprint_sha256, token_hash, ord
-    )
+    FROM unnest(v_attestations) WITH ORDINALITY AS r
     WHERE NOT EXISTS (
       SELECT FROM orchestration.ingress_attestations a
       WHERE a.caller_identity = r.caller_identity AND a.idempotency_key = r.idempotency_key
@@ -753,7 +774,7 @@ BEGIN
     )
   ) n
   WHERE NOT n.accepted OR n.cert_revoked OR n.token_revoked
-  ORDER BY n.ord
+  ORDER BY n.ordinality
   LIMIT 1;
   IF FOUND THEN
     IF NOT v_bad.accepted THEN
@@ -763,7 +784,7 @@ BEGIN
         'policy_versions',
         jsonb_build_object('id', v_bad.policy_version_id,
           'caller_identity', v_bad.caller_identity, 'idempotency_key', v_bad.idempotency_key),
-        'Sign under a version of accepted_policy_versions.', 'id'
+        'Use a policy version that accepted_policy_versions shows.', 'id'
       );
     END IF;
     IF v_bad.cert_revoked THEN
@@ -789,19 +810,13 @@ BEGIN
   )
   SELECT r.caller_identity, r.idempotency_key, r.payload_hash, r.signature_hash,
          r.client_cert_fingerprint_sha256, r.token_hash, r.policy_version_id
-  FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
-    caller_identity text, idempotency_key text, payload_hash text, signature_hash text,
-    client_cert_fingerprint_sha256 text, token_hash text, policy_version_id text
-  )) WITH ORDINALITY AS r (
-    caller_identity, idempotency_key, payload_hash, signature_hash,
-    client_cert_fingerprint_sha256, token_hash, policy_version_id, ord
-  )
+  FROM unnest(v_attestations) WITH ORDINALITY AS r
   WHERE NOT EXISTS (
     SELECT FROM orchestration.ingress_attestations a
     WHERE a.caller_identity = r.caller_identity AND a.idempotency_key = r.idempotency_key
     OFFSET 0
   )
-  ORDER BY r.ord
+  ORDER BY r.ordinality
   ON CONFLICT (caller_identity, idempotency_key) DO NOTHING
   RETURNING id
   )
@@ -809,9 +824,7 @@ BEGIN
 
   SELECT a.id, a.caller_identity, a.idempotency_key
   INTO v_bad
-  FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
-    caller_identity text, idempotency_key text, payload_hash text
-  )) WITH ORDINALITY AS r (caller_identity, idempotency_key, payload_hash, ord)
+  FROM unnest(v_attestations) WITH ORDINALITY AS r
   CROSS JOIN LATERAL (
     SELECT a.id, a.caller_identity, a.idempotency_key, a.payload_hash
     FROM orchestration.ingress_attestations a
@@ -819,11 +832,11 @@ BEGIN
     OFFSET 0
   ) a
   WHERE a.payload_hash IS DISTINCT FROM r.payload_hash
-  ORDER BY r.ord
+  ORDER BY r.ordinality
   LIMIT 1;
   IF FOUND THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-007', 'P7303', 'the idempotency key was attested with another payload_hash',
+      'INV-ATT-007', 'P7303', 'the idempotency key was attested with a different payload_hash',
       'ingress_attestations',
       jsonb_build_object('id', v_bad.id, 'caller_identity', v_bad.caller_identity,
         'idempotency_key', v_bad.idempotency_key),
@@ -831,17 +844,15 @@ BEGIN
     );
   END IF;
   IF cardinality(v_new) < jsonb_array_length(p_attestations) THEN
-    -- Some are new and some are not. A key that comes twice is new where it comes first.
+    -- Some elements are new and some are not. If a key occurs twice, its first element is new.
     SELECT jsonb_object_agg(n.id, NULL) INTO v_new_ids FROM unnest(v_new) AS n (id);
-    SELECT array_agg(f.replayed ORDER BY f.ord)
+    SELECT array_agg(f.replayed ORDER BY f.ordinality)
     INTO v_replayed
     FROM (
-      SELECT r.ord,
+      SELECT r.ordinality,
              NOT v_new_ids ? a.id::text
-               OR row_number() OVER (PARTITION BY a.id ORDER BY r.ord) > 1 AS replayed
-      FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
-        caller_identity text, idempotency_key text
-      )) WITH ORDINALITY AS r (caller_identity, idempotency_key, ord)
+               OR row_number() OVER (PARTITION BY a.id ORDER BY r.ordinality) > 1 AS replayed
+      FROM unnest(v_attestations) WITH ORDINALITY AS r
       CROSS JOIN LATERAL (
         SELECT a.id
         FROM orchestration.ingress_attestations a
@@ -851,17 +862,15 @@ BEGIN
     ) f;
   END IF;
   RETURN QUERY
-  SELECT a.*, coalesce(v_replayed[r.ord], v_new IS NULL)
-  FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
-    caller_identity text, idempotency_key text
-  )) WITH ORDINALITY AS r (caller_identity, idempotency_key, ord)
+  SELECT a.*, coalesce(v_replayed[r.ordinality], v_new IS NULL)
+  FROM unnest(v_attestations) WITH ORDINALITY AS r
   CROSS JOIN LATERAL (
     SELECT a.*
     FROM orchestration.ingress_attestations a
     WHERE a.caller_identity = r.caller_identity AND a.idempotency_key = r.idempotency_key
     OFFSET 0
   ) a
-  ORDER BY r.ord;
+  ORDER BY r.ordinality;
 END
 $$;
 
@@ -896,12 +905,12 @@ BEGIN
   IF v_attestation.id IS NULL THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-002', 'P0002', 'the attestation does not exist', 'ingress_attestations',
-      jsonb_build_object('id', p_attestation_id), 'Read the id again.', 'id'
+      jsonb_build_object('id', p_attestation_id), 'Check the id.', 'id'
     );
   END IF;
   IF p_event = 'EXECUTION_STARTED' AND v_attestation.execution_started
     OR p_event = 'EXECUTION_COMPLETED' AND v_attestation.execution_completed THEN
-    -- A flag counts as its event, recorded with the attestation.
+    -- The attestation was stored with this event. Return it as a recorded event.
     v_recorded := ROW(
       v_attestation.id, p_event, v_attestation.caller_identity,
       CASE WHEN p_event = 'EXECUTION_COMPLETED' THEN v_attestation.terminal_status END,
@@ -920,11 +929,11 @@ BEGIN
   END IF;
   IF v_recorded.terminal_status IS DISTINCT FROM p_terminal_status THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-010', 'P7301', 'the event was recorded with another terminal_status',
+      'INV-ATT-010', 'P7301', 'the event is already recorded with a different terminal_status',
       'ingress_attestation_events',
       jsonb_build_object('attestation_id', p_attestation_id, 'event', p_event,
         'terminal_status', v_recorded.terminal_status),
-      'Read ingress_attestation_status.', 'terminal_status'
+      'ingress_attestation_status shows the recorded terminal_status.', 'terminal_status'
     );
   END IF;
   RETURN NEXT v_recorded;
@@ -949,15 +958,16 @@ RETURNS TABLE (
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+-- Longer than 70 lines because all kinds of break are found by one query over one snapshot.
   WITH chain AS (
     SELECT a AS record,
            row_number() OVER w AS expected_seq,
            lag(a.record_hash, 1, '') OVER w AS expected_prev,
-           lag(a.attested_at) OVER w AS attested_before
+           lag(a.attested_at) OVER w AS previous_attested_at
     FROM orchestration.ingress_attestations a
     WHERE a.caller_identity = p_caller_identity
     WINDOW w AS (ORDER BY a.chain_seq)
-  ), judged AS (
+  ), checked AS (
     SELECT (c.record).chain_seq,
            (c.record).id,
            (c.record).record_hash,
@@ -965,30 +975,30 @@ AS $$
              WHEN (c.record).chain_seq <> c.expected_seq
                THEN 'records before this one are missing'
              WHEN (c.record).prev_hash <> c.expected_prev
-               THEN 'prev_hash is not the record_hash before it'
+               THEN 'prev_hash is not the record_hash of the row before'
              WHEN (c.record).record_hash <> orchestration.attestation_record_hash(c.record)
                THEN 'record_hash is not the hash of the record'
-             WHEN (c.record).attested_at < c.attested_before
-               THEN 'attested_at is before the record before it'
+             WHEN (c.record).attested_at < c.previous_attested_at
+               THEN 'attested_at is earlier than in the record before'
            END AS reason
     FROM chain c
   ), breaks AS (
-    SELECT j.chain_seq, j.id, j.reason FROM judged j WHERE j.reason IS NOT NULL
+    SELECT c.chain_seq, c.id, c.reason FROM checked c WHERE c.reason IS NOT NULL
     UNION ALL
     SELECT h.chain_seq, NULL,
            CASE WHEN l.chain_seq = h.chain_seq
-             THEN 'the head names another record_hash'
-             ELSE 'the head is ahead: the last records are missing'
+             THEN 'the head has a different record_hash'
+             ELSE 'the newest records are missing: the head is ahead'
            END
     FROM orchestration.ingress_attestation_heads h
     LEFT JOIN LATERAL (
-      SELECT j.chain_seq, j.record_hash FROM judged j ORDER BY j.chain_seq DESC LIMIT 1
+      SELECT c.chain_seq, c.record_hash FROM checked c ORDER BY c.chain_seq DESC LIMIT 1
     ) l ON true
     WHERE h.caller_identity = p_caller_identity
       AND (h.chain_seq > coalesce(l.chain_seq, 0)
         OR h.chain_seq = l.chain_seq AND h.record_hash <> l.record_hash)
     UNION ALL
-    SELECT NULL, e.attestation_id, 'an event without an attestation of its caller'
+    SELECT NULL, e.attestation_id, 'an event has no attestation of the same caller'
     FROM orchestration.ingress_attestation_events e
     WHERE e.caller_identity = p_caller_identity
       AND NOT EXISTS (
@@ -996,7 +1006,7 @@ AS $$
         WHERE a.id = e.attestation_id AND a.caller_identity = e.caller_identity
       )
     UNION ALL
-    SELECT a.chain_seq, a.id, 'completed and not started'
+    SELECT a.chain_seq, a.id, 'EXECUTION_COMPLETED without EXECUTION_STARTED'
     FROM orchestration.ingress_attestation_events e
     JOIN orchestration.ingress_attestations a ON a.id = e.attestation_id
     WHERE a.caller_identity = p_caller_identity
@@ -1007,16 +1017,16 @@ AS $$
         WHERE s.attestation_id = e.attestation_id AND s.event = 'EXECUTION_STARTED'
       )
     UNION ALL
-    SELECT a.chain_seq, a.id, 'the policy version is unknown'
+    SELECT a.chain_seq, a.id, 'the policy version does not exist'
     FROM orchestration.ingress_attestations a
     WHERE a.caller_identity = p_caller_identity
       AND NOT EXISTS (
         SELECT FROM orchestration.policy_versions p WHERE p.id = a.policy_version_id)
     UNION ALL
-    SELECT NULL, NULL, 'no caller is named'
+    SELECT NULL, NULL, 'p_caller_identity is null'
     WHERE p_caller_identity IS NULL
   )
-  SELECT b.reason IS NULL, (SELECT count(*) FROM judged), b.chain_seq, b.id, b.reason
+  SELECT b.reason IS NULL, (SELECT count(*) FROM checked), b.chain_seq, b.id, b.reason
   FROM (SELECT) once
   LEFT JOIN LATERAL (SELECT * FROM breaks ORDER BY chain_seq, id LIMIT 1) b ON true
 $$;
@@ -1038,8 +1048,8 @@ def downgrade() -> None:
 DO $$
 BEGIN
   IF EXISTS (SELECT FROM orchestration.ingress_attestations) THEN
-    RAISE EXCEPTION 'ingress_attestations holds evidence; '
-      'to destroy it say -x destroy-evidence=yes'
+    RAISE EXCEPTION 'ingress_attestations contains evidence; '
+      'to destroy it, pass -x destroy-evidence=yes'
       USING ERRCODE = 'dependent_objects_still_exist';
   END IF;
 END
@@ -1050,6 +1060,7 @@ $$
     op.execute("DROP FUNCTION orchestration.verify_attestation_chain")
     op.execute("DROP FUNCTION orchestration.record_attestation_event")
     op.execute("DROP FUNCTION orchestration.append_attestations")
+    op.execute("DROP TYPE orchestration.new_attestation")
     op.execute("DROP VIEW orchestration.ingress_attestation_status")
     op.execute("DROP VIEW orchestration.ingress_attestation_event_result")
     op.execute("DROP VIEW orchestration.ingress_attestation_result")

@@ -1,8 +1,8 @@
-"""Instructions, their states and the history of them.
+"""Create the instructions, their state machine and the history of their states.
 
 Serves: INV-INS-001 to INV-INS-004, INV-INS-007 to INV-INS-011, INV-APP-001, INV-API-001,
-INV-API-002, and the existence half of INV-ATT-008. INV-INS-005 and INV-INS-006 tie instructions to
-the outbox and stand in its revision.
+INV-API-002, INV-ATT-008. INV-INS-005 and INV-INS-006 concern the outbox too and are served by
+revisions 0009 and 0010.
 """
 
 import sqlalchemy as sa
@@ -229,7 +229,7 @@ TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
 def create_view() -> None:
     op.execute(
         """
--- No role reads it: its row type is what the functions return.
+-- No role may select from this view. It defines the row type that the functions return.
 CREATE VIEW orchestration.instruction_result
 WITH (security_invoker = true)
 AS
@@ -280,9 +280,20 @@ CREATE FUNCTION orchestration.guard_instruction() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+-- The function is long because it names every column that cannot change, and because each of the
+-- eight refusals has its own message and hint.
 DECLARE
   v_replica boolean := current_setting('session_replication_role') = 'replica';
   v_copied boolean := v_replica AND orchestration.copies_a_subscription();
+  v_moved boolean;
+  v_advanced boolean;
+  v_in_future boolean;
+  v_policy_unknown boolean;
+  v_rewritten boolean;
+  v_adjusted boolean;
+  v_ended boolean;
+  v_out_of_order boolean;
+  v_unversioned boolean;
   v_detail jsonb;
 BEGIN
   IF TG_OP = 'INSERT' THEN
@@ -301,92 +312,109 @@ BEGIN
     v_detail := jsonb_build_object('id', NEW.id, 'participant_id', NEW.participant_id,
       'idempotency_key', NEW.idempotency_key);
     IF EXISTS (SELECT FROM orchestration.instructions i WHERE i.id = NEW.id) THEN
-      -- The primary key refuses it.
+      -- The primary key rejects the row.
       RETURN NEW;
     END IF;
     IF v_copied THEN
-      -- It may have moved on since, and come before what it refers to.
+      -- A copied instruction may have any state, and may arrive before the rows it refers to.
       RETURN NEW;
     END IF;
-    IF (NEW.state, NEW.version) IS DISTINCT FROM ('RECEIVED', 1) THEN
-      PERFORM orchestration.raise_invariant(
-        'INV-INS-001', 'P7401', 'an instruction enters as RECEIVED, version 1', 'instructions',
-        v_detail || jsonb_build_object('state', NEW.state, 'version', NEW.version),
-        'Receive it by receive_instruction; the other states are reached later.', 'state'
-      );
-    END IF;
-    IF NOT isfinite(NEW.created_at) OR NEW.created_at > clock_timestamp() THEN
-      PERFORM orchestration.raise_invariant(
-        'INV-INS-002', 'P7401', 'created_at is in the future', 'instructions',
-        v_detail || jsonb_build_object('created_at', NEW.created_at),
-        'Leave created_at out: the database sets it.', 'created_at'
-      );
-    END IF;
-    IF NEW.policy_version_id IS NOT NULL AND NOT EXISTS (
+    v_advanced := (NEW.state, NEW.version) IS DISTINCT FROM ('RECEIVED', 1);
+    v_in_future := NOT isfinite(NEW.created_at) OR NEW.created_at > clock_timestamp();
+    v_policy_unknown := NEW.policy_version_id IS NOT NULL AND NOT EXISTS (
       SELECT FROM orchestration.policy_versions p WHERE p.id = NEW.policy_version_id
-    ) THEN
-      -- A snapshot older than the version is told so by the gate, with 40001.
-      PERFORM orchestration.share_policy_gate();
-      PERFORM orchestration.raise_invariant(
-        'INV-ATT-008', 'P7105', format('policy version %s is unknown', NEW.policy_version_id),
-        'policy_versions', v_detail || jsonb_build_object('id', NEW.policy_version_id),
-        'Receive it under a version of accepted_policy_versions.', 'id'
-      );
-    END IF;
+    );
+    CASE
+      WHEN v_advanced THEN
+        PERFORM orchestration.raise_invariant(
+          'INV-INS-001', 'P7401', 'a new instruction must have state RECEIVED and version 1',
+          'instructions',
+          v_detail || jsonb_build_object('state', NEW.state, 'version', NEW.version),
+          'Use receive_instruction, and change the state afterwards.', 'state'
+        );
+      WHEN v_in_future THEN
+        PERFORM orchestration.raise_invariant(
+          'INV-INS-002', 'P7401', 'created_at is in the future', 'instructions',
+          v_detail || jsonb_build_object('created_at', NEW.created_at),
+          'Leave created_at out: the database sets it.', 'created_at'
+        );
+      WHEN v_policy_unknown THEN
+        -- If the version is newer than this snapshot, the gate raises 40001 instead.
+        PERFORM orchestration.share_gate('policy_gate');
+        PERFORM orchestration.raise_invariant(
+          'INV-ATT-008', 'P7105',
+          format('policy version %s does not exist', NEW.policy_version_id),
+          'policy_versions', v_detail || jsonb_build_object('id', NEW.policy_version_id),
+          'Use a version that accepted_policy_versions lists.', 'id'
+        );
+      ELSE
+        NULL;
+    END CASE;
     RETURN NEW;
   END IF;
 
   v_detail := jsonb_build_object('id', OLD.id, 'from', OLD.state, 'to', NEW.state);
-  IF (NEW.id, NEW.participant_id, NEW.idempotency_key, NEW.instruction_type, NEW.end_to_end_id,
+  v_moved := NEW.state IS DISTINCT FROM OLD.state;
+  v_rewritten :=
+    (NEW.id, NEW.participant_id, NEW.idempotency_key, NEW.instruction_type, NEW.end_to_end_id,
       NEW.uetr, NEW.value_date, NEW.amount_minor, NEW.currency, NEW.debtor_account,
       NEW.creditor_account, NEW.payload, NEW.payload_salt, NEW.payload_hash, NEW.attestation_id,
       NEW.policy_version_id, NEW.created_at, NEW.db_user, NEW.xact_id)
     IS DISTINCT FROM (OLD.id, OLD.participant_id, OLD.idempotency_key, OLD.instruction_type,
       OLD.end_to_end_id, OLD.uetr, OLD.value_date, OLD.amount_minor, OLD.currency,
       OLD.debtor_account, OLD.creditor_account, OLD.payload, OLD.payload_salt, OLD.payload_hash,
-      OLD.attestation_id, OLD.policy_version_id, OLD.created_at, OLD.db_user, OLD.xact_id) THEN
-    PERFORM orchestration.raise_invariant(
-      'INV-INS-002', 'P7401', 'identity and content never change', 'instructions', v_detail,
-      'Fail it, and receive the right content under a new idempotency key.'
-    );
-  END IF;
-  IF NEW.state = OLD.state THEN
-    IF (NEW.reason, NEW.version, NEW.updated_at, NEW.completed_at)
-      IS DISTINCT FROM (OLD.reason, OLD.version, OLD.updated_at, OLD.completed_at) THEN
-      PERFORM orchestration.raise_invariant(
-        'INV-INS-002', 'P7401', 'version, reason and times change with the state only',
-        'instructions', v_detail, 'The database sets them when the state changes.', 'version'
-      );
-    END IF;
-    RETURN NEW;
-  END IF;
-  IF OLD.state IN ('COMPLETED', 'FAILED') THEN
-    PERFORM orchestration.raise_invariant(
-      'INV-INS-002', 'P7401', format('%s is final', OLD.state), 'instructions', v_detail,
-      'A new try is a new instruction, under a new idempotency key.', 'state'
-    );
-  END IF;
-  IF (OLD.state, NEW.state) NOT IN (
+      OLD.attestation_id, OLD.policy_version_id, OLD.created_at, OLD.db_user, OLD.xact_id);
+  v_adjusted := NOT v_moved AND (NEW.reason, NEW.version, NEW.updated_at, NEW.completed_at)
+    IS DISTINCT FROM (OLD.reason, OLD.version, OLD.updated_at, OLD.completed_at);
+  v_ended := v_moved AND OLD.state IN ('COMPLETED', 'FAILED');
+  v_out_of_order := v_moved AND (OLD.state, NEW.state) NOT IN (
     ('RECEIVED', 'AUTHORIZED'), ('AUTHORIZED', 'EXECUTING'), ('EXECUTING', 'COMPLETED'),
     ('RECEIVED', 'FAILED'), ('AUTHORIZED', 'FAILED'), ('EXECUTING', 'FAILED')
-  ) THEN
-    PERFORM orchestration.raise_invariant(
-      'INV-INS-001', 'P7401', format('%s does not follow %s', NEW.state, OLD.state),
-      'instructions', v_detail,
-      'RECEIVED, AUTHORIZED, EXECUTING, COMPLETED; FAILED from any of the first three.', 'state'
-    );
-  END IF;
-  IF NOT v_replica THEN
+  );
+  -- In replica mode no trigger writes the history, so a change of state by hand is rejected. A
+  -- copied row arrives with the version that the publisher has counted.
+  v_unversioned := v_moved AND v_replica AND NEW.version <= OLD.version;
+  CASE
+    WHEN v_rewritten THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-INS-002', 'P7401', 'the identity and content of an instruction cannot change',
+        'instructions', v_detail,
+        'Fail it, and receive the correct content under a new idempotency key.'
+      );
+    WHEN v_adjusted THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-INS-002', 'P7401',
+        'reason, version, updated_at and completed_at can change only together with state',
+        'instructions', v_detail,
+        'Leave them unchanged: the database sets them when the state changes.', 'version'
+      );
+    WHEN v_ended THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-INS-002', 'P7401', format('state %s is final', OLD.state), 'instructions', v_detail,
+        'To try again, receive a new instruction under a new idempotency key.', 'state'
+      );
+    WHEN v_out_of_order THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-INS-001', 'P7401',
+        format('state cannot change from %s to %s', OLD.state, NEW.state), 'instructions',
+        v_detail,
+        'The order is RECEIVED, AUTHORIZED, EXECUTING, COMPLETED. Each but the last can become'
+          ' FAILED.',
+        'state'
+      );
+    WHEN v_unversioned THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-INS-002', 'P7401', 'version must grow when state changes in replica mode',
+        'instructions', v_detail || jsonb_build_object('version', NEW.version),
+        'Leave replica mode: the database then sets version and writes status_history.', 'version'
+      );
+    ELSE
+      NULL;
+  END CASE;
+  IF v_moved AND NOT v_replica THEN
     NEW.version := OLD.version + 1;
     NEW.updated_at := greatest(clock_timestamp(), OLD.updated_at + interval '1 microsecond');
     NEW.completed_at := CASE WHEN NEW.state IN ('COMPLETED', 'FAILED') THEN NEW.updated_at END;
-  ELSIF NEW.version <= OLD.version THEN
-    -- An act in replica mode, where nothing would record it; what is copied brings its version.
-    PERFORM orchestration.raise_invariant(
-      'INV-INS-002', 'P7401', 'a transition in replica mode brings its version', 'instructions',
-      v_detail || jsonb_build_object('version', NEW.version),
-      'Leave replica mode: the database counts the version and writes the history.', 'version'
-    );
   END IF;
   RETURN NEW;
 END
@@ -403,8 +431,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_nestloop = off
 AS $$
--- enable_nestloop is off because the session keeps the first plan. A nested loop that was planned for
--- one row would compare every pair of rows when a later statement changes many.
+-- enable_nestloop is off because the session keeps the first plan. If a nested loop is planned for
+-- one row, a later statement that changes many rows compares every pair of them.
 BEGIN
   IF TG_OP = 'INSERT' THEN
     INSERT INTO orchestration.status_history (instruction_id, version, participant_id, to_state)
@@ -438,7 +466,8 @@ DECLARE
   v_instruction record;
 BEGIN
   IF v_replica AND orchestration.copies_a_subscription() THEN
-    -- The instruction may have moved on since, or come later: verify_instructions compares both.
+    -- The copied instruction may arrive later, or have a newer state. verify_instructions compares
+    -- both.
     RETURN NEW;
   END IF;
   SELECT i.participant_id, i.version, i.state, i.updated_at
@@ -454,17 +483,17 @@ BEGIN
     SELECT FROM orchestration.status_history h
     WHERE h.instruction_id = NEW.instruction_id AND h.version = NEW.version
   ) THEN
-    -- The foreign key or the primary key refuses it.
+    -- The foreign key or the primary key rejects the row.
     RETURN NEW;
   END IF;
   IF (NEW.participant_id, NEW.version, NEW.to_state) IS DISTINCT FROM
     (v_instruction.participant_id, v_instruction.version, v_instruction.state) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-INS-004', 'P0001', 'the row is not the instruction''s current version and state',
-      'status_history',
+      'INV-INS-004', 'P0001',
+      'version, to_state or participant_id differs from that of the instruction', 'status_history',
       jsonb_build_object('instruction_id', NEW.instruction_id, 'version', NEW.version,
         'to_state', NEW.to_state),
-      'The database writes the history itself, with every change of state.', 'version'
+      'Do not write status_history: the database does, with every change of state.', 'version'
     );
   END IF;
   RETURN NEW;
@@ -486,7 +515,7 @@ ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER guard
         """
 CREATE TRIGGER kill_switch_insert AFTER INSERT ON orchestration.instructions
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST');
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST', 'EACH');
 ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER kill_switch_insert
 """
     )
@@ -495,7 +524,7 @@ ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER kill_switch_insert
 CREATE TRIGGER kill_switch_update AFTER UPDATE ON orchestration.instructions
 FOR EACH ROW
 WHEN (NEW.state IN ('AUTHORIZED', 'EXECUTING') AND NEW.state <> OLD.state)
-EXECUTE FUNCTION orchestration.block_execution_if_killed('EXECUTION');
+EXECUTE FUNCTION orchestration.block_execution_if_killed('EXECUTION', 'EACH');
 ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER kill_switch_update
 """
     )
@@ -554,7 +583,8 @@ ALTER TABLE orchestration.status_history ENABLE ALWAYS TRIGGER no_truncate
 def create_functions() -> None:
     op.execute(
         """
--- As ck_instructions_payload and ck_payment_outbox_items_payload say it.
+-- Must equal ck_instructions_payload and ck_payment_outbox_items_payload. The functions check a
+-- payload before they store it, because the error of a CHECK constraint would print it.
 CREATE FUNCTION orchestration.is_storable_payload(p_payload jsonb) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN octet_length(p_payload::text) <= 1000000
@@ -570,15 +600,40 @@ REVOKE EXECUTE ON FUNCTION orchestration.is_storable_payload FROM PUBLIC
     )
     op.execute(
         """
+-- An element of receive_instruction.
+CREATE TYPE orchestration.new_instruction AS (
+  participant_id text,
+  idempotency_key text,
+  instruction_type text,
+  end_to_end_id text,
+  uetr uuid,
+  value_date date,
+  amount_minor bigint,
+  currency text,
+  debtor_account text,
+  creditor_account text,
+  payload jsonb,
+  attestation_id uuid,
+  policy_version_id text
+);
+
+ALTER TYPE orchestration.new_instruction OWNER TO symphony_owner;
+REVOKE USAGE ON TYPE orchestration.new_instruction FROM PUBLIC
+"""
+    )
+    op.execute(
+        """
 CREATE FUNCTION orchestration.receive_instruction(p_instructions jsonb)
 RETURNS SETOF orchestration.instruction_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
--- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
--- was empty would still scan the whole table after it has grown.
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a
+-- table was empty would still scan the whole table after it has grown.
+-- The function is long because it checks every element of the batch before it takes a lock.
 DECLARE
+  v_instructions orchestration.new_instruction[];
   v_bad record;
   v_other record;
   v_new uuid[];
@@ -588,8 +643,8 @@ BEGIN
   IF jsonb_typeof(p_instructions) IS DISTINCT FROM 'array'
     OR jsonb_array_length(p_instructions) > 10000 THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'p_instructions is an array of 0 to 10,000 objects',
-      'instructions', '{}', 'Send a batch in parts.'
+      'INV-API-001', '22023', 'p_instructions must be an array of 0 to 10,000 objects',
+      'instructions', '{}', 'Split the batch: at most 10,000 per call.'
     );
   END IF;
   IF pg_column_size(p_instructions) > 67108864 THEN
@@ -598,13 +653,16 @@ BEGIN
       'instructions', '{}', 'Split the batch.'
     );
   END IF;
-  -- Before any lock, and instead of the CHECKs, whose DETAIL would show the row. The block writes
-  -- nothing, so its subtransaction gets no id.
+  -- This check comes before any lock, and before the CHECK constraints because their DETAIL shows
+  -- the row. The block writes nothing, so its subtransaction gets no id.
   BEGIN
-    SELECT t.ord, t.missing, t.malformed
+    v_instructions := ARRAY(
+      SELECT r FROM jsonb_populate_recordset(NULL::orchestration.new_instruction, p_instructions) AS r
+    );
+    SELECT t.ordinality, t.missing, t.malformed
     INTO v_bad
     FROM (
-      SELECT r.ord,
+      SELECT r.ordinality,
              CASE
                WHEN r.participant_id IS NULL THEN 'participant_id'
                WHEN r.idempotency_key IS NULL THEN 'idempotency_key'
@@ -631,30 +689,23 @@ BEGIN
                WHEN octet_length(r.policy_version_id) > 1000 THEN 'policy_version_id'
                WHEN NOT orchestration.is_storable_payload(r.payload) THEN 'payload'
              END AS malformed
-      FROM ROWS FROM (jsonb_to_recordset(p_instructions) AS (
-        participant_id text, idempotency_key text, instruction_type text, end_to_end_id text,
-        uetr uuid, value_date date, amount_minor bigint, currency text, debtor_account text,
-        creditor_account text, payload jsonb, attestation_id uuid, policy_version_id text
-      )) WITH ORDINALITY AS r (
-        participant_id, idempotency_key, instruction_type, end_to_end_id,
-        uetr, value_date, amount_minor, currency, debtor_account,
-        creditor_account, payload, attestation_id, policy_version_id, ord
-      )
+      FROM unnest(v_instructions) WITH ORDINALITY AS r
     ) t
     WHERE t.missing IS NOT NULL OR t.malformed IS NOT NULL
-    ORDER BY t.ord
+    ORDER BY t.ordinality
     LIMIT 1;
   EXCEPTION
     WHEN data_exception THEN
       PERFORM orchestration.refuse_unreadable('instructions', SQLSTATE, SQLERRM);
   END;
-  IF v_bad.ord IS NOT NULL THEN
+  IF v_bad.ordinality IS NOT NULL THEN
     PERFORM orchestration.refuse_element(
-      'instructions', v_bad.ord, v_bad.missing, v_bad.malformed
+      'instructions', v_bad.ordinality, v_bad.missing, v_bad.malformed
     );
   END IF;
-  PERFORM orchestration.share_kill_switch_gate();
-  -- In order of the key: batches that share keys wait for each other, never in a circle.
+  PERFORM orchestration.share_gate('kill_switch_gate');
+  -- Insert in the order of the keys, so that batches that share keys wait for each other without a
+  -- deadlock.
   WITH entered AS (
   INSERT INTO orchestration.instructions (
     participant_id, idempotency_key, instruction_type, end_to_end_id, uetr, value_date,
@@ -664,33 +715,18 @@ BEGIN
   SELECT r.participant_id, r.idempotency_key, r.instruction_type, r.end_to_end_id, r.uetr,
          r.value_date, r.amount_minor, r.currency, r.debtor_account, r.creditor_account, r.payload,
          r.attestation_id, r.policy_version_id
-  FROM ROWS FROM (jsonb_to_recordset(p_instructions) AS (
-    participant_id text, idempotency_key text, instruction_type text, end_to_end_id text,
-    uetr uuid, value_date date, amount_minor bigint, currency text, debtor_account text,
-    creditor_account text, payload jsonb, attestation_id uuid, policy_version_id text
-  )) WITH ORDINALITY AS r (
-    participant_id, idempotency_key, instruction_type, end_to_end_id,
-    uetr, value_date, amount_minor, currency, debtor_account,
-    creditor_account, payload, attestation_id, policy_version_id, ord
-  )
-  ORDER BY r.participant_id, r.idempotency_key, r.ord
+  FROM unnest(v_instructions) WITH ORDINALITY AS r
+  ORDER BY r.participant_id, r.idempotency_key, r.ordinality
   ON CONFLICT (participant_id, idempotency_key) DO NOTHING
   RETURNING id
   )
   SELECT array_agg(e.id) INTO v_new FROM entered e;
 
-  -- Who asked and under which policy was judged with the first: the rest is the content.
+  -- The attestation and the policy version were checked with the first request. All other columns
+  -- are the content, which a replay must repeat.
   SELECT i.id, i.participant_id, i.idempotency_key
   INTO v_other
-  FROM ROWS FROM (jsonb_to_recordset(p_instructions) AS (
-    participant_id text, idempotency_key text, instruction_type text, end_to_end_id text,
-    uetr uuid, value_date date, amount_minor bigint, currency text, debtor_account text,
-    creditor_account text, payload jsonb
-  )) WITH ORDINALITY AS r (
-    participant_id, idempotency_key, instruction_type, end_to_end_id,
-    uetr, value_date, amount_minor, currency, debtor_account,
-    creditor_account, payload, ord
-  )
+  FROM unnest(v_instructions) WITH ORDINALITY AS r
   CROSS JOIN LATERAL (
     SELECT i.*
     FROM orchestration.instructions i
@@ -701,28 +737,26 @@ BEGIN
       i.debtor_account, i.creditor_account, i.payload::text)
     IS DISTINCT FROM (r.instruction_type, r.end_to_end_id, r.uetr, r.value_date, r.amount_minor,
       r.currency, r.debtor_account, r.creditor_account, r.payload::text)
-  ORDER BY r.ord
+  ORDER BY r.ordinality
   LIMIT 1;
   IF FOUND THEN
     PERFORM orchestration.raise_invariant(
-      'INV-INS-008', 'P7402', 'the idempotency key was used with other content', 'instructions',
+      'INV-INS-008', 'P7402', 'the idempotency key was used with different content', 'instructions',
       jsonb_build_object('id', v_other.id, 'participant_id', v_other.participant_id,
         'idempotency_key', v_other.idempotency_key),
       'Use a new idempotency key for new content.', 'idempotency_key'
     );
   END IF;
   IF cardinality(v_new) < jsonb_array_length(p_instructions) THEN
-    -- Some are new and some are not. A key that comes twice is new where it comes first.
+    -- Some elements are new and some are not. If a key occurs twice, its first element is new.
     SELECT jsonb_object_agg(n.id, NULL) INTO v_new_ids FROM unnest(v_new) AS n (id);
-    SELECT array_agg(f.replayed ORDER BY f.ord)
+    SELECT array_agg(f.replayed ORDER BY f.ordinality)
     INTO v_replayed
     FROM (
-      SELECT r.ord,
+      SELECT r.ordinality,
              NOT v_new_ids ? i.id::text
-               OR row_number() OVER (PARTITION BY i.id ORDER BY r.ord) > 1 AS replayed
-      FROM ROWS FROM (jsonb_to_recordset(p_instructions) AS (
-        participant_id text, idempotency_key text
-      )) WITH ORDINALITY AS r (participant_id, idempotency_key, ord)
+               OR row_number() OVER (PARTITION BY i.id ORDER BY r.ordinality) > 1 AS replayed
+      FROM unnest(v_instructions) WITH ORDINALITY AS r
       CROSS JOIN LATERAL (
         SELECT i.id
         FROM orchestration.instructions i
@@ -732,17 +766,15 @@ BEGIN
     ) f;
   END IF;
   RETURN QUERY
-  SELECT i.*, coalesce(v_replayed[r.ord], v_new IS NULL)
-  FROM ROWS FROM (jsonb_to_recordset(p_instructions) AS (
-    participant_id text, idempotency_key text
-  )) WITH ORDINALITY AS r (participant_id, idempotency_key, ord)
+  SELECT i.*, coalesce(v_replayed[r.ordinality], v_new IS NULL)
+  FROM unnest(v_instructions) WITH ORDINALITY AS r
   CROSS JOIN LATERAL (
     SELECT i.*
     FROM orchestration.instructions i
     WHERE i.participant_id = r.participant_id AND i.idempotency_key = r.idempotency_key
     OFFSET 0
   ) i
-  ORDER BY r.ord;
+  ORDER BY r.ordinality;
 END
 $$;
 
@@ -763,15 +795,19 @@ RETURNS SETOF orchestration.instruction_result
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- The instruction, if it still is what the caller has seen and not yet what it is to become. Its
--- whole lock at once: growing, it would deadlock with a unit that enqueues and then starts.
--- If this login has already done the same transition from this version, the row is returned as that
--- transition left it, with replayed set, and the caller does nothing more.
+-- Locks and returns the instruction if its version is p_version and its state is not p_state yet.
+-- FOR UPDATE takes the strongest lock at once. If the UPDATE had to strengthen a weaker lock, it
+-- would deadlock with a transaction that enqueues an item and then starts the same instruction.
+-- If this login has already made the same transition from p_version, the function returns the row
+-- that the transition left, with replayed set. The caller then changes nothing.
+-- The function is slightly over 70 lines because the replay sets each column of the result that has
+-- changed since.
 DECLARE
   v_instruction orchestration.instruction_result;
   v_done orchestration.status_history;
 BEGIN
-  -- An enqueue of the same instruction waits for this lock while it holds a gate.
+  -- A transaction that enqueues an item of this instruction holds a gate while it waits for this
+  -- lock, so the lock must not stay with a client that has stopped.
   PERFORM orchestration.bound_idle_time();
   SELECT i.*, false INTO v_instruction
   FROM orchestration.instructions i
@@ -780,11 +816,11 @@ BEGIN
   IF v_instruction.id IS NULL THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-002', 'P0002', 'the instruction does not exist', 'instructions',
-      jsonb_build_object('id', p_id), 'Read the id again.', 'id'
+      jsonb_build_object('id', p_id), 'Check the id.', 'id'
     );
   END IF;
   IF v_instruction.version > p_version THEN
-    -- As bigint: the caller's version may be the largest integer.
+    -- The cast to bigint avoids an overflow if p_version is the largest integer.
     SELECT h.* INTO v_done
     FROM orchestration.status_history h
     WHERE h.instruction_id = p_id
@@ -793,8 +829,8 @@ BEGIN
       AND h.reason IS NOT DISTINCT FROM p_reason
       AND h.db_user = SESSION_USER;
     IF FOUND THEN
-      -- Not as the row is now: a unit that authorizes and then starts with the version it got back
-      -- can be repeated as a whole.
+      -- The row may have changed again since. Returning its current version would stop a caller
+      -- that repeats several transitions, each with the version that the one before returned.
       v_instruction.state := v_done.to_state;
       v_instruction.open := v_done.to_state IN ('AUTHORIZED', 'EXECUTING');
       v_instruction.reason := v_done.reason;
@@ -810,17 +846,18 @@ BEGIN
   IF v_instruction.version IS DISTINCT FROM p_version THEN
     PERFORM orchestration.raise_invariant(
       'INV-INS-009', 'P7403',
-      format('the instruction is at version %s', v_instruction.version), 'instructions',
+      format('p_version must be %s, the current version of the instruction', v_instruction.version),
+      'instructions',
       jsonb_build_object('id', p_id, 'version', v_instruction.version, 'given', p_version,
         'state', v_instruction.state),
-      'Read it again and decide anew.', 'version'
+      'Read the instruction again, and check that the transition is still right.', 'version'
     );
   END IF;
   IF v_instruction.state = p_state THEN
     PERFORM orchestration.raise_invariant(
-      'INV-INS-001', 'P7401', format('the instruction is %s already', p_state), 'instructions',
+      'INV-INS-001', 'P7401', format('the instruction is already %s', p_state), 'instructions',
       jsonb_build_object('id', p_id, 'from', p_state, 'to', p_state),
-      'Nothing is left to do: each transition happens once.', 'state'
+      'Do nothing: another call has made this transition.', 'state'
     );
   END IF;
   RETURN NEXT v_instruction;
@@ -843,22 +880,22 @@ DECLARE
   v_cert text;
   v_token text;
 BEGIN
-  PERFORM orchestration.share_kill_switch_gate();
-  PERFORM orchestration.share_policy_gate();
-  PERFORM orchestration.share_revocation_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
+  PERFORM orchestration.share_gate('policy_gate');
+  PERFORM orchestration.share_gate('revocation_gate');
   SELECT l.* INTO v_instruction
   FROM orchestration.lock_instruction(p_id, p_version, 'AUTHORIZED', NULL) l;
   IF v_instruction.replayed THEN
-    -- Whether it could be authorized was judged when it was.
+    -- The first call has checked the conditions below.
     RETURN NEXT v_instruction;
     RETURN;
   END IF;
   IF v_instruction.state = 'RECEIVED' THEN
     IF v_instruction.db_user = SESSION_USER THEN
       PERFORM orchestration.raise_invariant(
-        'INV-INS-007', 'P7405', 'the login that received an instruction does not authorize it',
+        'INV-INS-007', 'P7405', 'the login that received the instruction cannot authorize it',
         'instructions', jsonb_build_object('id', p_id, 'db_user', v_instruction.db_user),
-        'Have another login authorize it.', 'db_user'
+        'Authorize it with another login.', 'db_user'
       );
     END IF;
     IF NOT EXISTS (
@@ -867,10 +904,10 @@ BEGIN
     ) THEN
       PERFORM orchestration.raise_invariant(
         'INV-INS-010', 'P7105',
-        format('policy version %s is not accepted any more', v_instruction.policy_version_id),
+        format('policy version %s is no longer accepted', v_instruction.policy_version_id),
         'policy_versions',
         jsonb_build_object('id', v_instruction.policy_version_id, 'instruction_id', p_id),
-        'Fail it, and receive it anew under a version of accepted_policy_versions.', 'id'
+        'Fail it, and receive it again under a version that accepted_policy_versions lists.', 'id'
       );
     END IF;
     SELECT a.client_cert_fingerprint_sha256, a.token_hash
@@ -882,19 +919,19 @@ BEGIN
       WHERE c.cert_fingerprint_sha256 = v_cert
     ) THEN
       PERFORM orchestration.raise_invariant(
-        'INV-INS-010', 'P7202', 'the client certificate it was attested with is revoked',
+        'INV-INS-010', 'P7202', 'the client certificate of the attestation is revoked',
         'revoked_client_certs',
         jsonb_build_object('credential', 'CLIENT_CERT', 'instruction_id', p_id),
-        'Fail it, and have the client attest it anew.', 'cert_fingerprint_sha256'
+        'Fail it, and attest it again with another certificate.', 'cert_fingerprint_sha256'
       );
     END IF;
     IF EXISTS (
       SELECT FROM orchestration.revoked_tokens_in_force t WHERE t.token_hash = v_token
     ) THEN
       PERFORM orchestration.raise_invariant(
-        'INV-INS-010', 'P7202', 'the token it was attested with is revoked', 'revoked_tokens',
+        'INV-INS-010', 'P7202', 'the token of the attestation is revoked', 'revoked_tokens',
         jsonb_build_object('credential', 'TOKEN', 'instruction_id', p_id),
-        'Fail it, and have the caller attest it anew.', 'token_hash'
+        'Fail it, and attest it again with another token.', 'token_hash'
       );
     END IF;
   END IF;
@@ -919,7 +956,7 @@ AS $$
 DECLARE
   v_instruction orchestration.instruction_result;
 BEGIN
-  PERFORM orchestration.share_kill_switch_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
   SELECT l.* INTO v_instruction
   FROM orchestration.lock_instruction(p_id, p_version, 'EXECUTING', NULL) l;
   IF v_instruction.replayed THEN
@@ -952,10 +989,11 @@ DECLARE
   v_instruction orchestration.instruction_result;
 BEGIN
   IF p_state = 'FAILED' AND coalesce(p_reason, '') = '' THEN
-    -- The CHECK would show the instruction, its accounts and its payload.
+    -- Checked here because the error of the CHECK constraint would print the whole row, with its
+    -- accounts and payload.
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'an instruction fails for a reason', 'instructions',
-      jsonb_build_object('id', p_id), 'Say why, in p_reason.', 'reason'
+      'INV-API-001', '22023', 'p_reason must not be empty', 'instructions',
+      jsonb_build_object('id', p_id), 'Pass the reason for the failure in p_reason.', 'reason'
     );
   END IF;
   PERFORM orchestration.refuse_long_texts('instructions', ARRAY['reason'], ARRAY[p_reason], 4000);
@@ -971,12 +1009,13 @@ BEGIN
   WHERE i.id = p_id
   RETURNING i.*, false;
 EXCEPTION
-  -- What refers to an open instruction decides, also in a race.
+  -- The foreign key of payment_outbox_pending rejects the change if an item is pending, even if
+  -- another transaction enqueues it at the same time.
   WHEN foreign_key_violation THEN
     PERFORM orchestration.raise_invariant(
-      'INV-INS-006', 'P7404', 'an instruction ends after its last open item', 'instructions',
+      'INV-INS-006', 'P7404', 'the instruction still has a pending item', 'instructions',
       jsonb_build_object('id', p_id, 'to', p_state),
-      'Have its items dispatched or failed first: payment_outbox_status shows them.',
+      'Wait until its items are DISPATCHED or FAILED. payment_outbox_status lists them.',
       'state'
     );
 END
@@ -1029,7 +1068,7 @@ RETURNS TABLE (finding text, instruction_id uuid, participant_id text, detail js
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
-  SELECT 'HISTORY: it does not lead to the instruction as it stands',
+  SELECT 'HISTORY: status_history does not lead to the current state of the instruction',
          i.id, i.participant_id,
          jsonb_build_object('version', i.version, 'state', i.state, 'rows', h.rows,
            'last', h.last)
@@ -1052,27 +1091,29 @@ AS $$
   WHERE (h.rows, h.first, h.newest, h.last, h.reason, h.received_by, h.leaps)
     IS DISTINCT FROM (i.version::bigint, 1, i.version, i.state, i.reason, i.db_user, 0::bigint)
   UNION ALL
-  SELECT 'ORPHAN: history of no instruction', h.instruction_id, h.participant_id,
+  SELECT 'ORPHAN: the instruction of the status_history row does not exist',
+         h.instruction_id, h.participant_id,
          jsonb_build_object('version', h.version, 'to_state', h.to_state)
   FROM orchestration.status_history h
   WHERE NOT EXISTS (
     SELECT FROM orchestration.instructions i
     WHERE (i.id, i.participant_id) = (h.instruction_id, h.participant_id))
   UNION ALL
-  SELECT 'ORPHAN: an instruction of no attestation', i.id, i.participant_id,
+  SELECT 'ORPHAN: the attestation of the instruction does not exist', i.id, i.participant_id,
          jsonb_build_object('attestation_id', i.attestation_id)
   FROM orchestration.instructions i
   WHERE NOT EXISTS (
     SELECT FROM orchestration.ingress_attestations a WHERE a.id = i.attestation_id)
   UNION ALL
-  SELECT 'POLICY: it is not the one of the instruction''s attestation', i.id, i.participant_id,
+  SELECT 'POLICY: the instruction and its attestation have different policy versions',
+         i.id, i.participant_id,
          jsonb_build_object('attestation_id', i.attestation_id,
            'policy_version_id', i.policy_version_id, 'attested_under', a.policy_version_id)
   FROM orchestration.instructions i
   JOIN orchestration.ingress_attestations a ON a.id = i.attestation_id
   WHERE a.policy_version_id <> i.policy_version_id
   UNION ALL
-  SELECT 'ORPHAN: an instruction of no policy version', i.id, i.participant_id,
+  SELECT 'ORPHAN: the policy version of the instruction does not exist', i.id, i.participant_id,
          jsonb_build_object('policy_version_id', i.policy_version_id)
   FROM orchestration.instructions i
   WHERE NOT EXISTS (
@@ -1093,7 +1134,7 @@ def downgrade() -> None:
 DO $$
 BEGIN
   IF EXISTS (SELECT FROM orchestration.instructions) THEN
-    RAISE EXCEPTION 'instructions holds evidence; to destroy it say -x destroy-evidence=yes'
+    RAISE EXCEPTION 'instructions contains evidence; to destroy it, pass -x destroy-evidence=yes'
       USING ERRCODE = 'dependent_objects_still_exist';
   END IF;
 END
@@ -1109,6 +1150,7 @@ $$
     op.execute("DROP FUNCTION orchestration.authorize_instruction")
     op.execute("DROP FUNCTION orchestration.lock_instruction")
     op.execute("DROP FUNCTION orchestration.receive_instruction")
+    op.execute("DROP TYPE orchestration.new_instruction")
     op.execute("DROP FUNCTION orchestration.is_storable_payload")
     op.execute("DROP VIEW orchestration.instruction_status")
     op.execute("DROP VIEW orchestration.instruction_result")

@@ -1,4 +1,4 @@
-"""The attempt logs: an instruction's runs, and its rail calls outside the outbox.
+"""Create the attempt logs: the executions of an instruction and its calls to a rail.
 
 Serves: INV-APP-001, INV-APP-002, INV-API-002.
 """
@@ -162,9 +162,9 @@ CREATE FUNCTION orchestration.meet_newer_attempts(p_log text, p_instruction_id u
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- Called before a refusal. Of rows that are newer than the snapshot only the primary key knows:
--- storing the row that would come next meets them and answers 40001. Where there are none, the
--- refusal undoes this.
+-- Called before an attempt is rejected. Rows that are newer than the snapshot are not visible, but
+-- the primary key contains them. If one exists, inserting the row that would come next conflicts
+-- with it and raises 40001. Otherwise the caller raises an error, which undoes the insert.
 DECLARE
   v_last jsonb;
   v_next jsonb;
@@ -216,18 +216,26 @@ CREATE FUNCTION orchestration.guard_attempt_log() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+-- The function is long because both attempt logs share it: it reads the log by name, and the guards
+-- of an opening and of a closing need the same earlier row.
 DECLARE
   v_detail jsonb := jsonb_build_object('instruction_id', NEW.instruction_id,
     'attempt_no', NEW.attempt_no, 'phase', NEW.phase);
   v_replica boolean := current_setting('session_replication_role') = 'replica';
   v_known boolean;
+  v_unopened boolean;
+  v_skipped boolean;
+  v_succeeded boolean;
+  v_different boolean;
+  v_in_future boolean;
   v_before jsonb;
 BEGIN
   IF v_replica AND orchestration.copies_a_subscription() THEN
-    -- The rows of an attempt come in any order: verify_attempt_logs tells whether they fit.
+    -- Copied rows of an attempt arrive in any order. verify_attempt_logs reports those that do not
+    -- belong together.
     RETURN NEW;
   END IF;
-  -- What this row follows: an opening the closing of the attempt before, a closing its opening.
+  -- For an opening, the closing of the previous attempt; for a closing, the opening of its attempt.
   EXECUTE format(
     'SELECT to_jsonb(a)
     FROM orchestration.%I a
@@ -260,40 +268,45 @@ BEGIN
     TG_TABLE_NAME
   ) INTO v_known USING NEW.instruction_id, NEW.attempt_no, NEW.phase;
   IF v_known OR (NEW.phase IN ('OPEN', 'CLOSE')) IS NOT TRUE THEN
-    -- The primary key or the CHECK refuses it.
+    -- The primary key or a CHECK constraint rejects the row.
     RETURN NEW;
   END IF;
-  IF NEW.phase = 'OPEN' AND v_before IS NULL AND NEW.attempt_no <> 1
-    OR NEW.phase = 'OPEN' AND v_before ->> 'outcome' = 'SUCCEEDED'
-    OR NEW.phase = 'CLOSE' AND v_before IS NULL THEN
-    PERFORM orchestration.meet_newer_attempts(TG_TABLE_NAME, NEW.instruction_id);
-    PERFORM orchestration.raise_invariant(
-      'INV-APP-002', 'P7401',
-      CASE
-        WHEN NEW.phase = 'CLOSE' THEN 'an attempt is closed after it was opened'
-        WHEN v_before IS NULL THEN 'an attempt is opened after the one before was closed'
-        ELSE 'no attempt follows one that SUCCEEDED'
-      END,
-      TG_TABLE_NAME, v_detail, 'Read the log: its last attempt may be open, or its end.',
-      'attempt_no'
-    );
-  END IF;
-  IF NEW.phase = 'CLOSE'
+  v_unopened := NEW.phase = 'CLOSE' AND v_before IS NULL;
+  v_skipped := NEW.phase = 'OPEN' AND v_before IS NULL AND NEW.attempt_no <> 1;
+  v_succeeded := NEW.phase = 'OPEN' AND v_before ->> 'outcome' = 'SUCCEEDED';
+  v_different := NEW.phase = 'CLOSE'
     AND (NEW.participant_id, NEW.worker_id, to_jsonb(NEW) ->> 'rail_type') IS DISTINCT FROM
-      (v_before ->> 'participant_id', v_before ->> 'worker_id', v_before ->> 'rail_type') THEN
-    PERFORM orchestration.raise_invariant(
-      'INV-APP-002', 'P7401', 'the closing names another participant, worker or rail than the'
-        ' opening', TG_TABLE_NAME, v_detail,
-      'Leave them out of a closing: the database takes them from the opening.', 'worker_id'
-    );
-  END IF;
-  IF NOT isfinite(NEW.occurred_at) OR NEW.occurred_at > clock_timestamp() THEN
-    PERFORM orchestration.raise_invariant(
-      'INV-APP-002', 'P7401', 'occurred_at is in the future', TG_TABLE_NAME,
-      v_detail || jsonb_build_object('occurred_at', NEW.occurred_at),
-      'Leave occurred_at out: the database sets it.', 'occurred_at'
-    );
-  END IF;
+      (v_before ->> 'participant_id', v_before ->> 'worker_id', v_before ->> 'rail_type');
+  v_in_future := NOT isfinite(NEW.occurred_at) OR NEW.occurred_at > clock_timestamp();
+  CASE
+    WHEN v_unopened OR v_skipped OR v_succeeded THEN
+      PERFORM orchestration.meet_newer_attempts(TG_TABLE_NAME, NEW.instruction_id);
+      PERFORM orchestration.raise_invariant(
+        'INV-APP-002', 'P7401',
+        CASE
+          WHEN v_unopened THEN 'the attempt was not opened'
+          WHEN v_skipped THEN 'the previous attempt is not closed'
+          ELSE 'the previous attempt has the outcome SUCCEEDED'
+        END,
+        TG_TABLE_NAME, v_detail, 'Check the last attempt of the instruction in this table.',
+        'attempt_no'
+      );
+    WHEN v_different THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-APP-002', 'P7401',
+        'participant_id, worker_id or rail_type differs from the opening of the attempt',
+        TG_TABLE_NAME, v_detail,
+        'Leave them out of a closing: the database takes them from the opening.', 'worker_id'
+      );
+    WHEN v_in_future THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-APP-002', 'P7401', 'occurred_at is in the future', TG_TABLE_NAME,
+        v_detail || jsonb_build_object('occurred_at', NEW.occurred_at),
+        'Leave occurred_at out: the database sets it.', 'occurred_at'
+      );
+    ELSE
+      NULL;
+  END CASE;
   RETURN NEW;
 END
 $$;
@@ -351,7 +364,7 @@ ALTER TABLE orchestration.transaction_attempts ENABLE ALWAYS TRIGGER no_truncate
 def create_functions() -> None:
     op.execute(
         """
--- No role reads it: its row type is what the functions return.
+-- No role may select from this view. It defines the row type that the functions return.
 CREATE VIEW orchestration.execution_attempt_result
 WITH (security_invoker = true)
 AS
@@ -363,6 +376,7 @@ ALTER VIEW orchestration.execution_attempt_result OWNER TO symphony_owner
     )
     op.execute(
         """
+-- No role may select from this view. It defines the row type that the functions return.
 CREATE VIEW orchestration.transaction_attempt_result
 WITH (security_invoker = true)
 AS
@@ -378,10 +392,10 @@ CREATE FUNCTION orchestration.lock_attempted_instruction(p_instruction_id uuid) 
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- One writer of an instruction's logs at a time. Who enqueues for the instruction waits until this
--- transaction ends.
+-- Lets one transaction at a time write the attempt logs of an instruction. An enqueue for the same
+-- instruction waits until this transaction ends.
 BEGIN
-  -- An enqueue of the same instruction waits for this lock while it holds a gate.
+  -- The waiting enqueue holds a gate, so the lock must not stay with a client that has stopped.
   PERFORM orchestration.bound_idle_time();
   PERFORM 1
   FROM orchestration.instructions i
@@ -390,7 +404,7 @@ BEGIN
   IF NOT FOUND THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-002', 'P0002', 'the instruction does not exist', 'instructions',
-      jsonb_build_object('id', p_instruction_id), 'Read the id again.', 'id'
+      jsonb_build_object('id', p_instruction_id), 'Check the id.', 'id'
     );
   END IF;
 END
@@ -413,7 +427,7 @@ BEGIN
     ARRAY[p_worker_id]
   );
   PERFORM orchestration.lock_attempted_instruction(p_instruction_id);
-  -- Again, where a row that came in beside the functions has taken the number.
+  -- Repeated if a row that was not inserted by this function has taken the number meanwhile.
   LOOP
     RETURN QUERY
     INSERT INTO orchestration.execution_attempts (instruction_id, attempt_no, phase, worker_id)
@@ -464,9 +478,9 @@ BEGIN
   ) THEN
     PERFORM orchestration.meet_newer_attempts('execution_attempts', p_instruction_id);
     PERFORM orchestration.raise_invariant(
-      'INV-API-002', 'P0002', 'the attempt was never opened', 'execution_attempts',
+      'INV-API-002', 'P0002', 'the attempt was not opened', 'execution_attempts',
       jsonb_build_object('instruction_id', p_instruction_id, 'attempt_no', p_attempt_no),
-      'Open it first, by open_execution_attempt.', 'attempt_no'
+      'Check attempt_no, or use open_execution_attempt first.', 'attempt_no'
     );
   END IF;
   INSERT INTO orchestration.execution_attempts
@@ -482,10 +496,11 @@ BEGIN
   IF (v_recorded.outcome, v_recorded.error_code, v_recorded.error_message)
     IS DISTINCT FROM (p_outcome, p_error_code, p_error_message) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-APP-002', 'P7401', 'the attempt was closed otherwise', 'execution_attempts',
+      'INV-APP-002', 'P7401', 'the attempt was already closed with a different outcome',
+      'execution_attempts',
       jsonb_build_object('instruction_id', p_instruction_id, 'attempt_no', p_attempt_no,
         'outcome', v_recorded.outcome),
-      'An attempt is closed once: what happened since belongs to the next one.', 'outcome'
+      'Do not close it again. Record what happened later in a new attempt.', 'outcome'
     );
   END IF;
   RETURN NEXT v_recorded;
@@ -513,7 +528,7 @@ BEGIN
     ARRAY[p_worker_id, p_rail_type]
   );
   PERFORM orchestration.lock_attempted_instruction(p_instruction_id);
-  -- Again, where a row that came in beside the functions has taken the number.
+  -- Repeated if a row that was not inserted by this function has taken the number meanwhile.
   LOOP
     RETURN QUERY
     INSERT INTO orchestration.transaction_attempts
@@ -566,9 +581,9 @@ BEGIN
   ) THEN
     PERFORM orchestration.meet_newer_attempts('transaction_attempts', p_instruction_id);
     PERFORM orchestration.raise_invariant(
-      'INV-API-002', 'P0002', 'the attempt was never opened', 'transaction_attempts',
+      'INV-API-002', 'P0002', 'the attempt was not opened', 'transaction_attempts',
       jsonb_build_object('instruction_id', p_instruction_id, 'attempt_no', p_attempt_no),
-      'Open it first, by open_transaction_attempt.', 'attempt_no'
+      'Check attempt_no, or use open_transaction_attempt first.', 'attempt_no'
     );
   END IF;
   INSERT INTO orchestration.transaction_attempts
@@ -586,10 +601,11 @@ BEGIN
       v_recorded.error_message)
     IS DISTINCT FROM (p_outcome, p_rail_reference, p_error_code, p_error_message) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-APP-002', 'P7401', 'the attempt was closed otherwise', 'transaction_attempts',
+      'INV-APP-002', 'P7401', 'the attempt was already closed with a different outcome',
+      'transaction_attempts',
       jsonb_build_object('instruction_id', p_instruction_id, 'attempt_no', p_attempt_no,
         'outcome', v_recorded.outcome),
-      'An attempt is closed once: what happened since belongs to the next one.', 'outcome'
+      'Do not close it again. Record what happened later in a new attempt.', 'outcome'
     );
   END IF;
   RETURN NEXT v_recorded;
@@ -617,13 +633,13 @@ AS $$
            t.worker_id, t.rail_type, t.outcome
     FROM orchestration.transaction_attempts t
   ), found AS (
-    SELECT 'ORPHAN: an attempt of no instruction' AS finding, a.*
+    SELECT 'ORPHAN: the instruction of the attempt does not exist' AS finding, a.*
     FROM attempts a
     WHERE NOT EXISTS (
       SELECT FROM orchestration.instructions i
       WHERE (i.id, i.participant_id) = (a.instruction_id, a.participant_id))
     UNION ALL
-    SELECT 'CLOSE: closed and not opened, or by another worker or rail', c.*
+    SELECT 'CLOSE: the attempt was closed but not opened, or by a different worker or rail', c.*
     FROM attempts c
     LEFT JOIN attempts o
       ON (o.log, o.instruction_id, o.attempt_no, o.phase)
@@ -632,7 +648,7 @@ AS $$
       AND (o.participant_id, o.worker_id, o.rail_type)
         IS DISTINCT FROM (c.participant_id, c.worker_id, c.rail_type)
     UNION ALL
-    SELECT 'ORDER: opened, and the attempt before was not closed or SUCCEEDED', o.*
+    SELECT 'ORDER: the attempt was opened, but the previous one is not closed or SUCCEEDED', o.*
     FROM attempts o
     LEFT JOIN attempts c
       ON (c.log, c.instruction_id, c.attempt_no, c.phase)
@@ -661,8 +677,8 @@ BEGIN
   IF EXISTS (SELECT FROM orchestration.execution_attempts)
     OR EXISTS (SELECT FROM orchestration.transaction_attempts)
   THEN
-    RAISE EXCEPTION 'execution_attempts and transaction_attempts hold evidence; to destroy it say '
-      '-x destroy-evidence=yes'
+    RAISE EXCEPTION 'execution_attempts and transaction_attempts contain evidence; '
+      'to destroy it, pass -x destroy-evidence=yes'
       USING ERRCODE = 'dependent_objects_still_exist';
   END IF;
 END

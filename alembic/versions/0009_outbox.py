@@ -1,4 +1,4 @@
-"""The outbox: a register of items, what is pending of it, and every attempt.
+"""Create the outbox: the items, the queue of pending items, and the attempts.
 
 Serves: INV-OUT-001 to INV-OUT-005, INV-OUT-007 to INV-OUT-010, INV-INS-005, INV-INS-006,
 INV-INS-007, INV-AUD-001, INV-API-001, INV-API-002. Revision 0010 adds what happens after an
@@ -338,6 +338,66 @@ GRANT SELECT ON orchestration.payment_outbox_depth
 TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symphony_auditor
 """
     )
+    op.execute(
+        """
+-- The columns of an item that its functions return. The payload is left out, because the caller
+-- already has it. No role reads this view.
+CREATE VIEW orchestration.payment_outbox_item_summary
+WITH (security_invoker = true)
+AS
+SELECT i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
+       i.redrive_no, i.redrive_of, i.rail_type, i.payload_hash, i.max_attempts, i.context,
+       i.created_at, i.db_user
+FROM orchestration.payment_outbox_items i;
+
+ALTER VIEW orchestration.payment_outbox_item_summary OWNER TO symphony_owner
+"""
+    )
+    op.execute(
+        """
+-- No role reads it: its row type is what the functions return.
+CREATE VIEW orchestration.payment_outbox_item_result
+WITH (security_invoker = true)
+AS
+SELECT s.*, false AS replayed
+FROM orchestration.payment_outbox_item_summary s;
+
+ALTER VIEW orchestration.payment_outbox_item_result OWNER TO symphony_owner
+"""
+    )
+    op.execute(
+        """
+-- claim_outbox_batch returns its rows. OFFSET 0 stops the planner from flattening the look-ups into a
+-- join whose plan, cached on an empty table, would stay wrong for the session.
+CREATE VIEW orchestration.payment_outbox_claimed
+WITH (security_invoker = true)
+AS
+SELECT p.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
+       i.redrive_no, i.rail_type, i.payload, i.payload_hash, p.attempt_count AS attempt_no,
+       i.max_attempts, i.context, p.claimed_by AS worker_id, p.lease_token, p.lease_expires_at,
+       o.claimed_at
+FROM orchestration.payment_outbox_pending p
+CROSS JOIN LATERAL (
+  SELECT i.*
+  FROM orchestration.payment_outbox_items i
+  WHERE i.outbox_id = p.outbox_id
+  OFFSET 0
+) i
+CROSS JOIN LATERAL (
+  SELECT o.claimed_at
+  FROM orchestration.payment_outbox_attempts o
+  WHERE o.outbox_id = p.outbox_id
+    AND o.attempt_no = p.attempt_count
+    AND o.phase = 'OPEN'
+    AND o.lease_token = p.lease_token
+  OFFSET 0
+) o
+WHERE p.lease_token IS NOT NULL;
+
+ALTER VIEW orchestration.payment_outbox_claimed OWNER TO symphony_owner;
+GRANT SELECT ON orchestration.payment_outbox_claimed TO symphony_executor
+"""
+    )
 
 
 def create_guards() -> None:
@@ -347,8 +407,8 @@ CREATE FUNCTION orchestration.bump_participant_outbox_seq(p_participant_id text)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- Locks the participant's row and gives the next number. The row moves on when the item is stored,
--- by the trigger `sequences`, so that an item which is not stored after all leaves no gap.
+-- Locks the participant's row and returns the next number. The trigger `sequences` updates the row
+-- once the item is stored, so an item that is not stored after all leaves no gap.
 DECLARE
   v_next bigint;
 BEGIN
@@ -432,8 +492,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET timezone = 'UTC'
 AS $$
--- A redrive is an act of governance, an enqueue is none. No payload and no context: what is erased
--- later must not live on in the audit log.
+-- The audit log records a redrive, unlike an enqueue, because an operator decides on it. The entry
+-- leaves out payload and context: both can be erased later, but the audit log cannot.
 BEGIN
   IF EXISTS (SELECT FROM inserted i WHERE i.redrive_no > 0) THEN
     INSERT INTO orchestration.audit_log (action, table_name, after)
@@ -459,6 +519,8 @@ SET enable_seqscan = off
 AS $$
 -- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
 -- was empty would still scan the whole table after it has grown.
+-- The function is long because it checks one statement's items as a whole, in three queries: their
+-- instructions, each item, and the numbers of each participant.
 DECLARE
   v_xact_id bigint := pg_current_xact_id()::text::bigint;
   v_now timestamptz := clock_timestamp();
@@ -466,11 +528,12 @@ DECLARE
 BEGIN
   IF current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription() THEN
-    -- Its pending row and the items before it come by themselves: verify_outbox finds what is amiss.
+    -- The copied pending row and the earlier items arrive separately. verify_outbox reports what is
+    -- missing.
     RETURN NULL;
   END IF;
-  -- The lock makes an insert by hand wait for a completion that ends UNKNOWN, and answers an older
-  -- snapshot with 40001. enqueue_payment_outbox and redrive_outbox_item already have it.
+  -- The lock makes an INSERT by hand wait for a completion that ends UNKNOWN, and raises 40001 if
+  -- the snapshot is older. enqueue_payment_outbox and redrive_outbox_item have taken it already.
   SELECT n.instruction_id, i.unresolved
   INTO v_bad
   FROM (SELECT DISTINCT n.instruction_id FROM inserted n ORDER BY n.instruction_id OFFSET 0) n
@@ -484,74 +547,80 @@ BEGIN
   LIMIT 1;
   IF v_bad.unresolved > 0 THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-010', 'P7404', 'the instruction has an item whose outcome is unknown',
+      'INV-OUT-010', 'P7404', 'the instruction has an item whose outcome is UNKNOWN',
       'instructions',
       jsonb_build_object('id', v_bad.instruction_id, 'unresolved', v_bad.unresolved),
-      'Find out what the rail did and resolve the item first: payment_outbox_unresolved shows it.',
+      'Find out what the rail did, then use resolve_outbox_item. payment_outbox_unresolved lists'
+        ' the items.',
       'unresolved'
     );
   END IF;
-  SELECT n.outbox_id,
-         n.db_user <> SESSION_USER OR n.xact_id <> v_xact_id OR n.created_at > v_now AS forged
+  SELECT n.outbox_id, f.forged
   INTO v_bad
   FROM inserted n
-  WHERE n.db_user <> SESSION_USER
-    OR n.xact_id <> v_xact_id
-    OR n.created_at > v_now
-    OR NOT EXISTS (
-      SELECT FROM orchestration.payment_outbox_pending p
-      WHERE p.outbox_id = n.outbox_id
-      OFFSET 0
-    )
+  CROSS JOIN LATERAL (
+    SELECT n.db_user <> SESSION_USER OR n.xact_id <> v_xact_id OR n.created_at > v_now AS forged,
+           NOT EXISTS (
+             SELECT FROM orchestration.payment_outbox_pending p
+             WHERE p.outbox_id = n.outbox_id
+             OFFSET 0
+           ) AS not_pending
+  ) f
+  WHERE f.forged OR f.not_pending
   LIMIT 1;
-  IF NOT FOUND THEN
-    -- A counter that is ahead of its items is for verify_outbox to find.
-    SELECT p.participant_id, p.first, p.last, p.items
-    INTO v_bad
-    FROM (
-      SELECT n.participant_id,
-             min(n.sequence_id) AS first,
-             max(n.sequence_id) AS last,
-             count(*) AS items
-      FROM inserted n
-      GROUP BY n.participant_id
-    ) p
-    WHERE p.last - p.first <> p.items - 1
-      OR p.first > 1
-        AND NOT EXISTS (
-          SELECT FROM orchestration.payment_outbox_items i
-          WHERE i.participant_id = p.participant_id AND i.sequence_id = p.first - 1
-          OFFSET 0
-        )
-        AND NOT EXISTS (
-          SELECT FROM orchestration.participant_outbox_sequences s
-          WHERE s.participant_id = p.participant_id AND s.next_sequence_id = p.first
-          OFFSET 0
-        )
-    LIMIT 1;
-    IF FOUND THEN
-      PERFORM orchestration.raise_invariant(
-        'INV-OUT-007', '22023', 'the numbers do not follow the participant''s last one',
-        'payment_outbox_items',
-        jsonb_build_object('participant_id', v_bad.participant_id, 'first', v_bad.first,
-          'last', v_bad.last, 'items', v_bad.items),
-        'Leave sequence_id out: the database numbers.', 'sequence_id'
-      );
-    END IF;
+  IF FOUND THEN
+    CASE
+      WHEN v_bad.forged THEN
+        PERFORM orchestration.raise_invariant(
+          'INV-OUT-001', '22023', 'db_user, xact_id and created_at are set by the database',
+          'payment_outbox_items', jsonb_build_object('outbox_id', v_bad.outbox_id),
+          'Leave db_user, xact_id and created_at out.', 'db_user'
+        );
+      ELSE
+        PERFORM orchestration.raise_invariant(
+          'INV-OUT-009', 'P7006', 'the item has no pending row', 'payment_outbox_items',
+          jsonb_build_object('outbox_id', v_bad.outbox_id),
+          'Use enqueue_payment_outbox: it inserts both rows in one statement.', 'outbox_id'
+        );
+    END CASE;
     RETURN NULL;
   END IF;
-  IF v_bad.forged THEN
+  -- A counter that is ahead of the items passes here: verify_outbox reports it.
+  SELECT p.participant_id, p.first, p.last, p.items
+  INTO v_bad
+  FROM (
+    SELECT n.participant_id,
+           min(n.sequence_id) AS first,
+           max(n.sequence_id) AS last,
+           count(*) AS items
+    FROM inserted n
+    GROUP BY n.participant_id
+  ) p
+  CROSS JOIN LATERAL (
+    SELECT p.last - p.first <> p.items - 1 AS has_gap,
+           p.first > 1
+             AND NOT EXISTS (
+               SELECT FROM orchestration.payment_outbox_items i
+               WHERE i.participant_id = p.participant_id AND i.sequence_id = p.first - 1
+               OFFSET 0
+             )
+             AND NOT EXISTS (
+               SELECT FROM orchestration.participant_outbox_sequences s
+               WHERE s.participant_id = p.participant_id AND s.next_sequence_id = p.first
+               OFFSET 0
+             ) AS not_next
+  ) f
+  WHERE f.has_gap OR f.not_next
+  LIMIT 1;
+  IF FOUND THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-001', '22023', 'who wrote an item and when is the database''s to say',
-      'payment_outbox_items', jsonb_build_object('outbox_id', v_bad.outbox_id),
-      'Leave created_at, db_user and xact_id out.', 'db_user'
+      'INV-OUT-007', '22023', 'sequence_id does not continue the numbers of the participant',
+      'payment_outbox_items',
+      jsonb_build_object('participant_id', v_bad.participant_id, 'first', v_bad.first,
+        'last', v_bad.last, 'items', v_bad.items),
+      'Leave sequence_id out: the database sets it.', 'sequence_id'
     );
   END IF;
-  PERFORM orchestration.raise_invariant(
-    'INV-OUT-009', 'P7006', 'an item enters together with its pending row',
-    'payment_outbox_items', jsonb_build_object('outbox_id', v_bad.outbox_id),
-    'Enqueue by enqueue_payment_outbox.', 'outbox_id'
-  );
   RETURN NULL;
 END
 $$;
@@ -575,10 +644,10 @@ DECLARE
 BEGIN
   IF current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription() THEN
-    -- As it is now, leased or not: verify_outbox compares it with its item and attempts.
+    -- A copied row may have a lease. verify_outbox compares it with its item and attempts.
     RETURN NULL;
   END IF;
-  -- The item is this transaction's own, so that no other transaction can have ended it meanwhile.
+  -- The item must have been inserted by this transaction: no other transaction can have ended it.
   SELECT n.outbox_id INTO v_outbox_id
   FROM inserted n
   WHERE n.attempt_count <> 0
@@ -601,9 +670,9 @@ BEGIN
   LIMIT 1;
   IF FOUND THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-009', 'P7006', 'a pending row enters together with its item, unclaimed',
+      'INV-OUT-009', 'P7006', 'a pending row must be inserted with its item and without a lease',
       'payment_outbox_pending', jsonb_build_object('outbox_id', v_outbox_id),
-      'Enqueue by enqueue_payment_outbox.', 'outbox_id'
+      'Use enqueue_payment_outbox: it inserts both rows in one statement.', 'outbox_id'
     );
   END IF;
   RETURN NULL;
@@ -620,8 +689,8 @@ CREATE FUNCTION orchestration.guard_outbox_pending_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- Called where the identity changes, the lease under one token, or the count of attempts, and where
--- a lease ends.
+-- The trigger's WHEN clause calls this only if an identity column or attempt_count changes, if a
+-- lease is renewed under its token, or if a lease ends.
 DECLARE
   v_copied boolean := current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription();
@@ -632,14 +701,14 @@ BEGIN
     IS DISTINCT FROM
     (OLD.outbox_id, OLD.instruction_id, OLD.participant_id, OLD.sequence_id, OLD.rail_type) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-009', 'P7006', 'the identity of a pending row never changes',
+      'INV-OUT-009', 'P7006', 'the identity of a pending row cannot change',
       'payment_outbox_pending', jsonb_build_object('outbox_id', OLD.outbox_id),
-      'Only the lease, the attempt count and the time of the next attempt change.', 'outbox_id'
+      'Only the lease, attempt_count and next_attempt_at can change.', 'outbox_id'
     );
   END IF;
   IF OLD.lease_token IS NOT NULL AND NEW.lease_token IS DISTINCT FROM OLD.lease_token THEN
     IF v_copied THEN
-      -- Its attempts may come later: verify_outbox tells whether they fit.
+      -- The copied attempts may arrive later. verify_outbox reports those that contradict the row.
       RETURN NEW;
     END IF;
     SELECT coalesce(max(a.attempt_no) FILTER (WHERE a.phase = 'OPEN'), 0),
@@ -649,9 +718,10 @@ BEGIN
     WHERE a.outbox_id = OLD.outbox_id;
     IF NEW.lease_token IS NOT NULL OR v_opened <> v_closed OR NEW.attempt_count <> v_closed THEN
       PERFORM orchestration.raise_invariant(
-        'INV-OUT-002', 'P7002', 'a lease ends with its attempt', 'payment_outbox_pending',
+        'INV-OUT-002', 'P7002', 'a lease cannot end before its attempt is closed',
+        'payment_outbox_pending',
         jsonb_build_object('outbox_id', OLD.outbox_id, 'worker_id', OLD.claimed_by),
-        'Close the attempt first, by complete_outbox_attempt or repair_expired_leases.',
+        'Use complete_outbox_attempt or repair_expired_leases: they close the attempt first.',
         'lease_expires_at'
       );
     END IF;
@@ -660,23 +730,24 @@ BEGIN
   IF NEW.attempt_count
     <> OLD.attempt_count + (OLD.lease_token IS NULL AND NEW.lease_token IS NOT NULL)::integer THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-005', 'P7005', 'attempt_count grows by one, with a lease',
+      'INV-OUT-005', 'P7005', 'attempt_count must grow by 1 with a new lease, and only then',
       'payment_outbox_pending',
       jsonb_build_object('outbox_id', OLD.outbox_id, 'attempt_count', NEW.attempt_count),
-      'Attempts are opened by claim_outbox_batch.', 'attempt_count'
+      'Use claim_outbox_batch to open an attempt.', 'attempt_count'
     );
   END IF;
   IF NEW.claimed_by <> OLD.claimed_by
     OR OLD.lease_expires_at <= clock_timestamp() AND NOT v_copied THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-002', 'P7002', 'a lease is renewed by its own worker, before it expires',
+      'INV-OUT-002', 'P7002', 'only the worker of a lease can renew it, and only before it expires',
       'payment_outbox_pending',
       jsonb_build_object('outbox_id', OLD.outbox_id, 'worker_id', NEW.claimed_by),
-      'Claim again: the item may be another worker''s by now.', 'lease_expires_at'
+      'Claim the item again: another worker may have it now.', 'lease_expires_at'
     );
   END IF;
   IF NOT v_copied THEN
-    -- Claims and repairs read rows by next_attempt_at: a lease must never end before it.
+    -- Claims and repairs read rows up to the current time in next_attempt_at order. They would miss
+    -- an expired lease whose row has a later next_attempt_at.
     NEW.next_attempt_at := least(NEW.next_attempt_at, NEW.lease_expires_at);
   END IF;
   RETURN NEW;
@@ -709,9 +780,10 @@ BEGIN
   LIMIT 1;
   IF FOUND THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-009', 'P7006', 'a pending row leaves only after its terminal attempt',
+      'INV-OUT-009', 'P7006', 'a pending row cannot be deleted before its item ended',
       'payment_outbox_pending', jsonb_build_object('outbox_id', v_outbox_id),
-      'Complete the item by complete_outbox_attempt.', 'outbox_id'
+      'Use complete_outbox_attempt: it deletes the row when the item is DISPATCHED or FAILED.',
+      'outbox_id'
     );
   END IF;
   RETURN NULL;
@@ -731,6 +803,10 @@ SET enable_seqscan = off
 AS $$
 -- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
 -- was empty would still scan the whole table after it has grown.
+-- The function is long because one pass over the rows looks up all that the four refusals need. It
+-- runs in every claim and completion.
+-- OFFSET 0 stops the planner from flattening the look-ups into joins. The plan of such a join, made
+-- while the tables were empty, would stay slow for the session.
 DECLARE
   v_xact_id bigint := pg_current_xact_id()::text::bigint;
   v_since timestamptz := statement_timestamp();
@@ -739,10 +815,12 @@ DECLARE
 BEGIN
   IF current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription() THEN
-    -- Leases of another time, in any order: verify_outbox tells whether the attempts fit.
+    -- Copied attempts arrive in any order, and their leases have ended. verify_outbox reports
+    -- attempts that do not belong together.
     RETURN NULL;
   END IF;
-  SELECT n.outbox_id, n.attempt_no, n.phase, n.state, n.worker_id, f.fault
+  SELECT n.outbox_id, n.attempt_no, n.phase, n.state, n.worker_id,
+         f.forged, f.out_of_order, f.past_ceiling, f.lease_lost
   INTO v_bad
   FROM inserted n
   LEFT JOIN LATERAL (
@@ -778,69 +856,74 @@ BEGIN
     OFFSET 0
   ) i ON true
   CROSS JOIN LATERAL (
-    SELECT CASE
-      WHEN n.db_user <> SESSION_USER OR n.xact_id <> v_xact_id THEN 'FORGED'
-      WHEN n.phase = 'OPEN' THEN CASE
-        WHEN i.max_attempts IS NULL THEN 'ORDER'
-        WHEN n.attempt_no > 1 AND coalesce(c.state, 'DISPATCHED') IN ('DISPATCHED', 'FAILED')
-          THEN 'ORDER'
-        WHEN n.attempt_no > i.max_attempts THEN 'CEILING'
-        WHEN (p.lease_token, p.claimed_by, p.attempt_count)
-          IS DISTINCT FROM (n.lease_token, n.worker_id, n.attempt_no)
-          OR p.lease_expires_at <= n.claimed_at
-          OR n.claimed_at NOT BETWEEN v_since AND v_now
-          THEN 'ORDER'
-      END
-      WHEN o.lease_token IS NULL THEN 'ORDER'
-      WHEN n.attempt_no >= i.max_attempts THEN 'CEILING'
-      WHEN (n.lease_token, n.worker_id, n.claimed_at)
-        IS DISTINCT FROM (o.lease_token, o.worker_id, o.claimed_at)
-        OR (n.lease_token, n.worker_id) IS DISTINCT FROM (p.lease_token, p.claimed_by)
-        OR n.completed_at NOT BETWEEN v_since AND v_now
-        -- A worker or a cancellation closes before the lease expires, claim and repair after it.
-        OR (n.requested_state IS NOT NULL
-            OR coalesce(n.outcome, 'UNKNOWN') <> 'UNKNOWN'
-            OR coalesce(n.error_code, '') = 'CANCELLED')
-          <> (p.lease_expires_at > n.completed_at)
-        THEN 'LEASE'
-    END AS fault
+    SELECT n.db_user <> SESSION_USER OR n.xact_id <> v_xact_id AS forged,
+           CASE n.phase
+             WHEN 'OPEN' THEN i.max_attempts IS NULL
+               OR n.attempt_no > 1 AND coalesce(c.state, 'DISPATCHED') IN ('DISPATCHED', 'FAILED')
+             ELSE o.lease_token IS NULL
+           END AS out_of_order,
+           CASE n.phase
+             WHEN 'OPEN' THEN n.attempt_no > i.max_attempts
+             ELSE n.attempt_no >= i.max_attempts
+           END AS past_ceiling,
+           n.phase = 'OPEN'
+             AND ((p.lease_token, p.claimed_by, p.attempt_count)
+                 IS DISTINCT FROM (n.lease_token, n.worker_id, n.attempt_no)
+               OR p.lease_expires_at <= n.claimed_at
+               OR n.claimed_at NOT BETWEEN v_since AND v_now) AS unclaimed,
+           n.phase <> 'OPEN'
+             AND ((n.lease_token, n.worker_id, n.claimed_at)
+                 IS DISTINCT FROM (o.lease_token, o.worker_id, o.claimed_at)
+               OR (n.lease_token, n.worker_id) IS DISTINCT FROM (p.lease_token, p.claimed_by)
+               OR n.completed_at NOT BETWEEN v_since AND v_now
+               -- A worker or a cancellation closes before the lease expires, a claim or a repair
+               -- after it.
+               OR (n.requested_state IS NOT NULL
+                   OR coalesce(n.outcome, 'UNKNOWN') <> 'UNKNOWN'
+                   OR coalesce(n.error_code, '') = 'CANCELLED')
+                 <> (p.lease_expires_at > n.completed_at)) AS lease_lost
   ) f
-  WHERE f.fault IS NOT NULL
+  WHERE f.forged OR f.out_of_order OR f.past_ceiling OR f.unclaimed OR f.lease_lost
   LIMIT 1;
   IF NOT FOUND THEN
     RETURN NULL;
   END IF;
-  CASE v_bad.fault
-    WHEN 'FORGED' THEN
+  CASE
+    WHEN v_bad.forged THEN
       PERFORM orchestration.raise_invariant(
-        'INV-OUT-001', '22023', 'who wrote an attempt and when is the database''s to say',
+        'INV-OUT-001', '22023', 'db_user and xact_id are set by the database',
         'payment_outbox_attempts',
         jsonb_build_object('outbox_id', v_bad.outbox_id, 'attempt_no', v_bad.attempt_no),
         'Leave db_user and xact_id out.', 'db_user'
       );
-    WHEN 'CEILING' THEN
+    WHEN v_bad.past_ceiling AND NOT v_bad.out_of_order THEN
       PERFORM orchestration.raise_invariant(
         'INV-OUT-003', 'P7003', 'the item has used all its attempts', 'payment_outbox_attempts',
         jsonb_build_object('outbox_id', v_bad.outbox_id, 'attempt_no', v_bad.attempt_no),
-        'The last attempt ends as DISPATCHED or FAILED; redrive the item if it may run again.',
+        'Close the last attempt as DISPATCHED or FAILED. Redrive the item to try again.',
         'attempt_no'
       );
-    WHEN 'LEASE' THEN
+    WHEN v_bad.lease_lost AND NOT v_bad.out_of_order THEN
       PERFORM orchestration.raise_invariant(
-        'INV-OUT-002', 'P7002', 'the lease does not allow this closing',
+        'INV-OUT-002', 'P7002', 'the attempt cannot be closed under this lease at this time',
         'payment_outbox_attempts',
         jsonb_build_object('outbox_id', v_bad.outbox_id, 'attempt_no', v_bad.attempt_no,
           'worker_id', v_bad.worker_id, 'state', v_bad.state),
-        'A worker closes under its current, unexpired lease; claim and repair after it.',
+        'A worker must close it before its lease expires; a claim or a repair must do so later.',
         'lease_token'
       );
     ELSE
       PERFORM orchestration.raise_invariant(
-        'INV-OUT-005', 'P7005', 'the attempt does not follow the item''s attempts so far',
+        'INV-OUT-005', 'P7005',
+        CASE
+          WHEN v_bad.out_of_order
+            THEN 'the attempt does not follow the earlier attempts of the item'
+          ELSE 'the pending row has no lease for this attempt'
+        END,
         'payment_outbox_attempts',
         jsonb_build_object('outbox_id', v_bad.outbox_id, 'attempt_no', v_bad.attempt_no,
           'phase', v_bad.phase, 'state', v_bad.state),
-        'Attempts are opened by claim_outbox_batch and closed once, by complete_outbox_attempt.',
+        'Use claim_outbox_batch to open an attempt, and complete_outbox_attempt to close it once.',
         'attempt_no'
       );
   END CASE;
@@ -872,7 +955,7 @@ ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER guard
         """
 CREATE TRIGGER kill_switch AFTER INSERT ON orchestration.payment_outbox_items
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST');
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST', 'ENQUEUED');
 ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER kill_switch
 """
     )
@@ -914,7 +997,8 @@ ALTER TABLE orchestration.payment_outbox_pending ENABLE ALWAYS TRIGGER guard_ins
     )
     op.execute(
         """
--- One by one: of a comparison of rows, a dump and restore would change the parentheses.
+-- The columns are compared one by one, because a dump and restore would add parentheses to a row
+-- comparison, and the restored schema would differ from the fingerprint.
 CREATE TRIGGER guard_update BEFORE UPDATE ON orchestration.payment_outbox_pending
 FOR EACH ROW
 WHEN (
@@ -961,7 +1045,8 @@ ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER guard
         """
 CREATE TRIGGER kill_switch AFTER INSERT ON orchestration.payment_outbox_attempts
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('DISPATCH');
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed(
+  'DISPATCH', 'OPENED', 'payment_outbox_pending');
 ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER kill_switch
 """
     )
@@ -1000,23 +1085,47 @@ ALTER TABLE orchestration.participant_outbox_sequences ENABLE ALWAYS TRIGGER no_
 def create_functions() -> None:
     op.execute(
         """
-CREATE FUNCTION orchestration.enqueue_payment_outbox(p_items jsonb)
-RETURNS TABLE (
-  outbox_id uuid,
+-- An element of enqueue_payment_outbox.
+CREATE TYPE orchestration.new_outbox_item AS (
   instruction_id uuid,
   participant_id text,
-  sequence_id bigint,
   idempotency_key text,
-  redrive_no integer,
-  redrive_of uuid,
   rail_type text,
-  payload_hash text,
+  payload jsonb,
+  due_at timestamptz,
   max_attempts integer,
-  context jsonb,
-  created_at timestamptz,
-  db_user text,
-  replayed boolean
-)
+  context jsonb
+);
+
+ALTER TYPE orchestration.new_outbox_item OWNER TO symphony_owner;
+REVOKE USAGE ON TYPE orchestration.new_outbox_item FROM PUBLIC
+"""
+    )
+    op.execute(
+        """
+-- An element of complete_outbox_attempt.
+CREATE TYPE orchestration.outbox_completion AS (
+  outbox_id uuid,
+  lease_token uuid,
+  worker_id text,
+  state text,
+  outcome text,
+  rail_reference text,
+  rail_code text,
+  error_code text,
+  error_message text,
+  retry_in interval,
+  latency_ms integer
+);
+
+ALTER TYPE orchestration.outbox_completion OWNER TO symphony_owner;
+REVOKE USAGE ON TYPE orchestration.outbox_completion FROM PUBLIC
+"""
+    )
+    op.execute(
+        """
+CREATE FUNCTION orchestration.enqueue_payment_outbox(p_items jsonb)
+RETURNS SETOF orchestration.payment_outbox_item_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
@@ -1024,8 +1133,11 @@ SET enable_mergejoin = off
 AS $$
 -- enable_seqscan and enable_mergejoin are off because the session keeps the first plan. A plan that
 -- was made while a table was empty would still read the whole table after it has grown.
+-- The function is long because it must check the whole batch before it takes a lock, then lock in
+-- one order, and only then look keys and numbers up.
 #variable_conflict use_column
 DECLARE
+  v_items orchestration.new_outbox_item[];
   v_xact_id bigint := pg_current_xact_id()::text::bigint;
   v_now timestamptz;
   v_instructions bigint;
@@ -1036,8 +1148,8 @@ DECLARE
 BEGIN
   IF jsonb_typeof(p_items) IS DISTINCT FROM 'array' OR jsonb_array_length(p_items) > 10000 THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'p_items is an array of 0 to 10,000 objects',
-      'payment_outbox_items', '{}', 'Send a batch in parts.'
+      'INV-API-001', '22023', 'p_items must be an array of 0 to 10,000 objects',
+      'payment_outbox_items', '{}', 'Split the batch: at most 10,000 per call.'
     );
   END IF;
   IF pg_column_size(p_items) > 67108864 THEN
@@ -1046,13 +1158,16 @@ BEGIN
       'payment_outbox_items', '{}', 'Split the batch.'
     );
   END IF;
-  -- Before any lock, and instead of the CHECKs, whose DETAIL would show the row. The block writes
-  -- nothing, so its subtransaction gets no id.
+  -- This check comes before any lock, and before the CHECK constraints because their DETAIL shows
+  -- the row. The block writes nothing, so its subtransaction gets no id.
   BEGIN
-    SELECT t.ord, t.missing, t.malformed
+    v_items := ARRAY(
+      SELECT r FROM jsonb_populate_recordset(NULL::orchestration.new_outbox_item, p_items) AS r
+    );
+    SELECT t.ordinality, t.missing, t.malformed
     INTO v_bad
     FROM (
-      SELECT r.ord,
+      SELECT r.ordinality,
              CASE
                WHEN r.instruction_id IS NULL THEN 'instruction_id'
                WHEN r.participant_id IS NULL THEN 'participant_id'
@@ -1069,30 +1184,22 @@ BEGIN
                WHEN octet_length(r.context::text) > 8192
                  OR NOT orchestration.is_storable_payload(r.context) THEN 'context'
              END AS malformed
-      FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
-        instruction_id uuid, participant_id text, idempotency_key text, rail_type text,
-        payload jsonb, due_at timestamptz, max_attempts integer, context jsonb
-      )) WITH ORDINALITY AS r (
-        instruction_id, participant_id, idempotency_key, rail_type,
-        payload, due_at, max_attempts, context, ord
-      )
+      FROM unnest(v_items) WITH ORDINALITY AS r
     ) t
     WHERE t.missing IS NOT NULL OR t.malformed IS NOT NULL
-    ORDER BY t.ord
+    ORDER BY t.ordinality
     LIMIT 1;
   EXCEPTION
     WHEN data_exception THEN
       PERFORM orchestration.refuse_unreadable('payment_outbox_items', SQLSTATE, SQLERRM);
   END;
-  IF v_bad.ord IS NOT NULL THEN
+  IF v_bad.ordinality IS NOT NULL THEN
     PERFORM orchestration.refuse_element(
-      'payment_outbox_items', v_bad.ord, v_bad.missing, v_bad.malformed
+      'payment_outbox_items', v_bad.ordinality, v_bad.missing, v_bad.malformed
     );
   END IF;
   SELECT r.instruction_id, r.idempotency_key, r.due_at INTO v_other
-  FROM jsonb_to_recordset(p_items) AS r (
-    instruction_id uuid, idempotency_key text, due_at timestamptz
-  )
+  FROM unnest(v_items) AS r
   WHERE r.due_at > clock_timestamp() + interval '400 days'
   LIMIT 1;
   IF FOUND THEN
@@ -1103,17 +1210,17 @@ BEGIN
       'Enqueue the item later, when it is due within 400 days.', 'next_attempt_at'
     );
   END IF;
-  PERFORM orchestration.share_kill_switch_gate();
-  -- The instructions first, in one order: none of them ends before this transaction does, and no
-  -- completion makes an outcome unknown meanwhile. FOR SHARE, since that completion updates the row
-  -- without its keys: FOR KEY SHARE would read past it.
+  PERFORM orchestration.share_gate('kill_switch_gate');
+  -- Lock the instructions first, in one order. Until this transaction ends, none of them can end
+  -- and no completion can make an outcome unknown. FOR KEY SHARE would not be enough: such a
+  -- completion updates the row but not its keys.
   SELECT count(*),
          count(*) FILTER (
            WHERE i.open AND i.unresolved = 0 AND i.participant_id = r.participant_id)
   INTO v_instructions, v_open
   FROM (
     SELECT DISTINCT r.instruction_id, r.participant_id
-    FROM jsonb_to_recordset(p_items) AS r (instruction_id uuid, participant_id text)
+    FROM unnest(v_items) AS r
     ORDER BY r.instruction_id
     OFFSET 0
   ) r
@@ -1124,13 +1231,10 @@ BEGIN
     FOR SHARE
   ) i ON true;
   IF v_open < v_instructions THEN
-    -- A replay is answered whatever has become of its instruction since; a missing value is left
-    -- to its column.
+    -- A replay returns its item even if the instruction has ended since.
     SELECT r.instruction_id, r.participant_id, r.idempotency_key, i.state, i.open, i.unresolved
     INTO v_other
-    FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
-      instruction_id uuid, participant_id text, idempotency_key text
-    )) WITH ORDINALITY AS r (instruction_id, participant_id, idempotency_key, ord)
+    FROM unnest(v_items) WITH ORDINALITY AS r
     LEFT JOIN orchestration.instructions i
       ON i.id = r.instruction_id AND i.participant_id = r.participant_id
     WHERE (i.open AND i.unresolved = 0) IS NOT TRUE
@@ -1141,11 +1245,11 @@ BEGIN
         WHERE o.instruction_id = r.instruction_id AND o.idempotency_key = r.idempotency_key
         OFFSET 0
       )
-    ORDER BY r.ord
+    ORDER BY r.ordinality
     LIMIT 1;
     IF FOUND AND v_other.state IS NULL THEN
       PERFORM orchestration.raise_invariant(
-        'INV-INS-005', '23503', 'the instruction is not one of this participant',
+        'INV-INS-005', '23503', 'the participant has no such instruction',
         'instructions',
         jsonb_build_object('id', v_other.instruction_id,
           'participant_id', v_other.participant_id, 'idempotency_key', v_other.idempotency_key),
@@ -1167,14 +1271,14 @@ BEGIN
         'instructions',
         jsonb_build_object('id', v_other.instruction_id, 'state', v_other.state,
           'participant_id', v_other.participant_id, 'idempotency_key', v_other.idempotency_key),
-        'Authorize the instruction first; a new try of an ended one is a new instruction.', 'state'
+        'Authorize the instruction first. If it has ended, receive a new instruction.', 'state'
       );
     END IF;
   END IF;
-  -- The participants' rows, in one order, the missing ones made in the same pass: whoever enqueues
-  -- for a participant waits here, and looks keys and numbers up only afterwards.
+  -- Lock the row of each participant in one order, and insert the missing rows. Another enqueue for
+  -- the same participant waits here, so it looks keys and numbers up only after this one has ended.
   IF EXISTS (
-    SELECT FROM jsonb_to_recordset(p_items) AS r (participant_id text)
+    SELECT FROM unnest(v_items) AS r
     WHERE NOT EXISTS (
       SELECT FROM orchestration.participant_outbox_sequences s
       WHERE s.participant_id = r.participant_id
@@ -1183,14 +1287,14 @@ BEGIN
   ) THEN
     INSERT INTO orchestration.participant_outbox_sequences AS s (participant_id)
     SELECT DISTINCT r.participant_id
-    FROM jsonb_to_recordset(p_items) AS r (participant_id text)
+    FROM unnest(v_items) AS r
     ORDER BY r.participant_id
     ON CONFLICT (participant_id) DO UPDATE SET next_sequence_id = s.next_sequence_id;
   ELSE
     PERFORM 1
     FROM (
       SELECT DISTINCT r.participant_id
-      FROM jsonb_to_recordset(p_items) AS r (participant_id text)
+      FROM unnest(v_items) AS r
       ORDER BY r.participant_id
       OFFSET 0
     ) r
@@ -1205,19 +1309,13 @@ BEGIN
   v_now := clock_timestamp();
   WITH fresh AS MATERIALIZED (
     SELECT DISTINCT ON (r.instruction_id, r.idempotency_key) r.*
-    FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
-      instruction_id uuid, participant_id text, idempotency_key text, rail_type text,
-      payload jsonb, due_at timestamptz, max_attempts integer, context jsonb
-    )) WITH ORDINALITY AS r (
-      instruction_id, participant_id, idempotency_key, rail_type,
-      payload, due_at, max_attempts, context, ord
-    )
+    FROM unnest(v_items) WITH ORDINALITY AS r
     WHERE NOT EXISTS (
       SELECT FROM orchestration.payment_outbox_items i
       WHERE i.instruction_id = r.instruction_id AND i.idempotency_key = r.idempotency_key
       OFFSET 0
     )
-    ORDER BY r.instruction_id, r.idempotency_key, r.ord
+    ORDER BY r.instruction_id, r.idempotency_key, r.ordinality
   ), first_free AS MATERIALIZED (
     SELECT f.participant_id,
            greatest(
@@ -1238,10 +1336,10 @@ BEGIN
            orchestration.uuid_v7() AS outbox_id,
            uuid_send(gen_random_uuid()) AS payload_salt,
            n.sequence_id - 1
-             + row_number() OVER (PARTITION BY f.participant_id ORDER BY f.ord) AS sequence_id
+             + row_number() OVER (PARTITION BY f.participant_id ORDER BY f.ordinality) AS sequence_id
     FROM fresh f
     JOIN first_free n ON n.participant_id = f.participant_id
-    ORDER BY f.ord
+    ORDER BY f.ordinality
   ), stored AS (
     INSERT INTO orchestration.payment_outbox_items (
       outbox_id, instruction_id, participant_id, sequence_id, idempotency_key, rail_type,
@@ -1268,11 +1366,7 @@ BEGIN
   IF v_stored < jsonb_array_length(p_items) THEN
     SELECT i.outbox_id, i.instruction_id, i.idempotency_key
     INTO v_other
-    FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
-      instruction_id uuid, participant_id text, idempotency_key text, rail_type text, payload jsonb
-    )) WITH ORDINALITY AS r (
-      instruction_id, participant_id, idempotency_key, rail_type, payload, ord
-    )
+    FROM unnest(v_items) WITH ORDINALITY AS r
     CROSS JOIN LATERAL (
       SELECT i.*
       FROM orchestration.payment_outbox_items i
@@ -1282,11 +1376,11 @@ BEGIN
     ) i
     WHERE (i.participant_id, i.rail_type, i.payload::text)
       IS DISTINCT FROM (r.participant_id, r.rail_type, r.payload::text)
-    ORDER BY r.ord
+    ORDER BY r.ordinality
     LIMIT 1;
     IF FOUND THEN
       PERFORM orchestration.raise_invariant(
-        'INV-OUT-004', 'P7004', 'the idempotency key was used with other content',
+        'INV-OUT-004', 'P7004', 'the idempotency key was used with different content',
         'payment_outbox_items',
         jsonb_build_object('outbox_id', v_other.outbox_id,
           'instruction_id', v_other.instruction_id, 'idempotency_key', v_other.idempotency_key),
@@ -1294,26 +1388,28 @@ BEGIN
       );
     END IF;
   END IF;
+  -- An element is a replay if another transaction, an earlier call of this transaction or an earlier
+  -- element stored its item.
   RETURN QUERY
-  SELECT i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
-         i.redrive_no, i.redrive_of, i.rail_type, i.payload_hash, i.max_attempts, i.context,
-         i.created_at, i.db_user,
-         -- Not stored for this element, but by another transaction, by an earlier call of this one,
-         -- or for an earlier element.
+  SELECT s.*,
          i.xact_id <> v_xact_id
-           OR i.created_at < v_now
-           OR row_number() OVER (PARTITION BY i.outbox_id ORDER BY r.ord) > 1
-  FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
-    instruction_id uuid, idempotency_key text
-  )) WITH ORDINALITY AS r (instruction_id, idempotency_key, ord)
+           OR s.created_at < v_now
+           OR row_number() OVER (PARTITION BY s.outbox_id ORDER BY r.ordinality) > 1
+  FROM unnest(v_items) WITH ORDINALITY AS r
   CROSS JOIN LATERAL (
-    SELECT i.*
+    SELECT i.outbox_id, i.xact_id
     FROM orchestration.payment_outbox_items i
     WHERE i.instruction_id = r.instruction_id AND i.idempotency_key = r.idempotency_key
     ORDER BY i.redrive_no DESC
     LIMIT 1
   ) i
-  ORDER BY r.ord;
+  CROSS JOIN LATERAL (
+    SELECT s.*
+    FROM orchestration.payment_outbox_item_summary s
+    WHERE s.outbox_id = i.outbox_id
+    OFFSET 0
+  ) s
+  ORDER BY r.ordinality;
 END
 $$;
 
@@ -1332,14 +1428,15 @@ SET enable_seqscan = off
 AS $$
 -- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
 -- was empty would still scan the whole table after it has grown.
--- Given pending rows that the caller has locked: closes attempts whose lease has expired, removes
--- rows whose item has ended, and sets the others free.
+-- Takes pending rows that the caller has locked. Closes the attempts whose lease has expired,
+-- deletes the rows whose item has ended, and removes the lease of the others.
+-- The function is long because these three statements must run in this order on the same rows.
 DECLARE
   v_now timestamptz := clock_timestamp();
 BEGIN
-  -- An item that ends here ends UNKNOWN, and its instruction counts it. A transaction that has the
-  -- instruction may be waiting for these pending rows, so nothing waits for it here: the next claim
-  -- or repair closes the item.
+  -- An item that has no attempt left ends here as UNKNOWN, and instructions.unresolved counts it.
+  -- Another transaction that has locked the instruction may be waiting for these pending rows.
+  -- Waiting for its lock would deadlock, so the item is skipped. The next claim or repair closes it.
   SELECT array_agg(d.outbox_id) INTO p_outbox_ids
   FROM (
     SELECT p.outbox_id, p.instruction_id, p.attempt_count >= i.max_attempts AS ends
@@ -1408,7 +1505,7 @@ BEGIN
   SET claimed_by = NULL,
       lease_token = NULL,
       lease_expires_at = NULL,
-      -- A lease that was never opened as an attempt counts for nothing.
+      -- A lease without an opened attempt is not counted.
       attempt_count = coalesce(
         (SELECT max(a.attempt_no)
          FROM orchestration.payment_outbox_attempts a
@@ -1463,7 +1560,8 @@ AS $$
 -- returns. The planner must choose it whatever the statistics say.
 -- Locks the first free rows after a position, those due longest first. `dead` is the part of
 -- `picked` whose lease has expired or whose item has ended. `passed_over` counts the rows that the
--- scan met and did not pick.
+-- scan read and did not pick.
+-- The function is slightly over 70 lines because its settings and result columns take 25.
 DECLARE
   v_met bigint;
 BEGIN
@@ -1482,7 +1580,7 @@ BEGIN
       AND (p.lease_expires_at IS NULL OR p.lease_expires_at <= p_now)
       AND (p_stopped_participants IS NULL OR p.participant_id <> ALL (p_stopped_participants))
       AND (p_stopped_rails IS NULL OR p.rail_type <> ALL (p_stopped_rails))
-      -- A row without a lease that has used all its attempts can be given none. The guards prevent
+      -- A row without a lease that has used all its attempts cannot be claimed. The guards prevent
       -- such a row, and verify_outbox reports it.
       AND (
         p.attempt_count = 0
@@ -1535,8 +1633,8 @@ AS $$
 -- enable_seqscan, enable_bitmapscan and enable_sort are off because only a scan of the index in its
 -- own order reads no more rows than it returns. The session keeps the first plan, which may have
 -- been made while the table was empty.
--- Moves leased rows that a claim has passed over, up to the one due at p_last_due, to the time at
--- which their leases end. Before that time no claim meets them again.
+-- Sets next_attempt_at to the end of the lease in leased rows that a claim has passed over, up to
+-- p_last_due. Until then no claim reads these rows again.
 DECLARE
   v_leased uuid[];
 BEGIN
@@ -1566,33 +1664,18 @@ CREATE FUNCTION orchestration.claim_outbox_batch(
   p_batch_size bigint,
   p_lease interval,
   p_max_bytes bigint DEFAULT 16777216
-) RETURNS TABLE (
-  outbox_id uuid,
-  instruction_id uuid,
-  participant_id text,
-  sequence_id bigint,
-  idempotency_key text,
-  redrive_no integer,
-  rail_type text,
-  payload jsonb,
-  payload_hash text,
-  attempt_no integer,
-  max_attempts integer,
-  context jsonb,
-  worker_id text,
-  lease_token uuid,
-  lease_expires_at timestamptz,
-  claimed_at timestamptz
-)
+) RETURNS SETOF orchestration.payment_outbox_claimed
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 SET plan_cache_mode = force_generic_plan
 AS $$
--- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
--- was empty would still scan the whole table after it has grown.
--- plan_cache_mode is force_generic_plan because planning each call anew costs more than a small claim.
-#variable_conflict use_column
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a
+-- table was empty would still scan the whole table after it has grown.
+-- plan_cache_mode is force_generic_plan because planning each call again costs more than a small
+-- claim.
+-- The function is long because the pick, the budget and the lease must share one transaction and
+-- one order.
 DECLARE
   v_now timestamptz := clock_timestamp();
   v_lease interval;
@@ -1611,34 +1694,36 @@ BEGIN
       'payment_outbox_pending', ARRAY['claimed_by'], ARRAY[p_worker_id]
     );
   END IF;
-  -- Judged and added in seconds: a month is 30 days where intervals are compared, and what the
-  -- calendar says where they are added; a day may have 23 hours.
+  -- Compare and add the lease in seconds. PostgreSQL takes a month as 30 days when it compares
+  -- intervals, but follows the calendar when it adds them, and a day can have 23 hours.
   IF coalesce(p_worker_id, '') = ''
     OR (p_batch_size BETWEEN 1 AND 10000) IS NOT TRUE
     OR (extract(epoch FROM p_lease) BETWEEN 1 AND 86400) IS NOT TRUE
     OR (p_max_bytes BETWEEN 1 AND 1073741824) IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023',
-      'a named worker claims 1 to 10,000 items of 1 byte to 1 GiB for 1 second to 1 day',
+      'p_worker_id must not be empty, and p_batch_size must be 1 to 10,000, p_lease 1 second to 1 day,'
+        ' p_max_bytes 1 byte to 1 GiB',
       'payment_outbox_pending',
       jsonb_build_object('worker_id', p_worker_id, 'batch_size', p_batch_size,
         'lease', p_lease::text, 'max_bytes', p_max_bytes),
-      'Claim within these bounds.'
+      'Pass values within these bounds.'
     );
   END IF;
   v_lease := make_interval(secs => extract(epoch FROM p_lease)::float8);
-  PERFORM orchestration.share_kill_switch_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
   PERFORM orchestration.refuse_if_killed('DISPATCH');
-  -- A stopped participant or rail is left out, so that the others go on. The look-up is planned at
-  -- every call, which costs as much as a small claim.
+  -- Leave out the items of stopped participants and rails. stopped_targets is planned at every
+  -- call, which costs as much as a small claim, so it is called only if such a switch was ever
+  -- used.
   IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.scope = 'PARTICIPANT') THEN
     v_stopped_participants := orchestration.stopped_targets('PARTICIPANT');
   END IF;
   IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.scope = 'RAIL') THEN
     v_stopped_rails := orchestration.stopped_targets('RAIL');
   END IF;
-  -- Items that a claim ends here take no place in its batch: it picks again until the batch is
-  -- full or nothing more is due and free.
+  -- An item that this claim ends is not part of the batch. The loop picks again until the batch is
+  -- full or no other item is due and free.
   LOOP
     SELECT f.* INTO v_found
     FROM orchestration.pick_due_items(
@@ -1672,7 +1757,7 @@ BEGIN
     v_after_due := v_found.last_due;
     v_after_id := v_found.last_id;
   END LOOP;
-  -- A few leased rows in front cost less to pass over than to move.
+  -- Passing over a few leased rows costs less than moving them.
   IF v_passed_over > 1000 THEN
     PERFORM orchestration.set_leases_apart(
       v_now, CASE WHEN v_full THEN v_found.last_due ELSE v_now END, 1000);
@@ -1680,7 +1765,7 @@ BEGIN
   IF v_claimed = '{}' THEN
     RETURN;
   END IF;
-  -- The items after the budget keep their places. The first is handed out whatever its size.
+  -- Items beyond the budget stay due. The first item is returned even if it exceeds the budget.
   IF cardinality(v_claimed) > 1 THEN
     SELECT array_agg(s.outbox_id)
     INTO v_claimed
@@ -1700,8 +1785,7 @@ BEGIN
     WHERE s.number = 1 OR s.octets <= p_max_bytes;
   END IF;
   v_now := clock_timestamp();
-  -- No index covers what this update changes: it stays on its page.
-  RETURN QUERY
+  -- No index covers the columns that this update changes, so the new row version stays on its page.
   WITH taken AS MATERIALIZED (
     UPDATE orchestration.payment_outbox_pending p
     SET attempt_count = p.attempt_count + 1,
@@ -1709,7 +1793,7 @@ BEGIN
         lease_token = gen_random_uuid(),
         lease_expires_at = v_now + v_lease
     WHERE p.outbox_id = ANY (v_claimed) AND p.lease_token IS NULL
-    RETURNING p.outbox_id, p.next_attempt_at, p.attempt_count, p.lease_token, p.lease_expires_at
+    RETURNING p.outbox_id, p.next_attempt_at, p.attempt_count, p.lease_token
   ), opened AS (
     INSERT INTO orchestration.payment_outbox_attempts (
       outbox_id, attempt_no, phase, state, lease_token, worker_id, claimed_at
@@ -1717,17 +1801,19 @@ BEGIN
     SELECT t.outbox_id, t.attempt_count, 'OPEN', 'DISPATCHING', t.lease_token, p_worker_id, v_now
     FROM taken t
   )
-  SELECT t.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
-         i.redrive_no, i.rail_type, i.payload, i.payload_hash, t.attempt_count, i.max_attempts,
-         i.context, p_worker_id, t.lease_token, t.lease_expires_at, v_now
-  FROM taken t
+  SELECT array_agg(t.outbox_id ORDER BY t.next_attempt_at, t.outbox_id)
+  INTO v_claimed
+  FROM taken t;
+  RETURN QUERY
+  SELECT c.*
+  FROM unnest(v_claimed) WITH ORDINALITY AS t (outbox_id, ordinality)
   CROSS JOIN LATERAL (
-    SELECT i.*
-    FROM orchestration.payment_outbox_items i
-    WHERE i.outbox_id = t.outbox_id
+    SELECT c.*
+    FROM orchestration.payment_outbox_claimed c
+    WHERE c.outbox_id = t.outbox_id
     OFFSET 0
-  ) i
-  ORDER BY t.next_attempt_at, t.outbox_id;
+  ) c
+  ORDER BY t.ordinality;
 END
 $$;
 
@@ -1756,12 +1842,13 @@ BEGIN
       'payment_outbox_pending', ARRAY['claimed_by'], ARRAY[p_worker_id]
     );
   END IF;
-  -- In seconds, as in claim_outbox_batch.
+  -- Checked and added in seconds: the length of a day or a month depends on the date and time zone.
   IF (extract(epoch FROM p_lease) BETWEEN 1 AND 86400) IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'a lease is 1 second to 1 day', 'payment_outbox_pending',
+      'INV-API-001', '22023', 'p_lease must be between 1 second and 1 day',
+      'payment_outbox_pending',
       jsonb_build_object('outbox_id', p_outbox_id, 'lease', p_lease::text),
-      'Renew within these bounds.', 'lease_expires_at'
+      'Pass an interval within these bounds.', 'lease_expires_at'
     );
   END IF;
   IF NOT EXISTS (
@@ -1769,10 +1856,11 @@ BEGIN
   ) THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-002', 'P0002', 'the item does not exist', 'payment_outbox_items',
-      jsonb_build_object('outbox_id', p_outbox_id), 'Read the id again.', 'outbox_id'
+      jsonb_build_object('outbox_id', p_outbox_id), 'Check the id.', 'outbox_id'
     );
   END IF;
-  -- Whoever waits for this lock may hold a gate.
+  -- A transaction that waits for this lock may hold a gate, so the lock must not stay with a client
+  -- that has stopped.
   PERFORM orchestration.bound_idle_time();
   PERFORM 1
   FROM orchestration.payment_outbox_pending p
@@ -1788,10 +1876,10 @@ BEGIN
   RETURNING p.lease_expires_at INTO v_expires_at;
   IF v_expires_at IS NULL THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-002', 'P7002', 'the lease is not this worker''s any more',
+      'INV-OUT-002', 'P7002', 'this worker no longer holds the lease',
       'payment_outbox_pending',
       jsonb_build_object('outbox_id', p_outbox_id, 'worker_id', p_worker_id),
-      'Stop working on the item: it may be another worker''s by now.', 'lease_token'
+      'Stop working on the item: another worker may have it now.', 'lease_token'
     );
   END IF;
   RETURN v_expires_at;
@@ -1821,11 +1909,14 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
--- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
--- was empty would still scan the whole table after it has grown.
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a
+-- table was empty would still scan the whole table after it has grown.
 #variable_conflict use_column
--- p_partial: false, a lost lease refuses the whole call; true, it is told in its row.
+-- p_partial: if false, a lost lease rejects the whole call; if true, its row reports it.
+-- The function is long because it closes the whole batch in one order of locks, and answers lost
+-- leases and replays per element.
 DECLARE
+  v_completions orchestration.outbox_completion[];
   v_now timestamptz;
   v_ended uuid[];
   v_retried uuid[];
@@ -1835,8 +1926,8 @@ BEGIN
   IF jsonb_typeof(p_completions) IS DISTINCT FROM 'array'
     OR jsonb_array_length(p_completions) > 10000 THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'p_completions is an array of 0 to 10,000 objects',
-      'payment_outbox_attempts', '{}', 'Send a batch in parts.'
+      'INV-API-001', '22023', 'p_completions must be an array of 0 to 10,000 objects',
+      'payment_outbox_attempts', '{}', 'Split the batch: at most 10,000 per call.'
     );
   END IF;
   IF pg_column_size(p_completions) > 67108864 THEN
@@ -1845,12 +1936,15 @@ BEGIN
       'payment_outbox_attempts', '{}', 'Split the batch.'
     );
   END IF;
-  -- Before any lock. The block writes nothing, so its subtransaction gets no id.
+  -- This check comes before any lock. The block writes nothing, so its subtransaction gets no id.
   BEGIN
-    SELECT t.ord, t.malformed
+    v_completions := ARRAY(
+      SELECT r FROM jsonb_populate_recordset(NULL::orchestration.outbox_completion, p_completions) AS r
+    );
+    SELECT t.ordinality, t.malformed
     INTO v_bad
     FROM (
-      SELECT r.ord,
+      SELECT r.ordinality,
              CASE
                WHEN octet_length(r.worker_id) > 1000 THEN 'worker_id'
                WHEN octet_length(r.state) > 1000 THEN 'state'
@@ -1860,26 +1954,18 @@ BEGIN
                WHEN octet_length(r.error_code) > 1000 THEN 'error_code'
                WHEN octet_length(r.error_message) > 4000 THEN 'error_message'
              END AS malformed
-      FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
-        outbox_id uuid, lease_token uuid, worker_id text, state text, outcome text,
-        rail_reference text, rail_code text, error_code text, error_message text,
-        retry_in interval, latency_ms integer
-      )) WITH ORDINALITY AS r (
-        outbox_id, lease_token, worker_id, state, outcome,
-        rail_reference, rail_code, error_code, error_message,
-        retry_in, latency_ms, ord
-      )
+      FROM unnest(v_completions) WITH ORDINALITY AS r
     ) t
     WHERE t.malformed IS NOT NULL
-    ORDER BY t.ord
+    ORDER BY t.ordinality
     LIMIT 1;
   EXCEPTION
     WHEN data_exception THEN
       PERFORM orchestration.refuse_unreadable('payment_outbox_attempts', SQLSTATE, SQLERRM);
   END;
-  IF v_bad.ord IS NOT NULL THEN
+  IF v_bad.ordinality IS NOT NULL THEN
     PERFORM orchestration.refuse_element(
-      'payment_outbox_attempts', v_bad.ord, NULL, v_bad.malformed
+      'payment_outbox_attempts', v_bad.ordinality, NULL, v_bad.malformed
     );
   END IF;
   IF p_partial IS NULL THEN
@@ -1888,39 +1974,39 @@ BEGIN
       'Pass true or false.'
     );
   END IF;
-  -- In seconds, as in claim_outbox_batch.
+  -- Compare seconds, as claim_outbox_batch does.
   SELECT r.outbox_id, r.retry_in INTO v_bad
-  FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid, retry_in interval)
+  FROM unnest(v_completions) AS r
   WHERE extract(epoch FROM r.retry_in) NOT BETWEEN 0 AND 36525 * 86400.0
   LIMIT 1;
   IF FOUND THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'retry_in is between zero and a hundred years',
+      'INV-API-001', '22023', 'retry_in must be between 0 and 36,525 days',
       'payment_outbox_attempts',
       jsonb_build_object('outbox_id', v_bad.outbox_id, 'retry_in', v_bad.retry_in::text),
-      'Give a delay of zero or more.'
+      'Pass a delay within these bounds.'
     );
   END IF;
   SELECT r.outbox_id INTO v_bad
-  FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid, state text, outcome text)
+  FROM unnest(v_completions) AS r
   WHERE r.state = 'FAILED' AND r.outcome IS NULL
   LIMIT 1;
   IF FOUND THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-003', '22023', 'a FAILED completion must name its outcome',
+      'INV-OUT-003', '22023', 'a FAILED completion requires an outcome',
       'payment_outbox_attempts', jsonb_build_object('outbox_id', v_bad.outbox_id),
-      'Give REJECTED, NOT_SENT, or UNKNOWN if nobody knows what the rail did.', 'outcome'
+      'Pass REJECTED, NOT_SENT, or UNKNOWN if nobody knows what the rail did.', 'outcome'
     );
   END IF;
-  -- Whoever waits for the locks below may hold a gate.
+  -- A transaction that waits for the locks below may hold a gate.
   PERFORM orchestration.bound_idle_time();
-  -- The trigger `unresolved` locks the instruction of an item that ends as FAILED. Instructions are
-  -- locked before pending rows. The token lets nobody else move the item meanwhile, so the count of
-  -- attempts is right.
+  -- The trigger `unresolved` locks the instruction of an item that ends as FAILED, and instructions
+  -- must be locked before pending rows. Nobody without the lease token can move the item meanwhile,
+  -- so attempt_count is current.
   PERFORM 1
   FROM (
     SELECT DISTINCT p.instruction_id
-    FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid, lease_token uuid, state text)
+    FROM unnest(v_completions) AS r
     CROSS JOIN LATERAL (
       SELECT p.instruction_id, p.attempt_count
       FROM orchestration.payment_outbox_pending p
@@ -1946,7 +2032,7 @@ BEGIN
   PERFORM 1
   FROM (
     SELECT DISTINCT r.outbox_id
-    FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid)
+    FROM unnest(v_completions) AS r
     ORDER BY r.outbox_id
     OFFSET 0
   ) r
@@ -1957,23 +2043,16 @@ BEGIN
     FOR UPDATE
   ) p;
   v_now := clock_timestamp();
-  -- The attempts first, while the leases still stand for the guard to judge them by.
+  -- Close the attempts before the pending rows change: the guard checks an attempt against its
+  -- lease.
   WITH first AS MATERIALIZED (
     SELECT DISTINCT ON (r.outbox_id) r.*
-    FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
-      outbox_id uuid, lease_token uuid, worker_id text, state text, outcome text,
-      rail_reference text, rail_code text, error_code text, error_message text,
-      retry_in interval, latency_ms integer
-    )) WITH ORDINALITY AS r (
-      outbox_id, lease_token, worker_id, state, outcome,
-      rail_reference, rail_code, error_code, error_message,
-      retry_in, latency_ms, ord
-    )
-    ORDER BY r.outbox_id, r.ord
+    FROM unnest(v_completions) WITH ORDINALITY AS r
+    ORDER BY r.outbox_id, r.ordinality
   ), accepted AS MATERIALIZED (
     SELECT f.*, p.attempt_count, o.claimed_at,
            f.state = 'RETRYABLE' AND p.attempt_count >= i.max_attempts AS at_ceiling,
-           -- NOT_SENT speaks of this attempt alone. An earlier one whose outcome nobody reported
+           -- NOT_SENT is about this attempt only. If an earlier attempt has no reported outcome, it
            -- may have sent the payment.
            CASE
              WHEN f.outcome = 'NOT_SENT' AND p.attempt_count > 1 AND EXISTS (
@@ -2034,9 +2113,8 @@ BEGIN
     INTO v_delays
     FROM (
       SELECT DISTINCT ON (r.outbox_id) r.outbox_id, r.retry_in
-      FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (outbox_id uuid, retry_in interval))
-        WITH ORDINALITY AS r (outbox_id, retry_in, ord)
-      ORDER BY r.outbox_id, r.ord
+      FROM unnest(v_completions) WITH ORDINALITY AS r
+      ORDER BY r.outbox_id, r.ordinality
     ) f;
     UPDATE orchestration.payment_outbox_pending p
     SET next_attempt_at = v_now
@@ -2047,8 +2125,8 @@ BEGIN
     WHERE p.outbox_id = ANY (v_retried);
   END IF;
 
-  -- What is recorded under its own token and says the same is this completion, now or before. Where
-  -- this call has closed them all, there is nothing to look for.
+  -- A completion counts as recorded if an attempt was closed with its token and the same content,
+  -- by this call or before. If this call has closed all of them, no look-up is needed.
   IF coalesce(cardinality(v_ended), 0) + coalesce(cardinality(v_retried), 0)
     < jsonb_array_length(p_completions) THEN
     FOR v_bad IN
@@ -2056,12 +2134,7 @@ BEGIN
              EXISTS (
                SELECT FROM orchestration.payment_outbox_items i WHERE i.outbox_id = r.outbox_id
              ) AS known
-      FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
-        outbox_id uuid, lease_token uuid, worker_id text, state text, error_code text,
-        rail_reference text
-      )) WITH ORDINALITY AS r (
-        outbox_id, lease_token, worker_id, state, error_code, rail_reference, ord
-      )
+      FROM unnest(v_completions) WITH ORDINALITY AS r
       WHERE NOT EXISTS (
         SELECT FROM orchestration.payment_outbox_attempts c
         WHERE c.outbox_id = r.outbox_id
@@ -2072,20 +2145,20 @@ BEGIN
             IS NOT DISTINCT FROM (r.state, r.error_code, r.rail_reference)
         OFFSET 0
       )
-      ORDER BY r.ord
+      ORDER BY r.ordinality
     LOOP
       IF NOT v_bad.known THEN
         PERFORM orchestration.raise_invariant(
           'INV-API-002', 'P0002', 'the item does not exist', 'payment_outbox_items',
-          jsonb_build_object('outbox_id', v_bad.outbox_id), 'Read the id again.', 'outbox_id'
+          jsonb_build_object('outbox_id', v_bad.outbox_id), 'Check the id.', 'outbox_id'
         );
       END IF;
       IF NOT p_partial THEN
         PERFORM orchestration.raise_invariant(
-          'INV-OUT-002', 'P7002', 'the lease is not this worker''s any more',
+          'INV-OUT-002', 'P7002', 'this worker no longer holds the lease',
           'payment_outbox_pending',
           jsonb_build_object('outbox_id', v_bad.outbox_id, 'worker_id', v_bad.worker_id),
-          'Record what the rail answered by record_late_result.', 'lease_token'
+          'Record the answer of the rail with record_late_result.', 'lease_token'
         );
       END IF;
     END LOOP;
@@ -2094,19 +2167,14 @@ BEGIN
   SELECT r.outbox_id, c.state,
          CASE WHEN c.state IS NULL THEN 'P7002' END,
          CASE WHEN c.state IS NULL
-           THEN 'INV-OUT-002: the lease is not this worker''s any more' END,
+           THEN 'INV-OUT-002: this worker no longer holds the lease' END,
          CASE WHEN c.state IS NULL
            THEN jsonb_build_object('outbox_id', r.outbox_id, 'worker_id', r.worker_id) END,
          CASE WHEN c.state IS NULL
-           THEN 'Record what the rail answered by record_late_result.' END,
-         -- Everything that this call closed, it closed at v_now.
+           THEN 'Record the answer of the rail with record_late_result.' END,
+         -- This call closed its attempts at v_now, so any other time means a replay.
          coalesce(c.completed_at <> v_now, false)
-  FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
-    outbox_id uuid, lease_token uuid, worker_id text, state text, error_code text,
-    rail_reference text
-  )) WITH ORDINALITY AS r (
-    outbox_id, lease_token, worker_id, state, error_code, rail_reference, ord
-  )
+  FROM unnest(v_completions) WITH ORDINALITY AS r
   LEFT JOIN LATERAL (
     SELECT c.state, c.completed_at
     FROM orchestration.payment_outbox_attempts c
@@ -2118,7 +2186,7 @@ BEGIN
         IS NOT DISTINCT FROM (r.state, r.error_code, r.rail_reference)
     OFFSET 0
   ) c ON true
-  ORDER BY r.ord;
+  ORDER BY r.ordinality;
 END
 $$;
 
@@ -2141,11 +2209,12 @@ DECLARE
 BEGIN
   IF (p_limit BETWEEN 0 AND 10000) IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'a repair takes 0 to 10,000 items', 'payment_outbox_pending',
-      jsonb_build_object('limit', p_limit), 'Repair within these bounds.'
+      'INV-API-001', '22023', 'p_limit must be between 0 and 10,000', 'payment_outbox_pending',
+      jsonb_build_object('limit', p_limit), 'Pass a limit within these bounds.'
     );
   END IF;
-  -- Whoever waits for these locks may hold a gate.
+  -- A transaction that waits for these locks may hold a gate, so the locks must not stay with a
+  -- client that has stopped.
   PERFORM orchestration.bound_idle_time();
   WITH picked AS MATERIALIZED (
     SELECT p.outbox_id
@@ -2178,8 +2247,8 @@ def downgrade() -> None:
 DO $$
 BEGIN
   IF EXISTS (SELECT FROM orchestration.payment_outbox_items) THEN
-    RAISE EXCEPTION 'payment_outbox_items holds evidence; '
-      'to destroy it say -x destroy-evidence=yes'
+    RAISE EXCEPTION 'payment_outbox_items contains evidence; '
+      'to destroy it, pass -x destroy-evidence=yes'
       USING ERRCODE = 'dependent_objects_still_exist';
   END IF;
 END
@@ -2195,6 +2264,11 @@ $$
     op.execute("DROP FUNCTION orchestration.pick_due_items")
     op.execute("DROP FUNCTION orchestration.close_dead_attempts")
     op.execute("DROP FUNCTION orchestration.enqueue_payment_outbox")
+    op.execute("DROP TYPE orchestration.outbox_completion")
+    op.execute("DROP TYPE orchestration.new_outbox_item")
+    op.execute("DROP VIEW orchestration.payment_outbox_item_result")
+    op.execute("DROP VIEW orchestration.payment_outbox_item_summary")
+    op.execute("DROP VIEW orchestration.payment_outbox_claimed")
     op.execute("DROP VIEW orchestration.payment_outbox_depth")
     op.drop_table("payment_outbox_attempts", schema="orchestration")
     op.drop_table("payment_outbox_pending", schema="orchestration")

@@ -1,4 +1,4 @@
-"""What happens after an attempt: late results, control's interventions, redrives, and the end.
+"""Create what follows an attempt: late results, interventions, redrives and the instruction's end.
 
 Serves: INV-OUT-006, INV-OUT-010, INV-OUT-011, INV-INS-006, INV-APP-001, INV-AUD-001, INV-API-001,
 INV-API-002.
@@ -190,8 +190,8 @@ SELECT i.outbox_id,
          WHEN t.state IS NULL THEN NULL
          WHEN l.source = 'RECONCILIATION' THEN l.outcome
          WHEN t.state = 'DISPATCHED' THEN 'SENT'
-         -- A worker says that the payment was sent after all: nobody knows until control resolves
-         -- it.
+         -- A worker reported SENT after the attempt had failed. The outcome is unknown until control
+         -- resolves it.
          WHEN l.source = 'WORKER' THEN 'UNKNOWN'
          ELSE t.outcome
        END AS known_outcome
@@ -200,7 +200,7 @@ LEFT JOIN orchestration.payment_outbox_pending p ON p.outbox_id = i.outbox_id
 LEFT JOIN orchestration.payment_outbox_attempts t
   ON t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
 LEFT JOIN LATERAL (
-  -- The newest result that decides: a reconciliation of the last attempt, or SENT of any.
+  -- The newest result that counts: a reconciliation of the last attempt, or SENT for any attempt.
   SELECT l.source, l.outcome
   FROM orchestration.payment_outbox_late_results l
   WHERE l.outbox_id = t.outbox_id
@@ -216,7 +216,8 @@ TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symp
     )
     op.execute(
         """
--- The look-ups are lateral: a join would read the whole of a view with a security barrier.
+-- LATERAL with OFFSET 0 keeps these index look-ups. A plain join would read the whole of
+-- payment_outbox_status, because conditions are not pushed down into a security_barrier view.
 CREATE VIEW orchestration.payment_outbox_unresolved
 WITH (security_invoker = true)
 AS
@@ -336,6 +337,30 @@ GRANT SELECT ON orchestration.payment_outbox_contradictions
 TO symphony_executor, symphony_control, symphony_readonly, symphony_auditor
 """
     )
+    op.execute(
+        """
+-- No role reads it: its row type is what the functions return.
+CREATE VIEW orchestration.payment_outbox_late_result_result
+WITH (security_invoker = true)
+AS
+SELECT l.*, false AS replayed
+FROM orchestration.payment_outbox_late_results l;
+
+ALTER VIEW orchestration.payment_outbox_late_result_result OWNER TO symphony_owner
+"""
+    )
+    op.execute(
+        """
+-- No role reads it: its row type is what the functions return.
+CREATE VIEW orchestration.payment_outbox_intervention_result
+WITH (security_invoker = true)
+AS
+SELECT v.*, false AS replayed
+FROM orchestration.payment_outbox_interventions v;
+
+ALTER VIEW orchestration.payment_outbox_intervention_result OWNER TO symphony_owner
+"""
+    )
 
 
 def create_guards() -> None:
@@ -346,8 +371,9 @@ RETURNS SETOF orchestration.payment_outbox_items
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- The instruction before the pending row, as everywhere. Both are updated, so that an older snapshot
--- which enqueues, redrives, completes or ends the instruction is answered with 40001.
+-- Locks the instruction before the pending row, as all functions do, so that they cannot deadlock.
+-- The UPDATEs change nothing, but they raise 40001 in a transaction with an older snapshot that
+-- enqueues, redrives, completes or ends the instruction.
 DECLARE
   v_item orchestration.payment_outbox_items;
 BEGIN
@@ -360,7 +386,8 @@ BEGIN
       jsonb_build_object('outbox_id', p_outbox_id), 'Check the id.', 'outbox_id'
     );
   END IF;
-  -- Whoever waits for these locks may hold a gate.
+  -- A transaction that waits for these locks may hold a gate, so the locks must not stay with a
+  -- client that has stopped.
   PERFORM orchestration.bound_idle_time();
   UPDATE orchestration.instructions n
   SET unresolved = n.unresolved
@@ -387,7 +414,8 @@ DECLARE
 BEGIN
   IF current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription() THEN
-    -- Its items and late results may come later: verify_outbox compares the count with them.
+    -- The copied items and late results may arrive later. verify_outbox compares the count with
+    -- them.
     RETURN NULL;
   END IF;
   SELECT count(*) INTO v_unknown
@@ -395,10 +423,10 @@ BEGIN
   WHERE s.instruction_id = NEW.id AND s.known_outcome = 'UNKNOWN';
   IF NEW.unresolved <> v_unknown THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-010', 'P7404', 'unresolved must be the number of items whose outcome is unknown',
+      'INV-OUT-010', 'P7404', 'unresolved must equal the number of items whose outcome is UNKNOWN',
       'instructions',
       jsonb_build_object('id', NEW.id, 'unresolved', NEW.unresolved, 'unknown', v_unknown),
-      'Leave unresolved out: the database counts. Resolve an item by resolve_outbox_item.',
+      'Leave unresolved out: the database counts. Use resolve_outbox_item to resolve an item.',
       'unresolved'
     );
   END IF;
@@ -421,8 +449,9 @@ DECLARE
   v_unknown integer;
 BEGIN
   IF TG_TABLE_NAME = 'payment_outbox_attempts' THEN
-    -- Whoever records a late result updates the pending row first, which this transaction has locked:
-    -- either this look-up finds the result, or its recorder counts this attempt.
+    -- A transaction that records a late result first updates the pending row, which this
+    -- transaction has locked. So either this look-up finds the late result, or the other
+    -- transaction continues after this one and counts this attempt.
     IF NEW.outcome <> 'UNKNOWN' AND NOT EXISTS (
       SELECT FROM orchestration.payment_outbox_late_results l WHERE l.outbox_id = NEW.outbox_id
     ) THEN
@@ -630,43 +659,48 @@ CREATE FUNCTION orchestration.guard_redrive() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+DECLARE
+  v_copy orchestration.payment_outbox_items;
 BEGIN
   IF current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription() THEN
-    -- What it follows may come later: verify_outbox finds a redrive that follows nothing.
+    -- The initial copy of a subscription loads rows in no order. verify_outbox finds a redrive that
+    -- has no predecessor.
     RETURN NULL;
   END IF;
-  -- Whoever records a late result updates the instruction, so the look-up below is of the newest.
+  -- A transaction that records a late result updates the instruction, so the look-up below sees the
+  -- newest result.
   PERFORM 1
   FROM orchestration.instructions n
   WHERE n.id = NEW.instruction_id
   FOR SHARE;
-  IF NOT EXISTS (
-    SELECT FROM orchestration.payment_outbox_items i
-    CROSS JOIN LATERAL (
-      SELECT s.state, s.known_outcome
-      FROM orchestration.payment_outbox_status s
-      WHERE s.outbox_id = i.outbox_id
-      OFFSET 0
-    ) s
-    WHERE i.outbox_id = NEW.redrive_of
-      AND i.instruction_id = NEW.instruction_id
-      AND i.idempotency_key = NEW.idempotency_key
-      AND i.participant_id = NEW.participant_id
-      AND i.redrive_no = NEW.redrive_no - 1
-      AND i.rail_type = NEW.rail_type
-      AND i.payload_salt = NEW.payload_salt
-      AND i.payload_hash = NEW.payload_hash
-      AND i.max_attempts = NEW.max_attempts
-      AND s.state = 'FAILED'
-      AND s.known_outcome IN ('REJECTED', 'NOT_SENT')
-  ) THEN
+  SELECT i.* INTO v_copy
+  FROM orchestration.payment_outbox_items i
+  CROSS JOIN LATERAL (
+    SELECT s.state, s.known_outcome
+    FROM orchestration.payment_outbox_status s
+    WHERE s.outbox_id = i.outbox_id
+    OFFSET 0
+  ) s
+  WHERE i.outbox_id = NEW.redrive_of
+    AND s.state = 'FAILED'
+    AND s.known_outcome IN ('REJECTED', 'NOT_SENT');
+  -- These columns may differ. All others must be those of the predecessor, also columns that are
+  -- added later.
+  v_copy.outbox_id := NEW.outbox_id;
+  v_copy.sequence_id := NEW.sequence_id;
+  v_copy.redrive_no := v_copy.redrive_no + 1;
+  v_copy.redrive_of := NEW.redrive_of;
+  v_copy.created_at := NEW.created_at;
+  v_copy.db_user := NEW.db_user;
+  v_copy.xact_id := NEW.xact_id;
+  IF v_copy IS DISTINCT FROM NEW THEN
     PERFORM orchestration.raise_invariant(
       'INV-OUT-006', 'P7005',
-      'a redrive follows an item that FAILED as REJECTED or NOT_SENT, with the same content',
+      'a redrive must copy a FAILED item with the outcome REJECTED or NOT_SENT',
       'payment_outbox_items',
       jsonb_build_object('outbox_id', NEW.outbox_id, 'redrive_no', NEW.redrive_no),
-      'Redrive by redrive_outbox_item; what is UNKNOWN must be resolved first.', 'redrive_of'
+      'Use redrive_outbox_item. If the outcome is UNKNOWN, resolve the item first.', 'redrive_of'
     );
   END IF;
   RETURN NULL;
@@ -683,24 +717,28 @@ CREATE FUNCTION orchestration.guard_instruction_end() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- No item is open any more: the foreign key of payment_outbox_pending has judged that first.
+-- No item of the instruction is pending here: the foreign key of payment_outbox_pending, whose
+-- trigger fires before this one, has rejected an instruction that has one.
 DECLARE
   v_sent bigint;
   v_unknown bigint;
 BEGIN
   IF current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription() THEN
-    -- Its items and attempts may come later: verify_outbox finds an end that they deny.
+    -- The copied items and attempts may arrive later. verify_outbox reports an end that
+    -- contradicts them.
     RETURN NULL;
   END IF;
   IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
-    -- What an older snapshot does not see has moved the participant's row or ended a pending one.
+    -- A concurrent enqueue or completion that this snapshot does not see has updated the
+    -- participant's row or deleted a pending row. Locking these rows then raises 40001.
     PERFORM 1
     FROM orchestration.participant_outbox_sequences s
     WHERE s.participant_id = OLD.participant_id
     FOR SHARE;
     IF NOT FOUND THEN
-      -- A row made since is not seen either, but it is in the way: 40001.
+      -- A participant's row that is newer than the snapshot is not visible either, but the INSERT
+      -- conflicts with it and raises 40001.
       INSERT INTO orchestration.participant_outbox_sequences (participant_id)
       VALUES (OLD.participant_id)
       ON CONFLICT (participant_id) DO NOTHING;
@@ -722,17 +760,18 @@ BEGIN
       'INV-INS-006', 'P7404',
       CASE
         WHEN NEW.state = 'COMPLETED'
-          THEN 'COMPLETED needs an item that was DISPATCHED or resolved as SENT'
-        WHEN v_sent > 0 THEN 'FAILED needs that no item was DISPATCHED or resolved as SENT'
-        ELSE 'FAILED needs that the outcome of every item is known'
+          THEN 'state cannot become COMPLETED: no item was DISPATCHED or resolved as SENT'
+        WHEN v_sent > 0
+          THEN 'state cannot become FAILED: an item was DISPATCHED or resolved as SENT'
+        ELSE 'state cannot become FAILED: the outcome of an item is UNKNOWN'
       END,
       'instructions',
       jsonb_build_object('id', OLD.id, 'from', OLD.state, 'to', NEW.state,
         'sent', v_sent, 'unknown', v_unknown),
       CASE WHEN v_unknown > 0
-        THEN 'Find out what the rail did and resolve the item first: payment_outbox_unresolved shows'
-          ' it.'
-        ELSE 'Read payment_outbox_status of the instruction.'
+        THEN 'Find out what the rail did, then use resolve_outbox_item. payment_outbox_unresolved'
+          ' lists the items.'
+        ELSE 'Check the items of the instruction in payment_outbox_status.'
       END, 'state'
     );
   END IF;
@@ -785,7 +824,8 @@ ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER guard_redri
     )
     op.execute(
         """
--- On row triggers whose condition is rarely true a claim or completion spends next to nothing.
+-- These are row triggers because their conditions are rarely true, and a row trigger whose condition
+-- is false costs a claim or completion almost nothing.
 CREATE TRIGGER unresolved AFTER INSERT ON orchestration.payment_outbox_attempts
 FOR EACH ROW
 WHEN (NEW.state = 'FAILED')
@@ -899,23 +939,10 @@ CREATE FUNCTION orchestration.record_worker_result(
   p_worker_id text,
   p_outcome text,
   p_rail_reference text DEFAULT NULL
-) RETURNS TABLE (
-  outbox_id uuid,
-  result_no integer,
-  attempt_no integer,
-  source text,
-  outcome text,
-  rail_reference text,
-  reason text,
-  recorded_by text,
-  recorded_at timestamptz,
-  db_user text,
-  replayed boolean
-)
+) RETURNS SETOF orchestration.payment_outbox_late_result_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
-#variable_conflict use_column
 DECLARE
   v_result orchestration.payment_outbox_late_results;
   v_replayed boolean := true;
@@ -938,7 +965,7 @@ BEGIN
       'payment_outbox_late_results',
       jsonb_build_object('outbox_id', p_outbox_id, 'attempt_no', p_attempt_no,
         'worker_id', p_worker_id),
-      'A worker records what its own attempt did, under the token that the claim returned.',
+      'Pass the attempt, the worker and the lease token that the claim returned.',
       'lease_token'
     );
   END IF;
@@ -963,9 +990,7 @@ BEGIN
     RETURNING l.* INTO v_result;
   END IF;
   RETURN QUERY
-  SELECT v_result.outbox_id, v_result.result_no, v_result.attempt_no, v_result.source,
-         v_result.outcome, v_result.rail_reference, v_result.reason, v_result.recorded_by,
-         v_result.recorded_at, v_result.db_user, v_replayed;
+  SELECT v_result.*, v_replayed;
 END
 $$;
 
@@ -983,24 +1008,12 @@ CREATE FUNCTION orchestration.resolve_outbox_item(
   p_resolved_by text DEFAULT NULL,
   p_rail_reference text DEFAULT NULL,
   p_attempt_no integer DEFAULT NULL
-) RETURNS TABLE (
-  outbox_id uuid,
-  result_no integer,
-  attempt_no integer,
-  source text,
-  outcome text,
-  rail_reference text,
-  reason text,
-  recorded_by text,
-  recorded_at timestamptz,
-  db_user text,
-  replayed boolean
-)
+) RETURNS SETOF orchestration.payment_outbox_late_result_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
-#variable_conflict use_column
--- p_attempt_no: the attempt that the result is about; without it, the one that ended the item.
+-- p_attempt_no: the attempt that the result is about. By default it is the attempt that ended the
+-- item.
 DECLARE
   v_result orchestration.payment_outbox_late_results;
   v_attempt_no integer := p_attempt_no;
@@ -1010,12 +1023,14 @@ BEGIN
     'payment_outbox_late_results', ARRAY['recorded_by', 'outcome', 'rail_reference'],
     ARRAY[p_resolved_by, p_outcome, p_rail_reference]
   );
-  PERFORM orchestration.refuse_long_texts('payment_outbox_late_results', ARRAY['reason'], ARRAY[p_reason], 4000);
+  PERFORM orchestration.refuse_long_texts(
+    'payment_outbox_late_results', ARRAY['reason'], ARRAY[p_reason], 4000
+  );
   IF coalesce(p_reason, '') = '' THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'p_reason must not be empty', 'payment_outbox_late_results',
       jsonb_build_object('outbox_id', p_outbox_id),
-      'Say how the outcome was found out.', 'reason'
+      'State how the outcome was found.', 'reason'
     );
   END IF;
   PERFORM orchestration.lock_outbox_item(p_outbox_id);
@@ -1027,11 +1042,11 @@ BEGIN
       PERFORM orchestration.raise_invariant(
         'INV-OUT-011', 'P7005', 'the item has not ended', 'payment_outbox_attempts',
         jsonb_build_object('outbox_id', p_outbox_id),
-        'Wait for its end, cancel it, or give the attempt that the result is about.', 'attempt_no'
+        'Wait until it ends, cancel it, or pass the attempt that the result is about.', 'attempt_no'
       );
     END IF;
   END IF;
-  -- Only the newest one counts, so only the newest one is repeated.
+  -- Only the newest result counts, so only a repetition of the newest result is a replay.
   SELECT l.* INTO v_result
   FROM orchestration.payment_outbox_late_results l
   WHERE l.outbox_id = p_outbox_id
@@ -1052,9 +1067,7 @@ BEGIN
     RETURNING l.* INTO v_result;
   END IF;
   RETURN QUERY
-  SELECT v_result.outbox_id, v_result.result_no, v_result.attempt_no, v_result.source,
-         v_result.outcome, v_result.rail_reference, v_result.reason, v_result.recorded_by,
-         v_result.recorded_at, v_result.db_user, v_replayed;
+  SELECT v_result.*, v_replayed;
 END
 $$;
 
@@ -1073,24 +1086,13 @@ CREATE FUNCTION orchestration.record_late_result(
   p_rail_reference text DEFAULT NULL,
   p_reason text DEFAULT NULL,
   p_recorded_by text DEFAULT NULL
-) RETURNS TABLE (
-  outbox_id uuid,
-  result_no integer,
-  attempt_no integer,
-  source text,
-  outcome text,
-  rail_reference text,
-  reason text,
-  recorded_by text,
-  recorded_at timestamptz,
-  db_user text,
-  replayed boolean
-)
+) RETURNS SETOF orchestration.payment_outbox_late_result_result
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- With a token it is the worker's own result, without one a reconciliation by a caller who may
--- reconcile. It runs with the rights of its caller: control that reports for a worker gets 42501.
+-- With a token, the worker records the result of its own attempt. Without a token, a caller who can
+-- execute resolve_outbox_item records a reconciliation. The function runs with the rights of its
+-- caller, so control gets 42501 if it passes the token of a worker.
 BEGIN
   IF p_lease_token IS NOT NULL OR NOT has_function_privilege(
     'orchestration.resolve_outbox_item(uuid, text, text, text, text, integer)', 'EXECUTE'
@@ -1121,24 +1123,12 @@ CREATE FUNCTION orchestration.cancel_outbox_item(
   p_outbox_id uuid,
   p_reason text,
   p_cancelled_by text DEFAULT NULL
-) RETURNS TABLE (
-  outbox_id uuid,
-  intervention_no integer,
-  action text,
-  attempt_no integer,
-  result_no integer,
-  time_before timestamptz,
-  time_after timestamptz,
-  reason text,
-  acted_by text,
-  acted_at timestamptz,
-  db_user text,
-  replayed boolean
-)
+) RETURNS SETOF orchestration.payment_outbox_intervention_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
-#variable_conflict use_column
+-- The function is long because a cancellation opens and closes an attempt, so that the item ends
+-- like any other.
 DECLARE
   v_by text := coalesce(p_cancelled_by, SESSION_USER::text);
   v_token uuid := gen_random_uuid();
@@ -1147,12 +1137,16 @@ DECLARE
   v_intervention orchestration.payment_outbox_interventions;
   v_replayed boolean := true;
 BEGIN
-  PERFORM orchestration.refuse_long_texts('payment_outbox_interventions', ARRAY['acted_by'], ARRAY[v_by]);
-  PERFORM orchestration.refuse_long_texts('payment_outbox_interventions', ARRAY['reason'], ARRAY[p_reason], 4000);
+  PERFORM orchestration.refuse_long_texts(
+    'payment_outbox_interventions', ARRAY['acted_by'], ARRAY[v_by]
+  );
+  PERFORM orchestration.refuse_long_texts(
+    'payment_outbox_interventions', ARRAY['reason'], ARRAY[p_reason], 4000
+  );
   IF coalesce(p_reason, '') = '' THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'p_reason must not be empty', 'payment_outbox_interventions',
-      jsonb_build_object('outbox_id', p_outbox_id), 'Say why the item is cancelled.', 'reason'
+      jsonb_build_object('outbox_id', p_outbox_id), 'State why the item is cancelled.', 'reason'
     );
   END IF;
   PERFORM orchestration.lock_outbox_item(p_outbox_id);
@@ -1164,7 +1158,7 @@ BEGIN
       'INV-OUT-005', 'P7005', 'the item is claimed: its worker may be sending it',
       'payment_outbox_pending',
       jsonb_build_object('outbox_id', p_outbox_id, 'worker_id', v_pending.claimed_by),
-      'Wait for the worker, or expire the lease and repair it, and cancel then.', 'lease_token'
+      'Wait for the worker, or expire the lease, repair the item and then cancel it.', 'lease_token'
     );
   ELSIF v_pending.outbox_id IS NULL THEN
     SELECT v.* INTO v_intervention
@@ -1178,7 +1172,7 @@ BEGIN
       PERFORM orchestration.raise_invariant(
         'INV-OUT-005', 'P7005', 'the item has ended', 'payment_outbox_attempts',
         jsonb_build_object('outbox_id', p_outbox_id),
-        'An item that has ended is not cancelled: read payment_outbox_status.', 'outbox_id'
+        'An item that has ended cannot be cancelled. payment_outbox_status shows its state.', 'outbox_id'
       );
     END IF;
   ELSE
@@ -1195,7 +1189,8 @@ BEGIN
         lease_token = v_token,
         lease_expires_at = v_now + interval '1 minute'
     WHERE p.outbox_id = p_outbox_id;
-    -- In one statement: the kill switch sees that nothing is dispatched.
+    -- One statement opens and closes the attempt, so that the kill switch sees that nothing is
+    -- dispatched.
     INSERT INTO orchestration.payment_outbox_attempts (
       outbox_id, attempt_no, phase, state, outcome, lease_token, worker_id, claimed_at,
       completed_at, error_code, error_message
@@ -1204,7 +1199,7 @@ BEGIN
       (p_outbox_id, v_pending.attempt_count + 1, 'OPEN', 'DISPATCHING', NULL, v_token, v_by, v_now,
        NULL, NULL, NULL),
       (p_outbox_id, v_pending.attempt_count + 1, 'CLOSE', 'FAILED',
-       -- An earlier attempt whose outcome nobody reported may have sent the payment.
+       -- If an earlier attempt has no reported outcome, it may have sent the payment.
        CASE WHEN EXISTS (
          SELECT FROM orchestration.payment_outbox_attempts a
          WHERE a.outbox_id = p_outbox_id
@@ -1215,10 +1210,7 @@ BEGIN
     DELETE FROM orchestration.payment_outbox_pending p WHERE p.outbox_id = p_outbox_id;
   END IF;
   RETURN QUERY
-  SELECT v_intervention.outbox_id, v_intervention.intervention_no, v_intervention.action,
-         v_intervention.attempt_no, v_intervention.result_no, v_intervention.time_before,
-         v_intervention.time_after, v_intervention.reason, v_intervention.acted_by,
-         v_intervention.acted_at, v_intervention.db_user, v_replayed;
+  SELECT v_intervention.*, v_replayed;
 END
 $$;
 
@@ -1232,24 +1224,10 @@ GRANT EXECUTE ON FUNCTION orchestration.cancel_outbox_item TO symphony_control
 CREATE FUNCTION orchestration.reschedule_outbox_item(
   p_outbox_id uuid,
   p_due_at timestamptz
-) RETURNS TABLE (
-  outbox_id uuid,
-  intervention_no integer,
-  action text,
-  attempt_no integer,
-  result_no integer,
-  time_before timestamptz,
-  time_after timestamptz,
-  reason text,
-  acted_by text,
-  acted_at timestamptz,
-  db_user text,
-  replayed boolean
-)
+) RETURNS SETOF orchestration.payment_outbox_intervention_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
-#variable_conflict use_column
 DECLARE
   v_pending orchestration.payment_outbox_pending;
   v_intervention orchestration.payment_outbox_interventions;
@@ -1260,7 +1238,7 @@ BEGIN
       'INV-API-001', '22023', 'p_due_at must be a time at most 400 days ahead',
       'payment_outbox_pending',
       jsonb_build_object('outbox_id', p_outbox_id, 'due_at', p_due_at),
-      'Give an earlier time.', 'next_attempt_at'
+      'Pass an earlier time.', 'next_attempt_at'
     );
   END IF;
   PERFORM orchestration.lock_outbox_item(p_outbox_id);
@@ -1296,10 +1274,7 @@ BEGIN
     WHERE p.outbox_id = p_outbox_id;
   END IF;
   RETURN QUERY
-  SELECT v_intervention.outbox_id, v_intervention.intervention_no, v_intervention.action,
-         v_intervention.attempt_no, v_intervention.result_no, v_intervention.time_before,
-         v_intervention.time_after, v_intervention.reason, v_intervention.acted_by,
-         v_intervention.acted_at, v_intervention.db_user, v_replayed;
+  SELECT v_intervention.*, v_replayed;
 END
 $$;
 
@@ -1314,24 +1289,11 @@ CREATE FUNCTION orchestration.expire_outbox_lease(
   p_outbox_id uuid,
   p_reason text,
   p_expired_by text DEFAULT NULL
-) RETURNS TABLE (
-  outbox_id uuid,
-  intervention_no integer,
-  action text,
-  attempt_no integer,
-  result_no integer,
-  time_before timestamptz,
-  time_after timestamptz,
-  reason text,
-  acted_by text,
-  acted_at timestamptz,
-  db_user text,
-  replayed boolean
-)
+) RETURNS SETOF orchestration.payment_outbox_intervention_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
-#variable_conflict use_column
+-- The function is long because it also finds the record of an earlier call, for a replay.
 DECLARE
   v_by text := coalesce(p_expired_by, SESSION_USER::text);
   v_now timestamptz;
@@ -1339,12 +1301,16 @@ DECLARE
   v_intervention orchestration.payment_outbox_interventions;
   v_replayed boolean := true;
 BEGIN
-  PERFORM orchestration.refuse_long_texts('payment_outbox_interventions', ARRAY['acted_by'], ARRAY[v_by]);
-  PERFORM orchestration.refuse_long_texts('payment_outbox_interventions', ARRAY['reason'], ARRAY[p_reason], 4000);
+  PERFORM orchestration.refuse_long_texts(
+    'payment_outbox_interventions', ARRAY['acted_by'], ARRAY[v_by]
+  );
+  PERFORM orchestration.refuse_long_texts(
+    'payment_outbox_interventions', ARRAY['reason'], ARRAY[p_reason], 4000
+  );
   IF coalesce(p_reason, '') = '' THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'p_reason must not be empty', 'payment_outbox_interventions',
-      jsonb_build_object('outbox_id', p_outbox_id), 'Say why the lease is ended.', 'reason'
+      jsonb_build_object('outbox_id', p_outbox_id), 'State why the lease is ended.', 'reason'
     );
   END IF;
   PERFORM orchestration.lock_outbox_item(p_outbox_id);
@@ -1364,12 +1330,12 @@ BEGIN
     RETURNING v.* INTO v_intervention;
     UPDATE orchestration.payment_outbox_pending p
     SET lease_expires_at = v_now,
-        -- A claim may have moved the row to the end of its lease; claims and repairs look no further
-        -- than now.
+        -- A claim may have moved the row to the end of its lease, and claims and repairs look only
+        -- at rows up to now.
         next_attempt_at = least(p.next_attempt_at, v_now)
     WHERE p.outbox_id = p_outbox_id;
   ELSE
-    -- The newest attempt is the one whose lease the first call has ended, unless it was claimed again.
+    -- The first call ended the lease of the newest attempt, unless the item was claimed again.
     SELECT v.* INTO v_intervention
     FROM orchestration.payment_outbox_interventions v
     WHERE v.outbox_id = p_outbox_id
@@ -1384,19 +1350,16 @@ BEGIN
       AND v.db_user = SESSION_USER;
     IF NOT FOUND THEN
       PERFORM orchestration.raise_invariant(
-        'INV-OUT-002', 'P7002', 'the item has no lease that could be ended',
+        'INV-OUT-002', 'P7002', 'the item has no live lease',
         'payment_outbox_pending',
         jsonb_build_object('outbox_id', p_outbox_id),
-        'Read payment_outbox_status: the item waits, has ended, or its lease has expired.',
+        'payment_outbox_status shows whether the item waits, has ended or has an expired lease.',
         'lease_expires_at'
       );
     END IF;
   END IF;
   RETURN QUERY
-  SELECT v_intervention.outbox_id, v_intervention.intervention_no, v_intervention.action,
-         v_intervention.attempt_no, v_intervention.result_no, v_intervention.time_before,
-         v_intervention.time_after, v_intervention.reason, v_intervention.acted_by,
-         v_intervention.acted_at, v_intervention.db_user, v_replayed;
+  SELECT v_intervention.*, v_replayed;
 END
 $$;
 
@@ -1412,36 +1375,26 @@ CREATE FUNCTION orchestration.close_contradiction(
   p_result_no integer,
   p_reason text,
   p_closed_by text DEFAULT NULL
-) RETURNS TABLE (
-  outbox_id uuid,
-  intervention_no integer,
-  action text,
-  attempt_no integer,
-  result_no integer,
-  time_before timestamptz,
-  time_after timestamptz,
-  reason text,
-  acted_by text,
-  acted_at timestamptz,
-  db_user text,
-  replayed boolean
-)
+) RETURNS SETOF orchestration.payment_outbox_intervention_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
-#variable_conflict use_column
 DECLARE
   v_by text := coalesce(p_closed_by, SESSION_USER::text);
   v_intervention orchestration.payment_outbox_interventions;
   v_replayed boolean := true;
 BEGIN
-  PERFORM orchestration.refuse_long_texts('payment_outbox_interventions', ARRAY['acted_by'], ARRAY[v_by]);
-  PERFORM orchestration.refuse_long_texts('payment_outbox_interventions', ARRAY['reason'], ARRAY[p_reason], 4000);
+  PERFORM orchestration.refuse_long_texts(
+    'payment_outbox_interventions', ARRAY['acted_by'], ARRAY[v_by]
+  );
+  PERFORM orchestration.refuse_long_texts(
+    'payment_outbox_interventions', ARRAY['reason'], ARRAY[p_reason], 4000
+  );
   IF coalesce(p_reason, '') = '' THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'p_reason must not be empty', 'payment_outbox_interventions',
       jsonb_build_object('outbox_id', p_outbox_id, 'result_no', p_result_no),
-      'Say what was found out and done.', 'reason'
+      'State what was found and done.', 'reason'
     );
   END IF;
   PERFORM orchestration.lock_outbox_item(p_outbox_id);
@@ -1475,17 +1428,14 @@ BEGIN
     PERFORM orchestration.raise_invariant(
       'INV-OUT-011', 'P7005',
       CASE WHEN v_intervention.outbox_id IS NULL
-        THEN 'the late result contradicts nothing' ELSE 'the contradiction is closed' END,
+        THEN 'the late result contradicts nothing' ELSE 'the contradiction was already closed' END,
       'payment_outbox_interventions',
       jsonb_build_object('outbox_id', p_outbox_id, 'result_no', p_result_no),
       'payment_outbox_contradictions shows what can be closed.', 'result_no'
     );
   END IF;
   RETURN QUERY
-  SELECT v_intervention.outbox_id, v_intervention.intervention_no, v_intervention.action,
-         v_intervention.attempt_no, v_intervention.result_no, v_intervention.time_before,
-         v_intervention.time_after, v_intervention.reason, v_intervention.acted_by,
-         v_intervention.acted_at, v_intervention.db_user, v_replayed;
+  SELECT v_intervention.*, v_replayed;
 END
 $$;
 
@@ -1497,26 +1447,12 @@ GRANT EXECUTE ON FUNCTION orchestration.close_contradiction TO symphony_control
     op.execute(
         """
 CREATE FUNCTION orchestration.redrive_outbox_item(p_outbox_id uuid)
-RETURNS TABLE (
-  outbox_id uuid,
-  instruction_id uuid,
-  participant_id text,
-  sequence_id bigint,
-  idempotency_key text,
-  redrive_no integer,
-  redrive_of uuid,
-  rail_type text,
-  payload_hash text,
-  max_attempts integer,
-  context jsonb,
-  created_at timestamptz,
-  db_user text,
-  replayed boolean
-)
+RETURNS SETOF orchestration.payment_outbox_item_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
-#variable_conflict use_column
+-- The function is long because it must lock the instruction, the participant and the pending row in
+-- this order before it can decide between a redrive, a replay and a refusal.
 DECLARE
   v_item orchestration.payment_outbox_items;
   v_newest orchestration.payment_outbox_items;
@@ -1525,6 +1461,7 @@ DECLARE
   v_unresolved integer;
   v_outcome text;
   v_sequence_id bigint;
+  v_result orchestration.payment_outbox_item_result;
   v_replayed boolean := true;
 BEGIN
   SELECT i.* INTO v_item
@@ -1533,10 +1470,10 @@ BEGIN
   IF v_item.outbox_id IS NULL THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-002', 'P0002', 'the item does not exist', 'payment_outbox_items',
-      jsonb_build_object('outbox_id', p_outbox_id), 'Read the id again.', 'outbox_id'
+      jsonb_build_object('outbox_id', p_outbox_id), 'Check the id.', 'outbox_id'
     );
   END IF;
-  -- The instruction before the participant's row, as in enqueue_payment_outbox.
+  -- Lock the instruction before the participant's row, as enqueue_payment_outbox does.
   SELECT i.state, i.open, i.unresolved INTO v_state, v_open, v_unresolved
   FROM orchestration.instructions i
   WHERE i.id = v_item.instruction_id
@@ -1548,18 +1485,18 @@ BEGIN
       'instructions',
       jsonb_build_object('id', v_item.instruction_id, 'state', v_state,
         'outbox_id', p_outbox_id),
-      'A new try of an ended instruction is a new instruction.', 'state'
+      'If the instruction has ended, receive a new instruction.', 'state'
     );
   END IF;
-  -- The participant's row makes redrives of one item wait for each other.
+  -- The lock on the participant's row makes redrives of one item wait for each other.
   v_sequence_id := orchestration.bump_participant_outbox_seq(v_item.participant_id);
   SELECT i.* INTO v_newest
   FROM orchestration.payment_outbox_items i
   WHERE i.instruction_id = v_item.instruction_id AND i.idempotency_key = v_item.idempotency_key
   ORDER BY i.redrive_no DESC
   LIMIT 1;
-  -- An older snapshot would judge a finished item as live: its pending row, gone since, answers
-  -- 40001.
+  -- Under an older snapshot a finished item would look live. Its pending row was deleted since, so
+  -- the lock raises 40001.
   PERFORM 1
   FROM orchestration.payment_outbox_pending p
   WHERE p.outbox_id = v_newest.outbox_id
@@ -1586,42 +1523,42 @@ BEGIN
       );
     END IF;
     v_replayed := false;
+    -- Copy the whole row, so that no content column can be forgotten. guard_redrive names the same
+    -- columns as different.
+    v_newest := v_item;
+    v_newest.outbox_id := orchestration.uuid_v7();
+    v_newest.sequence_id := v_sequence_id;
+    v_newest.redrive_no := v_item.redrive_no + 1;
+    v_newest.redrive_of := v_item.outbox_id;
+    v_newest.created_at := clock_timestamp();
+    v_newest.db_user := SESSION_USER;
+    v_newest.xact_id := pg_current_xact_id()::text::bigint;
     WITH stored AS (
-      INSERT INTO orchestration.payment_outbox_items (
-        instruction_id, participant_id, sequence_id, idempotency_key, redrive_no, redrive_of,
-        rail_type, payload, payload_salt, payload_hash, max_attempts, context
-      )
-      VALUES (
-        v_item.instruction_id, v_item.participant_id, v_sequence_id, v_item.idempotency_key,
-        v_item.redrive_no + 1, v_item.outbox_id,
-        v_item.rail_type, v_item.payload, v_item.payload_salt, v_item.payload_hash,
-        v_item.max_attempts, v_item.context
-      )
-      RETURNING *
-    ), pending AS (
-      INSERT INTO orchestration.payment_outbox_pending (
-        outbox_id, instruction_id, participant_id, sequence_id, rail_type
-      )
-      SELECT s.outbox_id, s.instruction_id, s.participant_id, s.sequence_id, s.rail_type
-      FROM stored s
+      INSERT INTO orchestration.payment_outbox_items
+      SELECT v_newest.*
     )
-    SELECT s.* INTO v_newest FROM stored s;
+    INSERT INTO orchestration.payment_outbox_pending (
+      outbox_id, instruction_id, participant_id, sequence_id, rail_type
+    )
+    VALUES (
+      v_newest.outbox_id, v_newest.instruction_id, v_newest.participant_id, v_newest.sequence_id,
+      v_newest.rail_type
+    );
   ELSIF v_newest.outbox_id = p_outbox_id OR v_state IS NOT NULL THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-006', 'P7005', 'only an item that FAILED as REJECTED or NOT_SENT is redriven',
+      'INV-OUT-006', 'P7005', 'only a FAILED item with the outcome REJECTED or NOT_SENT can be redriven',
       'payment_outbox_items',
       jsonb_build_object('outbox_id', p_outbox_id, 'newest', v_newest.outbox_id,
         'state', coalesce(v_state, 'PENDING'), 'outcome', v_outcome),
-      'Redrive the newest item of the key, once it is known that the payment was not made.',
+      'Redrive the newest item of the key after it is known that the payment was not made.',
       'outbox_id'
     );
   END IF;
-  RETURN QUERY
-  SELECT v_newest.outbox_id, v_newest.instruction_id, v_newest.participant_id,
-         v_newest.sequence_id, v_newest.idempotency_key, v_newest.redrive_no,
-         v_newest.redrive_of, v_newest.rail_type, v_newest.payload_hash,
-         v_newest.max_attempts, v_newest.context, v_newest.created_at, v_newest.db_user,
-         v_replayed;
+  SELECT r.* INTO v_result
+  FROM orchestration.payment_outbox_item_result r
+  WHERE r.outbox_id = v_newest.outbox_id;
+  v_result.replayed := v_replayed;
+  RETURN NEXT v_result;
 END
 $$;
 
@@ -1637,7 +1574,10 @@ RETURNS TABLE (finding text, outbox_id uuid, participant_id text, detail jsonb)
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
-  SELECT 'LOST: neither pending nor terminal', i.outbox_id, i.participant_id, '{}'::jsonb
+  -- The function is long because each finding is a query of its own. Together in one statement, all
+  -- of them read the same snapshot.
+  SELECT 'LOST: the item has neither a pending row nor a terminal attempt',
+         i.outbox_id, i.participant_id, '{}'::jsonb
   FROM orchestration.payment_outbox_items i
   WHERE NOT EXISTS (
       SELECT FROM orchestration.payment_outbox_pending p WHERE p.outbox_id = i.outbox_id)
@@ -1645,32 +1585,35 @@ AS $$
       SELECT FROM orchestration.payment_outbox_attempts t
       WHERE t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED'))
   UNION ALL
-  SELECT 'TWICE: pending and terminal', p.outbox_id, p.participant_id,
+  SELECT 'TWICE: the item has a pending row and a terminal attempt', p.outbox_id, p.participant_id,
          jsonb_build_object('state', t.state)
   FROM orchestration.payment_outbox_pending p
   JOIN orchestration.payment_outbox_attempts t
     ON t.outbox_id = p.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
   UNION ALL
-  SELECT 'STRANGER: a pending row is not as its item', p.outbox_id, p.participant_id, '{}'
+  SELECT 'STRANGER: the pending row differs from its item', p.outbox_id, p.participant_id, '{}'
   FROM orchestration.payment_outbox_pending p
   WHERE NOT EXISTS (
     SELECT FROM orchestration.payment_outbox_items i
     WHERE (i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.rail_type)
       = (p.outbox_id, p.instruction_id, p.participant_id, p.sequence_id, p.rail_type))
   UNION ALL
-  SELECT 'UNAUTHORIZED: pending, and its instruction is not open', p.outbox_id, p.participant_id,
+  SELECT 'UNAUTHORIZED: the item is pending, but its instruction is not AUTHORIZED or EXECUTING',
+         p.outbox_id, p.participant_id,
          jsonb_build_object('instruction_id', p.instruction_id)
   FROM orchestration.payment_outbox_pending p
   WHERE NOT EXISTS (
     SELECT FROM orchestration.instructions n
     WHERE n.id = p.instruction_id AND n.participant_id = p.participant_id AND n.open)
   UNION ALL
-  SELECT 'ENDED: the instruction is not as its items have ended', NULL, n.participant_id,
+  SELECT 'ENDED: the state of the instruction contradicts the outcomes of its items',
+         NULL, n.participant_id,
          jsonb_build_object('instruction_id', n.id, 'state', n.state, 'sent', t.sent,
            'unknown', t.unknown)
   FROM orchestration.instructions n
   CROSS JOIN LATERAL (
-    -- As it was known when the instruction ended: what is learnt later is a contradiction.
+    -- Only results that were known when the instruction ended count here. A later result is a
+    -- contradiction, which payment_outbox_contradictions shows.
     SELECT count(*) FILTER (WHERE t.state = 'DISPATCHED'
              OR l.source = 'RECONCILIATION' AND l.outcome = 'SENT') AS sent,
            count(*) FILTER (WHERE t.state = 'FAILED'
@@ -1692,7 +1635,7 @@ AS $$
   WHERE n.state = 'COMPLETED' AND t.sent = 0
     OR n.state = 'FAILED' AND t.sent + t.unknown > 0
   UNION ALL
-  SELECT 'UNRESOLVED: the instruction counts other items than those whose outcome is unknown', NULL,
+  SELECT 'UNRESOLVED: unresolved is not the number of items whose outcome is UNKNOWN', NULL,
          n.participant_id,
          jsonb_build_object('instruction_id', n.id, 'unresolved', n.unresolved,
            'unknown', coalesce(u.items, 0))
@@ -1705,7 +1648,8 @@ AS $$
   ) u ON u.instruction_id = n.id
   WHERE n.unresolved <> coalesce(u.items, 0)
   UNION ALL
-  SELECT 'LATE: a late result of no attempt, or of a worker under another lease', l.outbox_id, NULL,
+  SELECT 'LATE: the late result has no attempt, or is a worker''s under a different lease',
+         l.outbox_id, NULL,
          jsonb_build_object('result_no', l.result_no, 'attempt_no', l.attempt_no)
   FROM orchestration.payment_outbox_late_results l
   WHERE NOT EXISTS (
@@ -1713,13 +1657,13 @@ AS $$
     WHERE (o.outbox_id, o.attempt_no, o.phase) = (l.outbox_id, l.attempt_no, 'OPEN')
       AND (l.source = 'RECONCILIATION' OR l.lease_token = o.lease_token))
   UNION ALL
-  SELECT 'INTERVENTION: of no item', v.outbox_id, NULL,
+  SELECT 'INTERVENTION: the item of the intervention does not exist', v.outbox_id, NULL,
          jsonb_build_object('intervention_no', v.intervention_no, 'action', v.action)
   FROM orchestration.payment_outbox_interventions v
   WHERE NOT EXISTS (
     SELECT FROM orchestration.payment_outbox_items i WHERE i.outbox_id = v.outbox_id)
   UNION ALL
-  SELECT 'CANCELLED: without a record of who did it', a.outbox_id, NULL,
+  SELECT 'CANCELLED: no intervention records who cancelled the item', a.outbox_id, NULL,
          jsonb_build_object('attempt_no', a.attempt_no)
   FROM orchestration.payment_outbox_attempts a
   WHERE a.state = 'FAILED'
@@ -1729,13 +1673,13 @@ AS $$
       SELECT FROM orchestration.payment_outbox_interventions v
       WHERE v.outbox_id = a.outbox_id AND v.action = 'CANCEL')
   UNION ALL
-  SELECT 'ORPHAN: an attempt of no item', a.outbox_id, NULL,
+  SELECT 'ORPHAN: the item of the attempt does not exist', a.outbox_id, NULL,
          jsonb_build_object('attempt_no', a.attempt_no, 'phase', a.phase)
   FROM orchestration.payment_outbox_attempts a
   WHERE NOT EXISTS (
     SELECT FROM orchestration.payment_outbox_items i WHERE i.outbox_id = a.outbox_id)
   UNION ALL
-  SELECT 'ATTEMPTS: opened and closed do not follow each other', a.outbox_id, NULL,
+  SELECT 'ATTEMPTS: the openings and closings of the item do not match', a.outbox_id, NULL,
          jsonb_build_object('openings', a.openings, 'closings', a.closings,
            'attempt_count', a.attempt_count)
   FROM (
@@ -1759,7 +1703,9 @@ AS $$
     OR a.closings <> a.last - a.leased
     OR coalesce(a.attempt_count, a.last) <> a.last
   UNION ALL
-  SELECT 'ATTEMPT: past the last, after the end, or closed under another lease', a.outbox_id, NULL,
+  SELECT 'ATTEMPT: the attempt is past max_attempts, after the terminal one, or closed under a'
+           ' different lease',
+         a.outbox_id, NULL,
          jsonb_build_object('attempt_no', a.attempt_no, 'phase', a.phase)
   FROM orchestration.payment_outbox_attempts a
   JOIN orchestration.payment_outbox_items i ON i.outbox_id = a.outbox_id
@@ -1770,8 +1716,8 @@ AS $$
   WHERE a.attempt_no > least(i.max_attempts, t.attempt_no)
     OR (a.lease_token, a.worker_id, a.claimed_at) <> (o.lease_token, o.worker_id, o.claimed_at)
   UNION ALL
-  SELECT 'REDRIVE: of no item of the same content that FAILED as REJECTED or NOT_SENT', i.outbox_id,
-         i.participant_id, jsonb_build_object('redrive_of', i.redrive_of)
+  SELECT 'REDRIVE: the redriven item is missing, differs, or did not end REJECTED or NOT_SENT',
+         i.outbox_id, i.participant_id, jsonb_build_object('redrive_of', i.redrive_of)
   FROM orchestration.payment_outbox_items i
   WHERE i.redrive_no > 0
     AND NOT EXISTS (
@@ -1790,13 +1736,14 @@ AS $$
               AND l.source = 'RECONCILIATION'
               AND l.outcome IN ('REJECTED', 'NOT_SENT'))))
   UNION ALL
-  SELECT 'SPENT: waiting for an attempt that it does not have', p.outbox_id, p.participant_id,
+  SELECT 'SPENT: the item waits for an attempt, but has used all of them',
+         p.outbox_id, p.participant_id,
          jsonb_build_object('attempt_count', p.attempt_count, 'max_attempts', i.max_attempts)
   FROM orchestration.payment_outbox_pending p
   JOIN orchestration.payment_outbox_items i ON i.outbox_id = p.outbox_id
   WHERE p.lease_token IS NULL AND p.attempt_count >= i.max_attempts
   UNION ALL
-  SELECT 'SEQUENCE: numbers are missing or the counter is not behind the last one',
+  SELECT 'SEQUENCE: sequence_id has a gap, or next_sequence_id is not the last one plus 1',
          NULL, s.participant_id,
          jsonb_build_object('next_sequence_id', s.next_sequence_id, 'items', s.items,
            'last', s.last)
@@ -1828,8 +1775,8 @@ DO $$
 BEGIN
   IF EXISTS (SELECT FROM orchestration.payment_outbox_late_results)
     OR EXISTS (SELECT FROM orchestration.payment_outbox_interventions) THEN
-    RAISE EXCEPTION 'payment_outbox_late_results or payment_outbox_interventions holds evidence; '
-      'to destroy it say -x destroy-evidence=yes'
+    RAISE EXCEPTION 'payment_outbox_late_results or payment_outbox_interventions contains evidence; '
+      'to destroy it, pass -x destroy-evidence=yes'
       USING ERRCODE = 'dependent_objects_still_exist';
   END IF;
 END
@@ -1854,6 +1801,8 @@ $$
     op.execute("DROP TRIGGER cancelled ON orchestration.payment_outbox_attempts")
     op.execute("DROP TRIGGER rescheduled ON orchestration.payment_outbox_pending")
     op.execute("DROP TRIGGER lease_expired ON orchestration.payment_outbox_pending")
+    op.execute("DROP VIEW orchestration.payment_outbox_late_result_result")
+    op.execute("DROP VIEW orchestration.payment_outbox_intervention_result")
     op.execute("DROP VIEW orchestration.payment_outbox_contradictions")
     op.execute("DROP VIEW orchestration.payment_outbox_unresolved")
     op.execute("DROP VIEW orchestration.payment_outbox_status")

@@ -238,7 +238,7 @@ ATTESTATION = (
         INSTRUCTION_GUARD,
         triggers="policy_versions__gate policy_gate__no_delete policy_gate__no_truncate",
         functions="append_attestations require_policy_accepted retire_policy_version "
-        "share_policy_gate lock_gate change_gate",
+        "share_gate lock_gate change_gate",
     ),
     _rule(
         "INV-ATT-009",
@@ -246,7 +246,7 @@ ATTESTATION = (
         "P7202 P0001 55P03",
         triggers="revoked_client_certs__gate revoked_tokens__gate revocation_gate__no_delete "
         "revocation_gate__no_truncate",
-        functions="append_attestations require_credential_not_revoked share_revocation_gate "
+        functions="append_attestations require_credential_not_revoked share_gate "
         "lock_gate change_gate",
     ),
     _rule(
@@ -479,7 +479,7 @@ KILL_SWITCH = (
         "After engaging has committed, no gated write that was in flight can commit.",
         "P0001 55P03",
         triggers="kill_switches__gate kill_switch_gate__no_delete kill_switch_gate__no_truncate",
-        functions="bound_idle_time lock_gate change_gate share_kill_switch_gate",
+        functions="bound_idle_time lock_gate change_gate share_gate",
     ),
     _rule(
         "INV-KIL-003",
@@ -569,9 +569,9 @@ GENERAL = (
         "INV-API-002",
         "An act references a row that exists.",
         "P0002",
-        functions="share_policy_gate share_revocation_gate share_kill_switch_gate "
-        "release_kill_switch lock_gate record_attestation_event lock_instruction "
-        "lock_attempted_instruction close_execution_attempt close_transaction_attempt "
+        functions="share_gate release_kill_switch lock_gate record_attestation_event "
+        "lock_instruction lock_attempted_instruction close_execution_attempt "
+        "close_transaction_attempt "
         "renew_outbox_lease complete_outbox_attempt lock_outbox_item close_contradiction "
         "redrive_outbox_item",
     ),

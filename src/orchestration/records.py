@@ -20,6 +20,7 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
+    PlainSerializer,
     PlainValidator,
     StringConstraints,
     model_validator,
@@ -109,8 +110,23 @@ def _in_years(value: datetime) -> datetime:
 
 
 LAST_YEAR: Final = 9998
-AwareTime = Annotated[AwareDatetime, AfterValidator(_in_years)]
+
+
+def _in_utc(value: datetime) -> str:
+    return value.astimezone(UTC).isoformat()
+
+
+def microseconds(value: timedelta) -> str:
+    """Write an interval for PostgreSQL as elapsed time, because a day can have 23 to 25 hours."""
+    return f"{value // timedelta(microseconds=1)} microseconds"
+
+
+AwareTime = Annotated[
+    AwareDatetime, AfterValidator(_in_years), PlainSerializer(_in_utc, when_used="json-unless-none")
+]
 """A time with a zone, in a year that every time zone can show. A naive time is rejected."""
+Elapsed = Annotated[timedelta, PlainSerializer(microseconds, when_used="json-unless-none")]
+"""A time span. In JSON it is an interval of PostgreSQL, in microseconds."""
 
 
 MAX_DEPTH: Final = 500
@@ -193,7 +209,16 @@ def _is_small_int(value: object) -> bool:
     return type(value) is int and -(2**63) <= value < 2**63
 
 
-Payload = Annotated[dict[str, Any], PlainValidator(_json_payload)]
+def _unchanged(value: dict[str, Any]) -> dict[str, Any]:
+    """Check a payload again on its way to the database, because the caller can have changed it."""
+    return value if _is_plainly_json(value) else _json_object(value)
+
+
+_checked_again: Final = PlainSerializer(
+    _unchanged, return_type=dict[str, Any], when_used="json-unless-none"
+)
+
+Payload = Annotated[dict[str, Any], PlainValidator(_json_payload), _checked_again]
 """A JSON object that jsonb can hold: finite numbers, no NUL, no lone surrogate.
 
 An input keeps a copy, so the caller can change its own dict. The copy is a dict too. If it is
@@ -526,7 +551,9 @@ def _small(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-Context = Annotated[dict[str, Any], PlainValidator(_json_payload), AfterValidator(_small)]
+Context = Annotated[
+    dict[str, Any], PlainValidator(_json_payload), AfterValidator(_small), _checked_again
+]
 """A JSON object of at most 8000 octets: W3C trace context, references of the caller."""
 
 
@@ -618,7 +645,8 @@ class Completion(Input):
     """The result of an attempt, as the worker reports it.
 
     `outcome`: required for FAILED and optional for RETRYABLE. If a RETRYABLE attempt was the last
-    one, the item ends with this outcome, or with UNKNOWN if none was given.
+    one, the item ends with this outcome, or with UNKNOWN if none was given. NOT_SENT is recorded as
+    UNKNOWN if an earlier attempt of the item may have sent the payment.
     `retry_in`: only for RETRYABLE, the delay by the database's clock, at most 36,525 days.
     """
 
@@ -634,7 +662,7 @@ class Completion(Input):
         Annotated[Outcome | Literal["REJECTED", "UNKNOWN", "NOT_SENT"], _ValidatedAs(Outcome)]
         | None
     ) = None
-    retry_in: Annotated[timedelta, Field(ge=timedelta(0), le=LONGEST_DELAY)] | None = None
+    retry_in: Annotated[Elapsed, Field(ge=timedelta(0), le=LONGEST_DELAY)] | None = None
     latency_ms: Annotated[int, Field(strict=True, ge=0, lt=2**31)] | None = None
 
     @model_validator(mode="after")

@@ -76,6 +76,8 @@ WRITING_FUNCTIONS: Final = frozenset(
 )
 # Where SQLAlchemy's error carries the typed one while run_in_transaction decides.
 _TYPED: Final = "_orchestration_typed"
+# As NOTIFY does, it takes an xid only at COMMIT.
+_NOTIFIED: Final = re.compile(r"\bpg_notify\s*\(", re.IGNORECASE)
 _CALLED: Final = re.compile(r"\borchestration\.(\w+)\s*\(")
 
 
@@ -201,7 +203,9 @@ class _Watched:
             self.wrote = True
         elif cursor.rowcount > 0:
             called = _CALLED.search(statement)
-            self.wrote = called is not None and called[1] in WRITING_FUNCTIONS
+            self.wrote = (
+                called is not None and called[1] in WRITING_FUNCTIONS
+            ) or _NOTIFIED.search(statement) is not None
 
     def has_written(self) -> bool:
         """Whether the transaction may have written, so that a lost reply to its COMMIT leaves the

@@ -49,6 +49,11 @@ _NAMED: Final = re.compile(r"(?:\S+\(\d+\): \[[^]]*\] REMOTE \w+: )?(INV-[A-Z]{3
 # Citus appends the number of the shard to the names of a shard's constraints.
 _SHARD: Final = re.compile(r"_\d+$")
 
+DATA_EXCEPTION: Final = "22"
+"""The class of SQLSTATEs whose messages repeat a value that was sent."""
+SHOWN: Final = 200
+"""How many characters of such a message an error shows."""
+
 DRIVERS: Final = frozenset({"psycopg", "psycopg_async"})
 
 
@@ -131,8 +136,13 @@ def translate(
         detail = None
         # A traceback prints the cause, whose text repeats DETAIL.
         error.args = (diag.message_primary,)
+    message = diag.message_primary or str(error).strip()
+    if sqlstate is not None and sqlstate.startswith(DATA_EXCEPTION) and len(message) > SHOWN:
+        # The message repeats the value that is not valid for its type.
+        message = message[:SHOWN]
+        error.args = (message,)
     return _class(error, sqlstate, committing=committing, disconnected=disconnected)(
-        diag.message_primary or str(error).strip() or None,
+        message or None,
         sqlstate=sqlstate,
         invariant=_invariant(error),
         schema=diag.schema_name,

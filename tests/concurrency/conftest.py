@@ -1,4 +1,4 @@
-"""The threads that tests of races share."""
+"""The threads that the concurrency tests share."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

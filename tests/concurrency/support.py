@@ -1,4 +1,4 @@
-"""Threads that start together, and outcomes as values."""
+"""Start threads together, and return their errors as values."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -21,15 +21,16 @@ def begin(connection: Connect, isolation: str) -> None:
 
 
 def take_snapshot(connection: Connect) -> None:
-    """The first statement of a transaction fixes what REPEATABLE READ and SERIALIZABLE see."""
+    """The first statement of a transaction takes the snapshot of REPEATABLE READ and
+    SERIALIZABLE."""
     connection.execute("SELECT FROM orchestration.schema_revision")
 
 
 def together(
     works: Sequence[Callable[[threading.Barrier], T]],
 ) -> list[T | psycopg.Error]:
-    """Runs each in a thread of its own; each may meet the others at the barrier. The results in
-    order, a refusal of the server as its error."""
+    """Run each function in its own thread; they can wait for each other at the barrier. Return the
+    results in order, with a database error in place of the result."""
     barrier = threading.Barrier(len(works), timeout=PATIENCE_SECONDS)
 
     def run(work: Callable[[threading.Barrier], T]) -> T | psycopg.Error:
@@ -56,8 +57,9 @@ def errors_of(results: Sequence[object]) -> list[str | None]:
 
 
 class OverlappingWriters:
-    """Writers whose transactions overlap without a pause, each until the first refusal that is not
-    a serialization failure: `write(connection, writer, number)` is a transaction's work."""
+    """Writers whose transactions overlap without a pause. `write(connection, writer, number)` does
+    the work of one transaction. Each writer continues until its first error that is not a
+    serialization failure."""
 
     def __init__(
         self,
@@ -84,7 +86,7 @@ class OverlappingWriters:
             self._give_up.set()
 
     def _keep_writing(self, connection: Connect, writer: int) -> set[str]:
-        """Writes until refused; the codes of the refusals."""
+        """Write until an error ends it, and return the codes of the errors."""
         refusals: set[str] = set()
         number = committed = 0
         waited = False
@@ -92,10 +94,11 @@ class OverlappingWriters:
             try:
                 begin(connection, self._isolation)
                 self._write(connection, writer, number)
-                connection.execute("SELECT pg_sleep(0.01)")
+                connection.execute("SELECT pg_sleep(0.002)")
                 number += 1
                 if committed and not waited:
-                    # All hold the gate now: the change begins against every one of them.
+                    # At this point every writer has the gate, so the change starts while all of
+                    # them are active.
                     self._under_way.wait()
                     waited = True
                 connection.execute("COMMIT")

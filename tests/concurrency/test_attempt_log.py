@@ -1,5 +1,5 @@
-"""Attempt logs under concurrency: an attempt opens once and closes once, and a snapshot that is too
-old to see so is told 40001, never a refusal that is not true any more."""
+"""Attempt logs under concurrency: an attempt opens once and closes once. A snapshot that is too old
+to see the log gets 40001, never an error that is no longer true."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +41,7 @@ each_snapshot = pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIAL
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_amiss_afterwards(owner: Connect) -> Iterator[None]:
+def nothing_is_wrong_afterwards(owner: Connect) -> Iterator[None]:
     yield
     assert owner.execute("SELECT * FROM orchestration.verify_attempt_logs()").fetchall() == []
 
@@ -68,7 +68,7 @@ def close(connection: Connect, log: str, attempt_no: int, outcome: str = "FAILED
 
 
 def insert(connection: Connect, log: str, attempt_no: int, phase: str = "OPEN") -> None:
-    """A row beside the functions, as owner."""
+    """Insert a row by hand, as owner."""
     rail = "" if log == LOGS[0] else ", rail_type"
     connection.execute(
         f"INSERT INTO orchestration.{log} (instruction_id, attempt_no, phase, worker_id,"
@@ -88,7 +88,7 @@ def recorded(owner: Connect, log: str) -> list[Row]:
 def at_once(
     connections: Sequence[Connect], isolation: str, *acts: Callable[[Connect], Row]
 ) -> list[Row | psycopg.Error]:
-    """Each act in a transaction of its own, whose snapshot is older than what the others do."""
+    """Run each act in its own transaction. All snapshots are older than the effects of the acts."""
 
     def work_of(
         connection: Connect, act: Callable[[Connect], Row]
@@ -109,7 +109,7 @@ def accepted(results: Sequence[Row | psycopg.Error]) -> list[Row]:
     return [one for one in results if not isinstance(one, psycopg.Error)]
 
 
-# Races of the functions.
+# Races between the functions.
 
 
 @pytest.mark.invariant("INV-APP-002")
@@ -187,7 +187,7 @@ def test_an_opener_waits_for_the_closer_to_commit_or_not(
 
 
 @pytest.mark.invariant("INV-APP-002")
-def test_who_enqueues_waits_for_the_log_and_goes_on(
+def test_an_enqueue_waits_for_the_log_and_continues(
     owner: Connect, login: Login, background: ThreadPoolExecutor
 ) -> None:
     worker, other = login("executor"), login("executor")
@@ -211,7 +211,7 @@ def test_who_enqueues_waits_for_the_log_and_goes_on(
 @pytest.mark.invariant("INV-APP-002")
 @each_log
 @each_snapshot
-def test_an_older_snapshot_does_not_call_open_what_was_closed_since(
+def test_an_older_snapshot_gets_40001_if_the_attempt_was_closed_since(
     owner: Connect, login: Login, isolation: str, log: str
 ) -> None:
     open_next(owner, log)
@@ -228,10 +228,10 @@ def test_an_older_snapshot_does_not_call_open_what_was_closed_since(
 @each_log
 @each_snapshot
 @pytest.mark.parametrize("seen", range(3))
-def test_an_older_snapshot_does_not_call_unopened_what_was_opened_since(
+def test_an_older_snapshot_gets_40001_if_the_attempt_was_opened_since(
     owner: Connect, login: Login, isolation: str, log: str, seen: int
 ) -> None:
-    """Whatever of the log it sees: nothing, the first attempt open, the first attempt closed."""
+    """The snapshot sees nothing of the log, the first attempt open, or the first attempt closed."""
     acts = [
         lambda: open_next(owner, log),
         lambda: close(owner, log, 1),
@@ -252,7 +252,7 @@ def test_an_older_snapshot_does_not_call_unopened_what_was_opened_since(
 @pytest.mark.invariant("INV-APP-002", "INV-API-002")
 @each_log
 @each_snapshot
-def test_a_snapshot_that_sees_the_whole_log_is_told_the_truth(
+def test_a_snapshot_that_sees_the_whole_log_gets_the_refusal(
     owner: Connect, login: Login, isolation: str, log: str
 ) -> None:
     worker = login("executor")
@@ -296,7 +296,7 @@ def test_a_refusal_that_is_caught_in_an_older_isolation_leaves_nothing(
     assert recorded(owner, log) == [(1, "OPEN", None)]
 
 
-# Rows that come in beside the functions.
+# Rows that are inserted by hand.
 
 
 @pytest.mark.invariant("INV-APP-002")

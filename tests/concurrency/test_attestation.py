@@ -1,5 +1,5 @@
-"""Attestations under concurrency: a chain has neither fork nor gap, a key has one record, and a
-change of policy is between those judged before and those judged after."""
+"""Attestations under concurrency: a chain has no fork and no gap, and a key has one record. A
+change of policy is ordered after the records that were checked before it."""
 
 import json
 import threading
@@ -61,7 +61,8 @@ def append(connection: Connect, *items: dict[str, str]) -> list[tuple[Any, ...]]
 
 
 def assert_whole(connection: Connect, caller: str) -> list[str]:
-    """No gap, each link and hash right by our own reckoning, the head at the end; its keys."""
+    """Check that the chain has no gap, that each link and hash is right by our own computation, and
+    that the head is the last record. Return the keys."""
     with connection.cursor(row_factory=dict_row) as cursor:
         cursor.execute(
             "SELECT * FROM orchestration.ingress_attestations WHERE caller_identity = %s"
@@ -233,7 +234,7 @@ def test_where_the_head_is_not_locked_the_unique_constraint_decides_the_race(
             lambda other=other, seq=seqs[1]: other.execute(statement.format(seq), ("other",)),
         )
         assert await_blocked(owner, backend(other)) == [backend(one)]
-        # Undone for the second race, so that the first one's record is not in its way.
+        # The record is deleted below, so that it does not block the second race.
         one.execute("COMMIT")
         found = following.result(PATIENCE_SECONDS)
         assert (found.sqlstate, found.constraint) == (
@@ -274,7 +275,7 @@ def test_sixteen_at_once_with_one_key_make_one_record(
     assert len(stored) == 1
     assert {tuple(record) for ((*record, _),) in kept} == set(stored)
     assert sorted(replayed for ((*_, replayed),) in kept) == [False, *[True] * (len(kept) - 1)]
-    # The older snapshots can't see the record, and are told so.
+    # The older snapshots cannot see the record, and get 40001.
     assert errors_of(results) == ([] if isolation == "READ COMMITTED" else ["40001"] * 15)
     assert assert_whole(owner, "alice") == ["k1"]
 
@@ -442,7 +443,7 @@ def test_an_execution_that_ends_in_two_ways_at_once_ends_in_one(
 @pytest.mark.invariant("INV-ATT-002")
 @pytest.mark.parametrize("by", ["the function", "the owner's INSERT"])
 @each_snapshot
-def test_a_completion_that_does_not_see_the_start_is_told_so_and_not_judged_falsely(
+def test_a_completion_that_does_not_see_the_start_gets_40001(
     owner: Connect, login: Callable[[str], Connect], attested: UUID, isolation: str, by: str
 ) -> None:
     if by == "the function":
@@ -581,7 +582,7 @@ def test_without_its_gate_a_retirement_overtakes_a_caller_in_flight(
 @pytest.mark.invariant("INV-ATT-008")
 @pytest.mark.parametrize("version", ["v1", "v2"], ids=["the old version", "the new version"])
 @each_snapshot
-def test_a_snapshot_older_than_a_rotation_is_told_so_and_not_judged_falsely(
+def test_a_snapshot_older_than_a_rotation_gets_40001(
     owner: Connect, login: Callable[[str], Connect], isolation: str, version: str
 ) -> None:
     activate_policy(owner, "v1")
@@ -599,7 +600,7 @@ def test_a_snapshot_older_than_a_rotation_is_told_so_and_not_judged_falsely(
 
 @pytest.mark.invariant("INV-ATT-008")
 @each_snapshot
-def test_an_import_under_a_version_that_its_snapshot_does_not_know_is_told_so(
+def test_an_import_under_a_version_that_its_snapshot_does_not_see_gets_40001(
     owner: Connect,
     database: scratch.Database,
     connections: Callable[[Any], Connect],
@@ -630,7 +631,7 @@ def next_multixact(superuser: Connect) -> int:
 @pytest.mark.own_cluster
 @pytest.mark.invariant("INV-ATT-008")
 def test_attesting_makes_no_multixact_and_a_foreign_key_to_the_policy_would() -> None:
-    # A multixact is the cluster's, so nobody else may be at work there.
+    # A multixact belongs to the whole cluster, so no other session can be active in this test.
     with scratch.own_server({"fsync": "off", "autovacuum": "off"}) as at:
         url = scratch.create_database(at, "orchestration_scratch_multixacts")
         scratch.upgrade(url)

@@ -1,4 +1,4 @@
-"""The audit log under concurrency: one chain without fork or gap, one entry an act."""
+"""The audit log under concurrency: one chain without fork or gap, and one entry per act."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -49,7 +49,7 @@ def count(connection: Connect) -> int:
 
 @pytest.mark.invariant("INV-AUD-001")
 @each_isolation
-def test_acts_at_once_leave_one_chain_and_an_entry_each(
+def test_concurrent_acts_leave_one_chain_and_one_entry_each(
     owner: Connect, login: Login, isolation: str
 ) -> None:
     before = count(owner)
@@ -84,7 +84,7 @@ def test_acts_at_once_leave_one_chain_and_an_entry_each(
 
 @pytest.mark.invariant("INV-AUD-001")
 @each_isolation
-def test_an_act_waits_for_the_one_before_it_and_continues_it_or_is_told_to_begin_anew(
+def test_an_act_waits_for_the_one_before_it_and_continues_the_chain_or_gets_40001(
     owner: Connect, login: Login, isolation: str
 ) -> None:
     before = count(owner)
@@ -137,7 +137,7 @@ def test_an_act_that_is_rolled_back_leaves_no_gap_for_the_one_that_waits(
 
 @pytest.mark.invariant("INV-AUD-001")
 @each_snapshot
-def test_an_act_under_an_older_snapshot_is_told_to_begin_anew(
+def test_an_act_under_an_older_snapshot_gets_40001(
     owner: Connect, login: Login, isolation: str
 ) -> None:
     late = login("control")
@@ -152,7 +152,7 @@ def test_an_act_under_an_older_snapshot_is_told_to_begin_anew(
 
 
 @pytest.mark.invariant("INV-AUD-001")
-def test_a_policy_rotated_by_many_at_once_has_one_entry_a_version(
+def test_a_policy_rotated_by_many_at_once_has_one_entry_per_version(
     owner: Connect, login: Login
 ) -> None:
     before = count(owner)

@@ -1,4 +1,5 @@
-"""Gates whose holder stops in its transaction: the server ends it, and the change gets in."""
+"""If the holder of a gate stops inside its transaction, the server ends it, and the change
+proceeds."""
 
 import json
 from collections.abc import Callable
@@ -27,10 +28,10 @@ pytestmark = pytest.mark.instructed
 Login = Callable[[str], Connect]
 
 BOUND = "10s"
-"""What taking a gate sets idle_in_transaction_session_timeout to."""
+"""The value of idle_in_transaction_session_timeout that taking a gate sets."""
 SHORTER = "300ms"
 UNREAD_BOUND = "10000"
-"""What taking a gate sets tcp_user_timeout to."""
+"""The value of tcp_user_timeout that taking a gate sets."""
 
 
 def attest(key: str = "k") -> str:
@@ -109,11 +110,11 @@ UNGATED = {
         "SELECT FROM orchestration.open_execution_attempt(%(instruction)s, 'w')",
     ),
 }
-"""Acts that take no gate and lock an instruction or a pending row."""
+"""Acts that take no gate, but lock an instruction or a pending row."""
 
 
 def claimed(owner: Connect) -> tuple[Any, Any, Any]:
-    """An authorized instruction with one claimed item, and the lease token."""
+    """Create an authorized instruction with one claimed item, and return the lease token."""
     instruction_id = new_instruction_id()
     item = {
         "instruction_id": str(instruction_id),
@@ -150,7 +151,7 @@ def idle_bound(connection: Connect) -> Any:
 
 
 def unread_bound(connection: Connect) -> Any:
-    """How long the server waits for a client that does not read, in milliseconds."""
+    """The time that the server waits for a client that does not read, in milliseconds."""
     return scalar(connection, "SELECT current_setting('tcp_user_timeout')")
 
 
@@ -212,7 +213,7 @@ def test_a_change_gets_in_behind_an_enqueue_that_waits_for_a_stopped_worker(
         UNGATED["completing"][1],
         {"instruction": instruction_id, "item": outbox_id, "token": token},
     )
-    # The desk holds the gate and is not idle, so only the worker's bound can end this.
+    # The desk has the gate and is not idle, so only the worker's bound can end the wait.
     item = {
         "instruction_id": str(instruction_id),
         "participant_id": "bank-a",
@@ -238,7 +239,7 @@ def test_a_change_gets_in_behind_a_client_that_does_not_read_its_reply(
     owner: Connect, login: Login, background: ThreadPoolExecutor
 ) -> None:
     stopped, control = login("executor"), login("control")
-    # A shorter bound of the client's own, so that the test need not wait for ten seconds.
+    # The client sets a shorter bound, so that the test does not wait for ten seconds.
     stopped.execute("SET tcp_user_timeout = 500")
     stopped.execute("BEGIN")
     stopped.execute(CLAIM)
@@ -272,11 +273,11 @@ def test_a_shorter_bound_of_the_sessions_own_is_kept(
 ) -> None:
     owner.execute("BEGIN")
     owner.execute(f"SET LOCAL intervalstyle = {intervalstyle}")
-    # In one statement: the transaction does not idle between them.
+    # In one statement, because the transaction is then not idle between the two calls.
     rows = owner.execute(
         "WITH given AS MATERIALIZED (SELECT set_config("
         "'idle_in_transaction_session_timeout', %s, true)),"
-        " taken AS MATERIALIZED (SELECT orchestration.share_policy_gate() FROM given)"
+        " taken AS MATERIALIZED (SELECT orchestration.share_gate('policy_gate') FROM given)"
         " SELECT current_setting('idle_in_transaction_session_timeout') FROM taken",
         (given,),
     ).fetchall()
@@ -295,7 +296,7 @@ def test_a_change_gets_in_when_the_holder_has_idled_for_its_bound(
 ) -> None:
     change, hold = CHANGES[act]
     stopped, control, other = login("ingest"), login("control"), login("ingest")
-    # A shorter bound of the client's own, so that the test need not wait for ten seconds.
+    # The client sets a shorter bound, so that the test does not wait for ten seconds.
     stopped.execute(f"SET idle_in_transaction_session_timeout = '{SHORTER}'")
     control.execute("SET lock_timeout = '5s'")
     begin(stopped, "READ COMMITTED")
@@ -342,7 +343,7 @@ def test_engaging_waits_longer_than_the_lock_timeout_of_its_session(
     assert scalar(control, "SHOW lock_timeout") == "1ms"
 
 
-# Who holds a gate.
+# Which sessions hold a gate.
 
 HOLDERS = "SELECT * FROM orchestration.gate_holders() WHERE gate = %s"
 

@@ -1,5 +1,5 @@
-"""Instructions under concurrency: one key is one instruction, a transition happens once, nothing is
-authorized after what forbids it, and none ends while an item of it is or becomes open."""
+"""Instructions under concurrency: a key has one instruction, and a transition happens once. No
+instruction is authorized after a change that forbids it, and none ends while an item is open."""
 
 import json
 import threading
@@ -50,7 +50,7 @@ P = instruction_id("p", 0)
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_amiss_afterwards(owner: Connect) -> Iterator[None]:
+def nothing_is_wrong_afterwards(owner: Connect) -> Iterator[None]:
     yield
     for verify in ("verify_instructions", "verify_outbox"):
         assert owner.execute(f"SELECT * FROM orchestration.{verify}()").fetchall() == []
@@ -174,21 +174,21 @@ def close(connection: Connect, lease: dict[str, str], outcome: str) -> None:
 
 
 def finish(connection: Connect, outcome: str, key: str, **of: Any) -> UUID:
-    """An item that has ended like this."""
+    """Create an item that ends with this outcome."""
     made = enqueue(connection, key, **of)
     close(connection, claim(connection), outcome)
     return made
 
 
 def execute(worker: Connect, ended: str, id: UUID = P, participant_id: str = "p") -> None:
-    """The instruction executes, and has items as this end needs them."""
+    """Start the execution, and create the items that this end of the instruction requires."""
     start(worker, id)
     outcome = "DISPATCHED" if ended == "COMPLETED" else "REJECTED"
     finish(worker, outcome, "before", id=id, participant_id=participant_id)
 
 
 def stands(owner: Connect, id: UUID = P) -> tuple[str, int]:
-    """The instruction's state, and how many of its items are pending."""
+    """Return the state of the instruction, and the number of its pending items."""
     row = owner.execute(
         "SELECT i.state, (SELECT count(*) FROM orchestration.payment_outbox_pending p"
         " WHERE p.instruction_id = i.id) FROM orchestration.instructions i WHERE i.id = %s",
@@ -199,7 +199,7 @@ def stands(owner: Connect, id: UUID = P) -> tuple[str, int]:
 
 
 def open_at(isolation: str, *connections: Connect) -> None:
-    """A transaction of each, whose snapshot is taken."""
+    """Begin a transaction on each connection, and take its snapshot."""
     for connection in connections:
         begin(connection, isolation)
         take_snapshot(connection)
@@ -208,7 +208,7 @@ def open_at(isolation: str, *connections: Connect) -> None:
 def in_transaction(
     connection: Connect, isolation: str, act: Callable[[], Any]
 ) -> Callable[[threading.Barrier], Any]:
-    """One transaction whose snapshot is taken before any of the others acts."""
+    """Run one transaction. Its snapshot is taken before any other transaction acts."""
 
     def work(barrier: threading.Barrier) -> Any:
         with connection.transaction():
@@ -221,7 +221,8 @@ def in_transaction(
 
 
 def persist(connection: Connect, isolation: str, act: Callable[[], Any]) -> Any:
-    """`act` in a transaction, again as long as the server asks for it; nothing else is forgiven."""
+    """Run `act` in a transaction, and repeat it after each serialization failure. Other errors are
+    raised."""
     while True:
         try:
             with connection.transaction():
@@ -236,7 +237,7 @@ def accepted(results: Sequence[Any]) -> list[Any]:
 
 
 def settle(connection: Connect, waiting: Future[Any]) -> Refusal | None:
-    """Ends the transaction of what has waited: how it was refused, or None where it is
+    """End the transaction of a call that has waited. Return its error, or None if it is
     committed."""
     error = waiting.exception(PATIENCE_SECONDS)
     connection.execute("COMMIT" if error is None else "ROLLBACK")
@@ -247,7 +248,7 @@ def settle(connection: Connect, waiting: Future[Any]) -> Refusal | None:
 
 
 def assert_forbidden(found: Refusal | None, isolation: str) -> None:
-    """P7404, and 40001 where an older snapshot cannot tell."""
+    """The error is P7404, or 40001 if an older snapshot cannot see the reason."""
     assert found is not None
     if isolation != "READ COMMITTED" and found.sqlstate == "40001":
         return
@@ -362,7 +363,7 @@ def test_a_batch_waits_for_its_keys_in_their_order_and_not_in_its_own(
 ) -> None:
     a, b, c = (asked(attest(owner), key) for key in "abc")
     one, two, three = login("ingest"), login("ingest"), login("ingest")
-    # While `b` is held, both queue up for it, and neither for what the other holds.
+    # While `b` is locked, both wait for it, and neither waits for a lock of the other.
     begin(three, "READ COMMITTED")
     receive(three, [b])
     begin(one, "READ COMMITTED")
@@ -402,7 +403,7 @@ def test_of_two_authorizations_at_once_by_one_login_one_authorizes(
                 for connection in (login("executor"), login("executor"))
             ]
         )
-        # In READ COMMITTED the second one is a repeat of the first.
+        # In READ COMMITTED the second call is a repetition of the first.
         repeats = isolation == "READ COMMITTED"
         assert accepted(results) == [("AUTHORIZED", 2)] * (1 + repeats)
         assert errors_of(results) == ([] if repeats else ["40001"])
@@ -417,7 +418,7 @@ def test_of_two_authorizations_at_once_by_one_login_one_authorizes(
 @pytest.mark.invariant("INV-INS-009")
 @each_outcome
 @each_isolation
-def test_a_transition_waits_for_the_one_in_flight_and_is_judged_after_it(
+def test_a_transition_waits_for_the_one_in_flight_and_is_checked_after_it(
     owner: Connect,
     login: Callable[[str], Connect],
     background: ThreadPoolExecutor,
@@ -431,7 +432,7 @@ def test_a_transition_waits_for_the_one_in_flight_and_is_judged_after_it(
     assert await_blocked(owner, backend(two)) == [backend(one)]
     one.execute(end)
     found = settle(two, waiting)
-    # In READ COMMITTED the same login's act is answered with what is recorded.
+    # In READ COMMITTED a repetition by the same login returns what is recorded.
     if end == "ROLLBACK" or isolation == "READ COMMITTED":
         assert found is None
     else:
@@ -442,7 +443,7 @@ def test_a_transition_waits_for_the_one_in_flight_and_is_judged_after_it(
 
 @pytest.mark.invariant("INV-INS-009")
 @each_snapshot
-def test_a_transition_from_an_older_snapshot_is_told_so(
+def test_a_transition_from_an_older_snapshot_gets_40001(
     login: Callable[[str], Connect], isolation: str
 ) -> None:
     one, two = login("executor"), login("executor")
@@ -452,11 +453,11 @@ def test_a_transition_from_an_older_snapshot_is_told_so(
     one.execute("ROLLBACK")
 
 
-# Authorizing against what forbids it.
+# Authorization and the changes that forbid it.
 
 
 def retire(control: Connect) -> None:
-    """The version that the instructions were received under leaves its grace."""
+    """End the grace period of the version under which the instructions were received."""
     activate_policy(control, "v3")
 
 
@@ -499,7 +500,7 @@ WHERE h.participant_id = 'gated' AND h.to_state = 'AUTHORIZED'
 
 
 def late(superuser: Connect, change: str) -> Row:
-    """How many were authorized after the change, and how many at all."""
+    """Return how many instructions were authorized after the change, and how many in total."""
     table = CHANGES[change][2]
     row = superuser.execute(
         LATE.format(table), ("instructions" if table == "policy_versions" else None,)
@@ -537,7 +538,7 @@ def test_a_change_gets_in_under_overlapping_authorizations_and_none_commits_afte
     after, authorized = late(superuser, change)
     assert after == 0
     assert authorized >= WRITERS
-    # Every writer was told in the end, and the older snapshots were told apart.
+    # Every writer was rejected in the end. Writers with older snapshots got 40001 as well.
     assert all(code in codes for codes in refusals)
     allowed = {code} if isolation == "READ COMMITTED" else {code, "40001"}
     assert set().union(*refusals) <= allowed
@@ -556,7 +557,7 @@ def test_without_its_gate_a_change_overtakes_an_authorization_in_flight(
     executor = login("executor")
     begin(executor, "READ COMMITTED")
     authorize(executor, id)
-    # By hand: the functions lock the gate themselves, too.
+    # By hand, because the functions also lock the gate themselves.
     superuser.execute(BY_HAND[table])
     executor.execute("COMMIT")
     assert late(superuser, change) == (1, 1)
@@ -565,7 +566,7 @@ def test_without_its_gate_a_change_overtakes_an_authorization_in_flight(
 @pytest.mark.invariant("INV-INS-010")
 @each_change
 @each_isolation
-def test_a_change_waits_for_an_authorization_that_was_judged_before(
+def test_a_change_waits_for_an_authorization_that_was_checked_before(
     owner: Connect,
     login: Callable[[str], Connect],
     background: ThreadPoolExecutor,
@@ -591,7 +592,7 @@ def test_a_change_waits_for_an_authorization_that_was_judged_before(
 @each_outcome
 @each_change
 @each_isolation
-def test_an_authorization_waits_for_the_change_in_flight_and_is_judged_after_it(
+def test_an_authorization_waits_for_the_change_in_flight_and_is_checked_after_it(
     owner: Connect,
     login: Callable[[str], Connect],
     background: ThreadPoolExecutor,
@@ -626,7 +627,7 @@ def test_an_authorization_waits_for_the_change_in_flight_and_is_judged_after_it(
     assert stands(owner, id) == ("RECEIVED", 0)
 
 
-# Ending against what is enqueued.
+# Ends and enqueues.
 
 
 @pytest.mark.invariant("INV-INS-006")
@@ -716,7 +717,7 @@ def test_of_an_end_and_an_enqueue_at_once_one_is_accepted(
 @pytest.mark.parametrize("participant", ["p", "new"], ids=["known", "without an item so far"])
 @each_end
 @each_isolation
-def test_an_end_is_never_judged_from_a_snapshot_that_lacks_an_item_s_end(
+def test_an_end_is_never_checked_in_a_snapshot_that_lacks_an_item_s_end(
     owner: Connect,
     login: Callable[[str], Connect],
     isolation: str,
@@ -797,7 +798,7 @@ def test_an_end_waits_for_the_completion_of_the_last_item(
         return
     assert_forbidden(found, isolation)
     assert stands(owner) == ("EXECUTING", 0)
-    # Decided anew, it is as its items have ended.
+    # When it is repeated, the end agrees with the outcomes of the items.
     begin(executor, isolation)
     if right:
         assert ENDS[ended](executor)[0] == ended
@@ -824,7 +825,7 @@ def test_the_last_item_and_its_instruction_end_in_one_transaction_of_any_isolati
     assert stands(owner) == (ended, 0)
 
 
-# Ending against a redrive.
+# Ends and redrives.
 
 
 def redrive(connection: Connect, outbox_id: UUID) -> UUID:
@@ -883,7 +884,8 @@ def test_a_failure_and_a_redrive_that_queue_for_one_participant_do_not_deadlock(
     service, control, executor = login("executor"), login("control"), login("executor")
     start(executor, P)
     item = finish(executor, "REJECTED", "k")
-    # While the participant's row is held, the redrive queues up for it, and the failure after it.
+    # While the participant's row is locked, the redrive waits for it, and the failure waits after
+    # it.
     begin(service, "READ COMMITTED")
     enqueue(service, "k", instruction_id("p", 1))
     open_at(isolation, control, executor)

@@ -1,4 +1,4 @@
-"""The outbox under concurrency: one key is one item, a lease one worker's, a number one item's."""
+"""The outbox under concurrency: a key has one item, a lease one worker, and a number one item."""
 
 import json
 import threading
@@ -33,18 +33,18 @@ T = TypeVar("T")
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_amiss_afterwards(owner: Connect) -> Iterator[None]:
+def nothing_is_wrong_afterwards(owner: Connect) -> Iterator[None]:
     yield
     assert owner.execute("SELECT * FROM orchestration.verify_outbox()").fetchall() == []
 
 
 def instruct(owner: Connect, *participants: str) -> None:
-    """An authorized instruction for each, where the template has none of theirs."""
+    """Create an authorized instruction for each participant that the template does not have."""
     authorize_instructions(owner, [(instruction_id(one, 0), one) for one in participants])
 
 
 def entry(key: str, participant_id: str = "p", of: str | None = None) -> dict[str, Any]:
-    """An item of the participant's instruction, or of somebody else's."""
+    """An item of the participant's instruction, or of another participant's."""
     return {
         "instruction_id": str(instruction_id(of or participant_id, 0)),
         "participant_id": participant_id,
@@ -55,7 +55,7 @@ def entry(key: str, participant_id: str = "p", of: str | None = None) -> dict[st
 
 
 def enqueue(connection: Connect, *entries: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """The records: outbox_id, sequence_id, created_at."""
+    """Return the records: outbox_id, sequence_id, created_at."""
     return connection.execute(
         "SELECT outbox_id::text, sequence_id, created_at"
         " FROM orchestration.enqueue_payment_outbox(p_items => %s)",
@@ -128,7 +128,7 @@ def history(owner: Connect, outbox_id: str) -> list[tuple[int, str]]:
 def in_transaction(
     connection: Connect, isolation: str, act: Callable[[], T]
 ) -> Callable[[threading.Barrier], T]:
-    """One transaction whose snapshot is taken before any of the others acts."""
+    """Run one transaction. Its snapshot is taken before any other transaction acts."""
 
     def work(barrier: threading.Barrier) -> T:
         with connection.transaction():
@@ -141,7 +141,8 @@ def in_transaction(
 
 
 def persist(connection: Connect, isolation: str, act: Callable[[], T], *, keep: bool = True) -> T:
-    """`act` in a transaction, again as long as the server asks for it; nothing else is forgiven."""
+    """Run `act` in a transaction, and repeat it after each serialization failure. Other errors are
+    raised."""
     while True:
         try:
             with connection.transaction(force_rollback=not keep):
@@ -215,7 +216,7 @@ def test_a_key_that_was_finished_meanwhile_is_never_accepted_again(
     if participant == "q":
         assert refused is not None
         if unseen:
-            # The instruction is another's, whatever was enqueued meanwhile.
+            # The instruction belongs to another participant, whatever was enqueued meanwhile.
             assert_invariant(refused, "INV-INS-005", "23503", "instructions")
         else:
             assert_invariant(refused, "INV-OUT-004", "P7004", "payment_outbox_items")
@@ -243,7 +244,7 @@ def test_an_instruction_is_not_another_participant_s_while_its_own_enqueues(
     begin(second, isolation)
     take_snapshot(second)
     enqueue(first, entry("k"))
-    # At once: there is nothing to wait for.
+    # It fails immediately, because it has no lock to wait for.
     second.execute("SET LOCAL lock_timeout = '1ms'")
     with pytest.raises(psycopg.Error) as raised:
         enqueue(second, entry("before", "q"), entry("k", "q", of="p"), entry("after", "q"))
@@ -257,7 +258,7 @@ def test_an_instruction_is_not_another_participant_s_while_its_own_enqueues(
     second.execute("ROLLBACK")
     first.execute("COMMIT")
     assert [numbers(owner, one) for one in "pq"] == [[1], []]
-    # Now the key is known, and is another's.
+    # The key now exists, and belongs to another participant.
     with pytest.raises(psycopg.Error) as raised:
         enqueue(second, entry("k", "q", of="p"))
     assert_invariant(Refusal.of(raised.value), "INV-OUT-004", "P7004", "payment_outbox_items")
@@ -280,14 +281,14 @@ def test_one_key_by_many_participants_at_once_is_the_item_of_the_instruction_s_o
     own, *others = together([of(one) for one in participants])
     assert not isinstance(own, psycopg.Error)
     assert len(codes(others)) == len(others)
-    # Another's, and a known key with other content where the own participant was first.
+    # The instruction is another's, or, if its own participant was first, the key has other content.
     assert set(codes(others)) <= {"23503", "P7004"}
     assert numbers(owner) == [1, 2]
     stored = owner.execute("SELECT count(*) FROM orchestration.payment_outbox_items").fetchone()
     assert stored == (2,)
 
 
-# Locks in one order.
+# One order of locks.
 
 
 @pytest.mark.invariant("INV-OUT-007")
@@ -337,7 +338,7 @@ def test_participants_of_whom_one_is_missing_are_locked_in_the_same_order(
     instruct(owner, "a", "b", "c")
     enqueue(owner, entry("first", "a"), entry("second", "c"))
     one, two, three = login("executor"), login("executor"), login("executor")
-    # While `c` is held, both queue up for it, and neither for what the other holds.
+    # While `c` is locked, both wait for it, and neither waits for a lock of the other.
     begin(three, "READ COMMITTED")
     enqueue(three, entry("held", "c"))
     begin(one, "READ COMMITTED")
@@ -469,7 +470,7 @@ def test_eight_workers_claim_two_thousand_items_each_exactly_once(
 def test_claims_at_once_are_all_full_though_they_close_dead_items(
     owner: Connect, login: Callable[[str], Connect]
 ) -> None:
-    # Of each three in the order of claiming, one ends at its ceiling, one returns, one is new.
+    # Of each three items in claim order, one ends at its ceiling, one is retried, and one is new.
     kinds = [{"max_attempts": 1}, {"max_attempts": 2}]
     enqueue(owner, *(entry(f"dead {n}") | kinds[n % 2] for n in range(400)))
     dead = claim(owner, "dead", 400)
@@ -496,7 +497,7 @@ def test_claims_at_once_are_all_full_though_they_close_dead_items(
     results = together([work_of(f"w{n}") for n in range(8)])
     assert codes(results) == []
     batches = [batch for mine in accepted(results) for batch in mine]
-    # 40 batches of 10 are all 400 that are due and free.
+    # 40 batches of 10 are all of the 400 items that are due and free.
     assert [len(batch) for batch in batches] == [10] * 40
     assert len({one["outbox_id"] for batch in batches for one in batch}) == 400
     assert claim(owner, "w", 10) == []
@@ -508,7 +509,7 @@ def test_claims_at_once_are_all_full_though_they_close_dead_items(
 
 @pytest.mark.invariant("INV-OUT-008", "INV-OUT-006")
 @each_snapshot
-def test_above_read_committed_workers_meet_success_or_40001_and_nothing_else(
+def test_above_read_committed_workers_get_success_or_40001_and_nothing_else(
     owner: Connect, login: Callable[[str], Connect], isolation: str
 ) -> None:
     fill(owner, 60)
@@ -530,7 +531,8 @@ def test_above_read_committed_workers_meet_success_or_40001_and_nothing_else(
     assert codes(results) == []
     claimed = [one["outbox_id"] for mine in accepted(results) for one in mine]
     assert sorted(claimed) == sorted(set(claimed))
-    # Whoever saw nothing free has left; what the others held then is done by now.
+    # A worker that finds no free item stops. By then the others have completed what they had
+    # claimed.
     assert len(claimed) == 60
 
 
@@ -596,7 +598,7 @@ def test_a_repair_passes_over_what_an_open_repair_holds(
     assert {id for one in repaired for (id,) in one} == {one["outbox_id"] for one in dead}
 
 
-# A lease is one worker's.
+# A lease has one worker.
 
 
 @pytest.mark.invariant("INV-OUT-002", "INV-OUT-008")
@@ -727,7 +729,7 @@ def test_a_completion_against_claims_and_repairs_leaves_exactly_one_closing(
         else:
             assert closings == ["DISPATCHED"]
             assert accepted([taken]) in ([], [[]])
-        # Whatever is left is the next one's.
+        # The next claim gets what is left.
         expire(owner)
         for one in claim(owner, "w3", 10):
             complete(owner, [one])
@@ -808,7 +810,7 @@ def test_of_many_redrives_at_once_there_is_one_successor(
 @each_snapshot
 @pytest.mark.parametrize("newest", ["the item itself", "its successor"])
 @pytest.mark.parametrize("outcome", ["REJECTED", "UNKNOWN"])
-def test_a_redrive_that_does_not_see_the_end_is_told_so_and_not_judged_falsely(
+def test_a_redrive_that_does_not_see_the_end_gets_40001(
     owner: Connect, login: Callable[[str], Connect], isolation: str, newest: str, outcome: str
 ) -> None:
     worker, control = login("executor"), login("control")
@@ -882,7 +884,7 @@ def test_a_redrive_and_the_end_of_its_instruction_never_wait_for_each_other(
     ((outbox_id, *_),) = enqueue(owner, entry("k"))
     holder, worker, control = login("executor"), login("executor"), login("control")
     complete(worker, claim(worker, "w"), "FAILED", outcome="REJECTED")
-    # While the participant's row is held, both queue up.
+    # While the participant's row is locked, both wait for it.
     begin(holder, "READ COMMITTED")
     enqueue(holder, entry("held"))
     begin(control, isolation)

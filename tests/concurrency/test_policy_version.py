@@ -1,5 +1,5 @@
-"""Policy versions under concurrency: one rotation wins, and no write that was judged under the old
-state commits after the change."""
+"""Policy versions under concurrency: one rotation wins, and no write that was checked against the
+old state commits after the change."""
 
 import threading
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def statuses(connection: Connect) -> dict[str, str]:
     )
 
 
-# Change against change.
+# Two changes.
 
 
 def rotation(
@@ -216,7 +216,7 @@ def test_where_the_guard_and_the_gate_are_gone_the_index_decides_the_race(
         *("retire the RETIRED", "retire the unknown"),
     ],
 )
-def test_a_change_from_an_older_snapshot_is_told_so_and_not_judged_falsely(
+def test_a_change_from_an_older_snapshot_gets_40001(
     owner: Connect,
     login: Callable[[str], Connect],
     isolation: str,
@@ -228,7 +228,7 @@ def test_a_change_from_an_older_snapshot_is_told_so_and_not_judged_falsely(
     control = login("control")
     begin(control, isolation)
     take_snapshot(control)
-    # v1 is RETIRED since, v2 in GRACE and v3 ACTIVE.
+    # Since then v1 has become RETIRED, v2 GRACE and v3 ACTIVE.
     activate_policy(owner, "v3")
     assert refused(lambda: act(control)).sqlstate == "40001"
     control.execute("ROLLBACK")
@@ -263,7 +263,7 @@ def test_of_two_retirements_by_one_login_one_retires(
     assert scalar(owner, acts) == 1
 
 
-# Change against writers.
+# A change and writers.
 
 
 def judge(connection: Connect, _writer: int, _number: int) -> None:
@@ -273,7 +273,7 @@ def judge(connection: Connect, _writer: int, _number: int) -> None:
 
 @pytest.fixture
 def judged(superuser: Connect) -> None:
-    """A table into which callers write in the transaction in which they were judged."""
+    """A table into which callers write, in the transaction in which their policy was checked."""
     superuser.execute("CREATE TABLE public.judged (id uuid DEFAULT gen_random_uuid())")
     superuser.execute("GRANT INSERT ON public.judged TO symphony_ingest")
 
@@ -310,7 +310,7 @@ def test_a_change_gets_in_under_overlapping_writers_and_none_commits_after_it(
     late, written = superuser.execute(LATE).fetchone() or (None, None)
     assert late == 0
     assert written >= WRITERS
-    # Every writer was told in the end, and the older snapshots were told apart.
+    # Every writer was rejected in the end. Writers with older snapshots got 40001 as well.
     assert all("P7105" in codes for codes in refusals)
     allowed = {"P7105"} if isolation == "READ COMMITTED" else {"P7105", "40001"}
     assert set().union(*refusals) <= allowed
@@ -319,7 +319,7 @@ def test_a_change_gets_in_under_overlapping_writers_and_none_commits_after_it(
 @pytest.mark.invariant("INV-ATT-008")
 @each_snapshot
 @pytest.mark.parametrize("version", ["v1", "v2"], ids=["the old version", "the new version"])
-def test_an_older_snapshot_is_told_so_and_not_judged_falsely(
+def test_an_older_snapshot_gets_40001(
     owner: Connect, login: Callable[[str], Connect], isolation: str, version: str
 ) -> None:
     activate_policy(owner, "v1")
@@ -342,7 +342,7 @@ def test_an_older_snapshot_is_told_so_and_not_judged_falsely(
 
 @pytest.mark.invariant("INV-ATT-008")
 @each_snapshot
-def test_a_writer_that_waited_for_a_change_is_told_that_its_snapshot_is_older(
+def test_a_writer_that_waited_for_a_change_with_an_older_snapshot_gets_40001(
     owner: Connect,
     login: Callable[[str], Connect],
     background: ThreadPoolExecutor,
@@ -359,7 +359,7 @@ def test_a_writer_that_waited_for_a_change_is_told_that_its_snapshot_is_older(
 
 
 @pytest.mark.invariant("INV-ATT-008")
-def test_under_read_committed_a_writer_that_waited_is_judged_under_the_new_state(
+def test_under_read_committed_a_writer_that_waited_is_checked_against_the_new_state(
     owner: Connect, login: Callable[[str], Connect], background: ThreadPoolExecutor
 ) -> None:
     activate_policy(owner, "v1")
@@ -377,7 +377,7 @@ def test_under_read_committed_a_writer_that_waited_is_judged_under_the_new_state
 
 @pytest.mark.invariant("INV-ATT-008")
 @each_isolation
-def test_a_change_waits_for_a_writer_that_was_judged_before(
+def test_a_change_waits_for_a_writer_that_was_checked_before(
     owner: Connect,
     login: Callable[[str], Connect],
     background: ThreadPoolExecutor,

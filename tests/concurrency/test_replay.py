@@ -1,4 +1,4 @@
-"""The same act sixteen times at once is done once."""
+"""If sixteen sessions make the same call at once, its effect happens once."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ ACTS = {
 @pytest.mark.invariant("INV-INS-009", "INV-POL-001", "INV-KIL-003")
 @pytest.mark.parametrize("name", ACTS)
 @pytest.mark.parametrize("isolation", ISOLATION_LEVELS)
-def test_of_sixteen_at_once_one_is_done_and_the_others_are_answered(
+def test_of_sixteen_at_once_one_is_done_and_the_others_get_its_result(
     login: Callable[[str], Connect], isolation: str, name: str
 ) -> None:
     role, statement, parameters = ACTS[name]
@@ -37,5 +37,5 @@ def test_of_sixteen_at_once_one_is_done_and_the_others_are_answered(
     refused = errors_of(results)
     assert results.count(True) + len(refused) == 15
     assert set(refused) <= (set() if isolation == "READ COMMITTED" else {"40001"})
-    # A new transaction of whoever was refused is answered.
+    # A rejected caller gets the recorded answer in a new transaction.
     assert repeat(connections[0]) is True

@@ -1,5 +1,5 @@
-"""Revocations under concurrency: one record is kept, and nothing that uses a credential commits
-after its revocation."""
+"""Revocations under concurrency: one record is kept, and no use of a credential commits after its
+revocation."""
 
 import json
 import threading
@@ -69,7 +69,7 @@ def count(connection: Connect, table: str) -> int:
     return int(scalar(connection, f"SELECT count(*) FROM orchestration.{table}"))
 
 
-# Revocation against revocation.
+# Concurrent revocations.
 
 
 @pytest.mark.invariant("INV-REV-006")
@@ -105,7 +105,7 @@ def test_sixteen_revocations_at_once_keep_one_record(
         assert lost == ["40001"] * 15
 
 
-# Revocation against those who use the credential.
+# A revocation and the callers that use the credential.
 
 
 LATE = """
@@ -142,7 +142,7 @@ def test_a_revocation_gets_in_under_overlapping_callers_and_nothing_commits_afte
     late, attested = superuser.execute(LATE.format(table)).fetchone() or (None, None)
     assert late == 0
     assert attested >= CALLERS
-    # Every caller was told in the end, and the older snapshots were told apart.
+    # Every caller was rejected in the end. Callers with older snapshots got 40001 as well.
     assert all("P7202" in codes for codes in refusals)
     allowed = {"P7202"} if isolation == "READ COMMITTED" else {"P7202", "40001"}
     assert set().union(*refusals) <= allowed
@@ -165,7 +165,7 @@ def test_without_its_gate_a_revocation_overtakes_a_caller_in_flight(
     ingest = login("ingest")
     begin(ingest, "READ COMMITTED")
     attest(ingest, "alice", "k1", **using(table))
-    # The function locks the gate itself; an owner's INSERT has the trigger alone.
+    # The function locks the gate itself. An INSERT by the owner has only the trigger.
     superuser.execute(
         f"INSERT INTO orchestration.{table} ({KEYS[table]}, reason_code)"
         " VALUES (%s, 'keyCompromise')",
@@ -178,7 +178,7 @@ def test_without_its_gate_a_revocation_overtakes_a_caller_in_flight(
 @pytest.mark.invariant("INV-ATT-009")
 @each_table
 @each_isolation
-def test_a_revocation_waits_for_a_caller_that_was_judged_before(
+def test_a_revocation_waits_for_a_caller_that_was_checked_before(
     owner: Connect,
     login: Callable[[str], Connect],
     background: ThreadPoolExecutor,
@@ -195,14 +195,14 @@ def test_a_revocation_waits_for_a_caller_that_was_judged_before(
     released = scalar(ingest, "SELECT clock_timestamp()")
     ingest.execute("COMMIT")
     made = revoking.result(PATIENCE_SECONDS)
-    # The clock was read when the gate was held: whatever was judged before is older.
+    # revoked_at is read after the gate was taken, so everything that was checked before is older.
     assert made[2] > released
     assert made[2] == made[3]
 
 
 @pytest.mark.invariant("INV-ATT-009")
 @each_table
-def test_under_read_committed_a_caller_that_waited_is_judged_under_the_new_state(
+def test_under_read_committed_a_caller_that_waited_is_checked_against_the_new_state(
     owner: Connect,
     login: Callable[[str], Connect],
     background: ThreadPoolExecutor,
@@ -243,7 +243,7 @@ def test_a_caller_that_waited_for_a_revocation_that_was_undone_attests(
 @pytest.mark.invariant("INV-ATT-009")
 @pytest.mark.parametrize("fields", [{"token_hash": HASH}, {}], ids=["the credential", "another"])
 @each_snapshot
-def test_an_older_snapshot_is_told_so_and_not_judged_falsely(
+def test_an_older_snapshot_gets_40001(
     owner: Connect, login: Callable[[str], Connect], isolation: str, fields: dict[str, str]
 ) -> None:
     activate_policy(owner)
@@ -266,7 +266,7 @@ def test_an_older_snapshot_is_told_so_and_not_judged_falsely(
 
 @pytest.mark.invariant("INV-ATT-009")
 @each_snapshot
-def test_the_requirement_tells_an_older_snapshot_too(
+def test_the_requirement_rejects_an_older_snapshot_with_40001_too(
     login: Callable[[str], Connect], isolation: str
 ) -> None:
     executor = login("executor")

@@ -1,4 +1,5 @@
-"""An outcome becomes UNKNOWN, or is learnt, while somebody enqueues, redrives or completes."""
+"""An outcome becomes UNKNOWN, or becomes known, while another session enqueues, redrives or
+completes."""
 
 import json
 from collections import Counter
@@ -32,7 +33,7 @@ P = instruction_id("p", 0)
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_amiss_afterwards(owner: Connect) -> Iterator[None]:
+def nothing_is_wrong_afterwards(owner: Connect) -> Iterator[None]:
     yield
     assert owner.execute("SELECT * FROM orchestration.verify_outbox()").fetchall() == []
 
@@ -101,7 +102,7 @@ def redrive(connection: Connect, outbox_id: str) -> None:
 
 
 def settle(connection: Connect, waiting: "Future[Any]") -> str | None:
-    """The code of the refusal that the act in the background met at last, or None."""
+    """Return the code of the error that the act in the background finally got, or None."""
     try:
         waiting.result(timeout=60)
     except psycopg.Error as error:
@@ -186,8 +187,8 @@ def test_a_repair_does_not_wait_for_an_enqueue_and_closes_the_item_afterwards(
 def test_of_an_unknown_outcome_and_a_second_key_at_once_only_one_order_is_possible(
     owner: Connect, login: Login, isolation: str
 ) -> None:
-    """In 200 rounds, each on an instruction of its own, the enqueue's snapshot is older than the
-    completion. If the second key was stored, it came before the outcome was UNKNOWN."""
+    """In each of 200 rounds, on a new instruction, the snapshot of the enqueue is older than the
+    completion. If the second key was stored, it was stored before the outcome was UNKNOWN."""
     service, worker = login("executor"), login("executor")
     instructions = [
         (instruction_id(participant, number), participant)
@@ -224,7 +225,8 @@ def test_of_an_unknown_outcome_and_a_second_key_at_once_only_one_order_is_possib
         assert results[1] == "ended"
         seen.update(errors_of(results) or [None])
     assert set(seen) <= {None, "P7404" if isolation == "READ COMMITTED" else "40001"}
-    # In commit order: a second key that was committed after the end would have a greater number.
+    # In commit order, because a second key that was committed after the end would have a greater
+    # number.
     late = owner.execute(
         "SELECT count(*) FROM orchestration.payment_outbox_items i"
         " JOIN orchestration.payment_outbox_items f USING (instruction_id)"

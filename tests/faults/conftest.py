@@ -1,4 +1,4 @@
-"""What the scenarios share: a server per scenario, what they need installed, and their figures."""
+"""Fixtures that the scenarios share: a server per scenario, required programs, and figures."""
 
 import os
 import shutil
@@ -52,7 +52,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def own_site(folder: Path) -> Iterator[Site]:
-    """A migrated database on a server of the scenario's own."""
+    """A migrated database on a server that only this scenario uses."""
     with restartable(SETTINGS) as server:
         server.start()
         with site(server, folder) as at:
@@ -64,7 +64,7 @@ Run = Callable[..., AbstractContextManager[Workers]]
 
 @pytest.fixture
 def run(request: pytest.FixtureRequest) -> Run:
-    """The traffic of a scenario. At its end the judge must find nothing."""
+    """The traffic of a scenario. At the end the judge must find nothing."""
     scenario = request.node.name.removeprefix("test_").replace("_", " ")
 
     @contextmanager
@@ -83,7 +83,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 def for_seconds(seconds: float, *, every: float) -> Iterator[int]:
-    """Numbers from 0, one each `every` seconds, for the length of a scenario."""
+    """Yield numbers from 0, one every `every` seconds, for the length of a scenario."""
     began = time.monotonic()
     number = 0
     while time.monotonic() - began < seconds:

@@ -1,5 +1,8 @@
-"""What happened outside the database: every call that a rail got, and every act that was answered
-with success. The processes of a scenario append to one file."""
+"""Records what happened outside the database: every call that a rail got, and every act that was
+answered with success.
+
+The processes of a scenario append to one file.
+"""
 
 import json
 import os

@@ -1,7 +1,8 @@
-"""Looks at a database and a journal after faults, and names every broken rule.
+"""Checks a database and a journal after faults, and reports every broken rule.
 
 The rules are written from the contract, and share nothing with the `verify_` functions of the
-database: an error there must not hide the same error here. Each query returns what breaks its rule.
+database: an error there must not hide the same error here. Each query returns the rows that break
+its rule.
 """
 
 from collections import defaultdict
@@ -121,7 +122,8 @@ ACKNOWLEDGED = {
     "recorded": "SELECT concat_ws(' ', outbox_id, attempt_no, state)"
     " FROM orchestration.payment_outbox_attempts WHERE phase = 'CLOSE'",
 }
-"""For each kind of act that a caller was told had succeeded, the acts that the database has."""
+"""For each kind of act that was answered with success, a query for the acts that the database
+has."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ class Finding:
 
 
 def judge(connection: Connect, journal: Journal) -> list[Finding]:
-    """Every broken rule; an empty list if nothing was lost, doubled or let in."""
+    """Return every broken rule. The list is empty if nothing was lost, doubled or wrongly
+    accepted."""
     found = [
         Finding(rule, " ".join(map(str, row)))
         for rule, query in RULES.items()
@@ -167,7 +170,7 @@ def _alternate(attempts: list[dict[str, Any]]) -> bool:
             opened["lease_token"] == closed["lease_token"]
             for opened, closed in zip(attempts[::2], attempts[1::2], strict=False)
         )
-        # The one attempt that may be open is the one whose lease the item is under.
+        # Only the attempt whose lease the pending row has can be open.
         and leased == (open_at_end["lease_token"] if open_at_end else None)
         and not any(terminal[:-1])
     )

@@ -17,7 +17,7 @@ READ_OCTETS = 65536
 
 @dataclass
 class Frontend:
-    """The messages of one client, cut out of its stream of bytes."""
+    """The messages of one client, separated from its stream of bytes."""
 
     buffered: bytes = b""
     started: bool = False
@@ -43,7 +43,7 @@ class Frontend:
 
 
 def is_commit(message: bytes) -> bool:
-    """Whether this is a simple query that says COMMIT, as psycopg sends it."""
+    """Whether this is a simple query with the text COMMIT, as psycopg sends it."""
     return message[:1] == b"Q" and message[5:].rstrip(b"\0; ").upper() == b"COMMIT"
 
 
@@ -53,7 +53,7 @@ class CuttingProxy:
 
     Every second cut connection is closed before the server gets the COMMIT, so that nothing is
     committed. The others are closed after the server has answered, and the client does not get the
-    answer. The client cannot tell the two apart.
+    answer. The client cannot distinguish the two cases.
     """
 
     target: tuple[str, int]

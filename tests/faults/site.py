@@ -44,7 +44,7 @@ from tests.support import Connect, activate_policy, connect, digest, scalar
 T = TypeVar("T")
 
 LEASE = timedelta(seconds=1)
-# Few enough that some items reach the ceiling, and end with an outcome that nobody knows.
+# Few enough that some items reach the ceiling, and end with an unknown outcome.
 MAX_ATTEMPTS = 4
 PATIENCE_SECONDS = 60.0
 # Faster clients would fill the queue with more than the workers can send in the time of a scenario.
@@ -53,12 +53,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Undone(AssertionError):
-    """The traffic did not come to its end."""
+    """The traffic did not end in time."""
 
 
 @dataclass
 class Site:
-    """A database under test. `through` is what the clients and workers connect to."""
+    """A database under test. The clients and workers connect to `through`."""
 
     server: Restartable
     database: scratch.Database
@@ -67,7 +67,7 @@ class Site:
     pooler: bool = False
     faults: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
-    """The errors that the clients' statements met, by class and SQLSTATE."""
+    """The errors of the clients' statements, by class and SQLSTATE."""
 
     def url(self, role: str) -> URL:
         at = self.database.as_role(role)
@@ -102,7 +102,7 @@ def site(server: Restartable, folder: Path, *, tablespace: str | None = None) ->
         with scratch.maintenance(server.url) as connection:
             connection.exec_driver_sql(f'ALTER DATABASE "{name}" SET TABLESPACE {tablespace}')
     scratch.upgrade(url)
-    # Not scratch.logins: it drops them again, on a server that may be gone by then.
+    # Not scratch.logins: it drops the logins at the end, on a server that may no longer run.
     password = secrets.token_hex(16)
     with scratch.maintenance(server.url) as connection:
         for role in scratch.RUNTIME_ROLES:
@@ -118,11 +118,9 @@ def site(server: Restartable, folder: Path, *, tablespace: str | None = None) ->
 
 
 class Client(threading.Thread):
-    """A service that takes payments in, authorizes them and orders their dispatch.
-
-    After any error it repeats the act under the same idempotency keys, until the act succeeds or
-    is found done.
-    """
+    """A service that receives payments, authorizes them and enqueues their dispatch. After any
+    error it repeats the call under the same idempotency keys, until the call succeeds or is found
+    done."""
 
     def __init__(self, at: Site, name: str) -> None:
         super().__init__(name=name, daemon=True)
@@ -211,7 +209,7 @@ def receive(session: Session, participant: str, key: str) -> tuple[object, Instr
 
 
 def dispatch(session: Session, received: InstructionRecord) -> object:
-    """Authorize and enqueue. Both are one transaction: if one is done, so is the other."""
+    """Authorize and enqueue, in one transaction: if one is done, the other is done too."""
     instructions = InstructionRepository(session)
     found = instructions.get(received.id)
     assert found is not None
@@ -232,7 +230,7 @@ def dispatch(session: Session, received: InstructionRecord) -> object:
 
 @dataclass
 class Workers:
-    """Worker processes. One that ends while items are pending is started again."""
+    """Worker processes. A worker that ends while items are pending is started again."""
 
     site: Site
     lease: timedelta = LEASE
@@ -302,7 +300,7 @@ class Figures:
     lost: int
     doubled: int
     sent_again: int
-    """Calls of a rail beyond the first for the same payment; the rail is at-least-once."""
+    """Calls of a rail after the first for the same payment. The rail is at-least-once."""
     unknown: int
     """Items that ended FAILED with the outcome UNKNOWN."""
     restarts: int
@@ -312,7 +310,7 @@ class Figures:
 def traffic(
     at: Site, *, workers: int = 2, clients: int = 2, lease: timedelta = LEASE
 ) -> Iterator[Workers]:
-    """Clients and workers for the length of the block; afterwards every item has ended."""
+    """Run clients and workers for the length of the block. Afterwards every item has ended."""
     crew = Workers(at, lease)
     senders = [Client(at, f"client-{number}") for number in range(clients)]
     try:

@@ -11,7 +11,7 @@ from tests.faults.site import Site, site
 from tests.operations.restartable import restartable
 from tests.operations.runbook import blocks, filled
 
-# Forward beyond every lease, and back. A step back only makes items and leases wait longer.
+# Forward past every lease, and back. A step back only makes items and leases wait longer.
 STEPS = ("+30s", "+0s", "-10s", "+0s", "+5s", "+0s")
 
 
@@ -31,7 +31,7 @@ def site_with_clock(folder: Path, clock: Path) -> Iterator[Site]:
         "LD_PRELOAD": str(library),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
         "FAKETIME_NO_CACHE": "1",
-        # Timeouts run by the monotonic clock, which no step changes.
+        # Timeouts use the monotonic clock, which no step changes.
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
     with restartable(SETTINGS) as server:

@@ -1,4 +1,4 @@
-"""A share of all COMMITs is lost, or their replies are, for clients and workers."""
+"""A share of the COMMITs of clients and workers is lost, or their replies are."""
 
 import pytest
 

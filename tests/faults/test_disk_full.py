@@ -55,7 +55,7 @@ def site_on_disk(folder: Path, disk: Path) -> Iterator[Site]:
 
 
 def fill(disk: Path) -> Path:
-    """A file that takes all the room that is left."""
+    """A file that takes all the remaining space."""
     filler = disk / "filler"
     with filler.open("wb") as file:
         try:
@@ -72,7 +72,8 @@ def refused_writes(at: Site) -> int:
 
 
 def await_refused_write(at: Site) -> None:
-    """Wait until a client met the full disk: tables have room left in their last pages."""
+    """Wait until a client gets the error of the full disk: the last pages of the tables still have
+    space."""
     before = refused_writes(at)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while refused_writes(at) == before:

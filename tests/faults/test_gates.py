@@ -1,4 +1,4 @@
-"""A process that was stopped inside a gated transaction, with the bound that a gate itself sets.
+"""A process is stopped inside a gated transaction, with the bound that the gate itself sets.
 
 tests/repo/test_gates.py and tests/concurrency/test_gates.py show the same with shorter bounds.
 """
@@ -29,7 +29,7 @@ from orchestration.transactions import run_in_transaction
 from tests.support import Connect, backend, connect, digest
 
 BOUND_SECONDS = 11
-"""Ten seconds of idle time, and one more."""
+"""Ten seconds of idle time, and one second more."""
 
 WORKER = """
 import sys
@@ -58,7 +58,7 @@ WHERE gate = 'kill_switch_gate'
 
 @pytest.fixture
 def pooled(database: scratch.Database) -> Iterator[Callable[[URL], URL]]:
-    """Leads a URL of the server through PgBouncer."""
+    """Route a URL of the server through PgBouncer."""
     with pooler.pgbouncer([database.url, *database.logins.values()]) as at:
         yield lambda url: url.set(host=at.host, port=at.port)
 
@@ -147,7 +147,7 @@ def test_a_prepared_transaction_that_holds_a_gate_is_named() -> None:
         connect(database.as_role("control")) as control,
     ):
         owner.execute("BEGIN")
-        owner.execute("SELECT orchestration.share_kill_switch_gate()")
+        owner.execute("SELECT orchestration.share_gate('kill_switch_gate')")
         owner.execute("PREPARE TRANSACTION 'forgotten'")
         with ThreadPoolExecutor(1) as threads:
             engaging = threads.submit(

@@ -1,6 +1,6 @@
-"""A network that drops every packet without a word: a call on our engine ends all the same.
+"""A network drops every packet without notice. A call on our engine ends nevertheless.
 
-The client runs in a network namespace of its own, joined to ours by a virtual link, and reaches the
+The client runs in its own network namespace, which a virtual link joins to ours, and reaches the
 server through a forwarder at our end of that link. Taking our end down loses all packets in both
 directions. The namespace and the link end with the processes in it.
 """
@@ -26,7 +26,7 @@ from orchestration.testing._supervisor import end_with_parent
 from tests.support import Connect, await_blocked
 
 BOUND_SECONDS = 30
-"""What a call on a connection that went silent may take."""
+"""The longest time that a call may take on a connection that went silent."""
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not all(map(shutil.which, ("ip", "unshare", "nsenter"))),
@@ -55,7 +55,7 @@ with Session(create_engine(sys.argv[1])) as session:
 
 
 class Client:
-    """A process that connects, and claims when it is told to, in another network namespace."""
+    """A process that connects, and claims on command, in another network namespace."""
 
     def __init__(self, url: URL, namespace: int) -> None:
         self._process = subprocess.Popen(
@@ -93,7 +93,7 @@ def ip(*arguments: str, of: int | None = None) -> None:
 
 @contextmanager
 def forwarder(address: str, target: URL) -> Iterator[int]:
-    """Forwards TCP from a free port of this address to the server; gives the port."""
+    """Forward TCP from a free port of this address to the server, and return the port."""
     with ExitStack() as opened:
         listener = opened.enter_context(socket.create_server((address, 0)))
         ends: list[socket.socket] = [listener]
@@ -124,7 +124,7 @@ def forwarder(address: str, target: URL) -> Iterator[int]:
 
 @pytest.fixture
 def joined(database: scratch.Database) -> Iterator[Callable[[], tuple[Client, Callable[[], None]]]]:
-    """A client that can reach the server, and what cuts its network."""
+    """A client that can reach the server, and a function that cuts its network."""
     with ExitStack() as opened:
 
         def join() -> tuple[Client, Callable[[], None]]:
@@ -181,7 +181,7 @@ def test_a_claim_on_a_silent_connection_ends(
                 "LOCK TABLE orchestration.payment_outbox_pending IN ACCESS EXCLUSIVE MODE"
             )
             client.go_on()
-            # The server has acknowledged the request, so that only the probes find out.
+            # The server has acknowledged the request, so only the keepalive probes detect the cut.
             await_blocked(owner, pid)
             cut_network()
             ended = client.said()

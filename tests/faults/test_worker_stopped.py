@@ -1,4 +1,4 @@
-"""Workers are killed, and stopped past their lease, while they send payments."""
+"""Workers are killed, or stopped until their lease has expired, while they send payments."""
 
 import signal
 import time
@@ -28,7 +28,7 @@ HOLDS_A_LEASE = """
 
 
 def stop_under_a_lease(crew: Workers, observer: Connect, name: str) -> None:
-    """Stop a worker at a moment when it holds a lease. An idle worker loses nothing."""
+    """Stop a worker at a moment when it has a lease, because an idle worker loses nothing."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         crew.tend()

@@ -23,7 +23,7 @@ emit = worker.emit
 def call(
     rail_type: str, *, instruction_id: UUID, idempotency_key: str, attempt_no: int
 ) -> Completion:
-    # Noted before the rail answers: from here on money can move.
+    # Noted before the rail answers, because money can move from this moment on.
     journal.note(RAIL, instruction_id=instruction_id, key=idempotency_key, attempt_no=attempt_no)
     return answer(
         rail_type,

@@ -1,14 +1,7 @@
-"""INV-REV and the revocation gate of INV-ATT-009 by raw SQL: the triggers and constraints speak,
-not the privileges.
-
-One table of attacks serves four proofs: the owner is refused, a login with a stray grant is refused
-alike, replica mode silences nothing, and without the object that keeps a rule its attack succeeds.
-"""
+"""What revocations and their gate accept, fill in and answer; how they refuse is in `attacks`."""
 
 import json
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 from unittest.mock import ANY
@@ -16,448 +9,68 @@ from unittest.mock import ANY
 import psycopg
 import pytest
 
-from orchestration import invariants
 from orchestration.vocabulary import CRLReason
-from tests.invariants.conftest import StageOf
+from tests.invariants.attacks import base
+from tests.invariants.attacks.base import LATER, copy, insert
+from tests.invariants.attacks.revocation import (
+    KEYS,
+    MALFORMED,
+    NEW,
+    OLD,
+    RECORDED,
+    REVOCATION,
+    TABLES,
+    revocation,
+)
 from tests.support import (
-    Attack,
     Connect,
     Refusal,
     activate_policy,
     assert_invariant,
     attempt,
-    copy,
-    deletes,
     digest,
     drop,
-    inserts,
     refusal,
+    run,
     scalar,
-    truncates,
 )
 
-KEYS = {"revoked_client_certs": "cert_fingerprint_sha256", "revoked_tokens": "token_hash"}
 FUNCTIONS = {"revoked_client_certs": "revoke_client_cert", "revoked_tokens": "revoke_token"}
-TABLES = tuple(KEYS)
-
-OLD = digest("revoked before")
-NEW = digest("revoked in the attack")
-LATER = "clock_timestamp() + interval '10 years'"
 
 each_table = pytest.mark.parametrize("table", TABLES)
 
 
-def columns(table: str) -> tuple[str, ...]:
-    return (
-        *(KEYS[table], "revocation_no"),
-        *("revoked_at", "recorded_at", "expires_at", "reason_code", "revoked_by"),
-        *("db_user", "xact_id"),
-    )
+def entered(table: str, hash: str = NEW, **changed: str) -> str:
+    """INSERT of a whole row."""
+    return insert(table, revocation(table, **{KEYS[table]: f"'{hash}'"} | changed))
 
 
-def row(
-    *,
-    hash: str = NEW,
-    revocation_no: int = 1,
-    revoked_at: str = "'2020-01-01Z'",
-    expires_at: str = "NULL",
-    reason_code: str = "unspecified",
-) -> str:
-    """A SELECT of one whole row: nothing of it is left to a trigger."""
-    key = hash if "(" in hash else f"'{hash}'"
-    return (
-        f"SELECT {key}, {revocation_no}, CAST({revoked_at} AS timestamptz),"
-        f" CAST('2020-01-01Z' AS timestamptz), CAST({expires_at} AS timestamptz),"
-        f" '{reason_code}', 'forger', 'forger', CAST(1 AS bigint)"
-    )
+def history(connection: Connect) -> None:
+    """One credential of each kind is revoked already, and one caller has attested."""
+    run(connection, REVOCATION.histories[""])
 
 
-def copied(table: str, **changed: str | None) -> str:
-    whole: dict[str, str | None] = {
-        KEYS[table]: NEW,
-        "revocation_no": "1",
-        "revoked_at": "2020-01-01Z",
-        "recorded_at": "2020-01-01Z",
-        "expires_at": None,
-        "reason_code": "unspecified",
-        "revoked_by": "forger",
-        "db_user": "forger",
-        "xact_id": "1",
-    }
-    return copy(table, whole | changed)
-
-
-def updates(table: str, change: str) -> dict[str, str]:
-    """Every way to change a row that is there."""
-    key = KEYS[table]
-    update = f"UPDATE orchestration.{table} SET {change} WHERE {key} = '{OLD}'"
-    return {
-        "UPDATE": update,
-        "INSERT ON CONFLICT DO UPDATE": (
-            f"INSERT INTO orchestration.{table} ({', '.join(columns(table))}) {row(hash=OLD)}"
-            f" ON CONFLICT ({key}, revocation_no) DO UPDATE SET {change}"
-        ),
-        "MERGE UPDATE": (
-            f"MERGE INTO orchestration.{table} USING (SELECT) AS s ON {key} = '{OLD}'"
-            f" WHEN MATCHED THEN UPDATE SET {change}"
-        ),
-        "UPDATE in a CTE": f"WITH u AS ({update} RETURNING 1) SELECT * FROM u",
-    }
-
-
-MALFORMED = {
-    "an empty hash": "",
-    "a short hash": "0" * 63,
-    "a long hash": "0" * 65,
-    "a hash in upper case": "A" * 64,
-    "a hash of other letters": "g" * 64,
-    "a hash with a prefix": "\\x" + "0" * 62,
-    "a credential in the place of its hash": "secret",
-    "a hash in other digits": "٣" * 64,
-    "a hash in other digits, of 64 octets": "٣" * 32,
-}
-
-
-def attacks_on(table: str) -> Iterator[Attack]:
-    key = KEYS[table]
-    every = columns(table)
-    guard = f"triggers/{table}__guard"
-
-    append_only = Attack(
-        "",
-        "INV-REV-001",
-        "P0001",
-        table,
-        (),
-        {"revocation_no": 1, "revoked_at": ANY},
-        (f"triggers/{table}__append_only",),
-    )
-    for column, value in {
-        "revoked_at": "revoked_at + interval '1 day'",
-        "expires_at": "clock_timestamp()",
-        "reason_code": "'superseded'",
-        "revoked_by": "'forged'",
-        "recorded_at": "'2020-01-01Z'",
-        "db_user": "'forged'",
-        "xact_id": "1",
-        "revocation_no": "2",
-        key: f"'{NEW}'",
-    }.items():
-        yield from replace(append_only, name=f"a changed {column} of {table}").in_forms(
-            {"UPDATE": f"UPDATE orchestration.{table} SET {column} = {value}"}
-        )
-    yield from replace(append_only, name=f"an ended revocation in {table}").in_forms(
-        updates(table, "expires_at = clock_timestamp()")
-    )
-    yield from replace(append_only, name=f"an update of {table} that changes nothing").in_forms(
-        {"UPDATE": f"UPDATE orchestration.{table} SET reason_code = reason_code"}
-    )
-    yield from replace(append_only, name=f"removal from {table}").in_forms(
-        deletes(table, f"{key} = '{OLD}'")
-    )
-    yield from replace(
-        append_only,
-        name=f"removal of all of {table}",
-        detail={},
-        without=(f"triggers/{table}__no_truncate",),
-    ).in_forms(truncates(table))
-
-    expiry = Attack(
-        f"an expiry in {table} before the revocation",
-        "INV-REV-002",
-        "23514",
-        table,
-        (),
-        None,
-        (f"constraints/ck_{table}_expiry",),
-        constraint=f"ck_{table}_expiry",
-    )
-    yield from expiry.in_forms(
-        inserts(table, every, row(expires_at="'2020-01-01Z'::timestamptz - interval '1 us'"))
-    )
-    yield from expiry.in_forms({"COPY": copied(table, expires_at="2019-12-31Z")})
-
-    malformed = Attack("", "INV-REV-003", "P7201", table, (), {}, (guard,), column=key)
-    for name, hash in MALFORMED.items():
-        yield from replace(
-            malformed,
-            name=f"{name} in {table}",
-            detail={"column": key, "octets": len(hash.encode())},
-        ).in_forms({"INSERT": inserts(table, every, row(hash=hash))["INSERT"]})
-    yield from replace(
-        malformed, name=f"a hash and a line feed in {table}", detail={"column": key, "octets": 64}
-    ).in_forms(
-        {"INSERT": inserts(table, every, row(hash="(repeat('0', 63) || chr(10))"))["INSERT"]}
-    )
-    short = replace(malformed, name=f"half a hash in {table}", detail={"column": key, "octets": 32})
-    yield from short.in_forms(inserts(table, every, row(hash="0" * 32)))
-    yield from short.in_forms(
-        {
-            "COPY": copied(table, **{key: "0" * 32}),
-            "INSERT ON CONFLICT DO NOTHING": (
-                f"INSERT INTO orchestration.{table} ({', '.join(every)}) {row(hash='0' * 32)}"
-                " ON CONFLICT DO NOTHING"
-            ),
-        }
-    )
-
-    reason = Attack(
-        "",
-        "INV-REV-004",
-        "23514",
-        table,
-        (),
-        None,
-        (f"constraints/ck_{table}_reason_code",),
-        constraint=f"ck_{table}_reason_code",
-    )
-    for code in ("removeFromCRL", "", "KeyCompromise", "keyCompromise ", "1"):
-        yield from replace(reason, name=f"the reason {code!r} in {table}").in_forms(
-            {"INSERT": inserts(table, every, row(reason_code=code))["INSERT"]}
-        )
-    yield from replace(reason, name=f"an unknown reason in {table}").in_forms(
-        inserts(table, every, row(reason_code="lost"))
-    )
-    yield from replace(reason, name=f"an unknown reason in {table}").in_forms(
-        {"COPY": copied(table, reason_code="lost")}
-    )
-
-    future = Attack(
-        "",
-        "INV-REV-005",
-        "P7201",
-        table,
-        (),
-        {"revocation_no": 1, "revoked_at": ANY},
-        (guard,),
-        column="revoked_at",
-    )
-    yield from replace(future, name=f"a revoked_at to come in {table}").in_forms(
-        inserts(table, every, row(revoked_at=LATER))
-    )
-    for moment in ("infinity", "-infinity"):
-        yield from replace(
-            future,
-            name=f"a revoked_at of {moment} in {table}",
-            detail={"revocation_no": 1, "revoked_at": moment},
-            without=(guard, f"constraints/ck_{table}_years"),
-        ).in_forms({"COPY": copied(table, revoked_at=moment)})
-
-    twice = Attack(
-        f"a second revocation in {table}",
-        "INV-REV-006",
-        "23505",
-        table,
-        (),
-        None,
-        (f"constraints/pk_{table}",),
-        constraint=f"pk_{table}",
-    )
-    yield from twice.in_forms(inserts(table, every, row(hash=OLD)))
-    yield from twice.in_forms({"COPY": copied(table, **{key: OLD})})
-    yield from replace(twice, name=f"a third revocation in {table}").in_forms(
-        {
-            "INSERT of two rows": (
-                f"INSERT INTO orchestration.{table} ({', '.join(every)}) {row()} UNION ALL {row()}"
-            )
-        }
-    )
-    gap = Attack(
-        "",
-        "INV-REV-006",
-        "P7201",
-        table,
-        (),
-        {"revocation_no": 3, "expected": 2},
-        (guard,),
-        column="revocation_no",
-    )
-    yield from replace(gap, name=f"a gap in the revocations of one credential in {table}").in_forms(
-        inserts(table, every, row(hash=OLD, revocation_no=3))
-        | {"COPY": copied(table, **{key: OLD}, revocation_no="3")}
-    )
-    yield from replace(
-        gap,
-        name=f"a first revocation without number 1 in {table}",
-        detail={"revocation_no": 0, "expected": 1},
-        without=(guard, f"constraints/ck_{table}_revocation_no"),
-    ).in_forms({"INSERT": inserts(table, every, row(revocation_no=0))["INSERT"]})
-
-
-GATE_STAYS = Attack(
-    "removal of the gate",
-    "INV-ATT-009",
-    "P0001",
-    "revocation_gate",
-    (),
-    {},
-    ("triggers/revocation_gate__no_delete",),
-)
-
-RECORDED, EARLIER = (str(uuid.UUID(int=number)) for number in (1, 2))
-"""An attestation of a caller, and one that would join the caller's chain before it."""
-
-
-def attestation(id: str, chain_seq: int, attested_at: str) -> dict[str, str | None]:
-    """One whole row of a chain: nothing of it is left to a trigger."""
+def attestation(id: str, attested_at: str) -> dict[str, str]:
+    """The whole first row of a chain."""
     return {
         "id": id,
         "caller_identity": "caller",
-        "chain_seq": str(chain_seq),
+        "chain_seq": "1",
         "idempotency_key": id,
         "payload_hash": digest(id),
         "policy_version_id": "v1",
         "attested_at": attested_at,
-        "prev_hash": "" if chain_seq == 1 else digest("the record before"),
+        "prev_hash": "",
         "record_hash": digest(id, "record"),
         "db_user": "forger",
         "xact_id": "1",
     }
 
 
-BACK_IN_TIME = Attack(
-    "an attestation before the caller's newest one",
-    "INV-REV-007",
-    "P7301",
-    "ingress_attestations",
-    (),
-    {
-        "caller_identity": "caller",
-        "idempotency_key": EARLIER,
-        "attested_at": ANY,
-        "newest": ANY,
-    },
-    ("triggers/ingress_attestations__guard",),
-    column="attested_at",
-)
-
-
-def attestations_back_in_time() -> Iterator[Attack]:
-    whole = attestation(EARLIER, 2, "2019-12-31T23:59:59.999999Z") | {"prev_hash": None}
-    types = {"id": "uuid", "chain_seq": "bigint", "attested_at": "timestamptz", "xact_id": "bigint"}
-    last = f"(SELECT record_hash FROM orchestration.ingress_attestations WHERE id = '{RECORDED}')"
-    select = "SELECT " + ", ".join(
-        last if value is None else f"CAST('{value}' AS {types.get(column, 'text')})"
-        for column, value in whole.items()
-    )
-    yield from BACK_IN_TIME.in_forms(inserts("ingress_attestations", tuple(whole), select))
-
-
-ATTACKS = (
-    *attestations_back_in_time(),
-    *attacks_on("revoked_client_certs"),
-    *attacks_on("revoked_tokens"),
-    *GATE_STAYS.in_forms(deletes("revocation_gate", "singleton")),
-    *replace(GATE_STAYS, without=("triggers/revocation_gate__no_truncate",)).in_forms(
-        truncates("revocation_gate")
-    ),
-    *replace(
-        GATE_STAYS,
-        name="removal of the gate and of all revocations",
-        without=(
-            "triggers/revocation_gate__no_truncate",
-            "triggers/revoked_client_certs__no_truncate",
-            "triggers/revoked_tokens__no_truncate",
-        ),
-    ).in_forms(truncates("revocation_gate", *TABLES)),
-)
-
-every_attack = pytest.mark.parametrize(
-    "attack",
-    [
-        pytest.param(attack, id=str(attack), marks=pytest.mark.invariant(attack.invariant))
-        for attack in ATTACKS
-    ],
-)
-
-
-def history(connection: Connect) -> None:
-    """One credential of each kind is revoked already, and one caller has attested."""
-    activate_policy(connection)
-    connection.execute(
-        "INSERT INTO orchestration.ingress_attestations"
-        " (id, caller_identity, idempotency_key, payload_hash, policy_version_id, attested_at)"
-        " VALUES (%s, 'caller', %s, %s, 'v1', '2020-01-01Z')",
-        (RECORDED, RECORDED, digest(RECORDED)),
-    )
-    for table in TABLES:
-        connection.execute(
-            f"INSERT INTO orchestration.{table} ({KEYS[table]}, reason_code)"
-            " VALUES (%s, 'keyCompromise')",
-            (OLD,),
-        )
-
-
-def picture(connection: Connect) -> list[Any]:
-    return [
-        connection.execute(f"SELECT * FROM orchestration.{table} ORDER BY 1").fetchall()
-        for table in (*TABLES, "revocation_gate", "ingress_attestations")
-    ]
-
-
-STRAY = (
-    "executor",
-    (
-        "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON orchestration.revoked_client_certs,"
-        " orchestration.revoked_tokens, orchestration.revocation_gate,"
-        " orchestration.ingress_attestations TO symphony_executor",
-    ),
-)
-
-
-@every_attack
-def test_an_attack_is_refused_until_the_object_that_keeps_the_rule_is_gone(
-    stage_of: StageOf, attack: Attack
-) -> None:
-    stage_of(history, picture, STRAY).prove(attack)
-
-
-@pytest.mark.superuser
-@every_attack
-def test_replica_mode_silences_no_refusal(stage_of: StageOf, attack: Attack) -> None:
-    stage_of(history, picture, STRAY).prove_in_replica_mode(attack)
-
-
-@pytest.mark.parametrize("entry", invariants.REVOCATION, ids=lambda entry: entry.id)
-def test_every_object_that_keeps_a_rule_is_attacked(entry: invariants.Invariant) -> None:
-    named = {path for path in entry.enforced_by if not path.startswith(("functions/", "views/"))}
-    attacked = {
-        path for attack in ATTACKS if attack.invariant == entry.id for path in attack.without
-    }
-    assert named
-    assert named <= attacked
-
-
-@pytest.mark.invariant(
-    "INV-REV-001",
-    "INV-REV-002",
-    "INV-REV-003",
-    "INV-REV-004",
-    "INV-REV-005",
-    "INV-REV-006",
-    "INV-ATT-009",
-)
-@pytest.mark.parametrize("role", ["ingest", "executor", "control", "readonly", "auditor"])
-@each_table
-def test_a_runtime_role_has_no_write_at_all(
-    owner: Connect, login: Callable[[str], Connect], role: str, table: str
-) -> None:
-    history(owner)
-    caller = login(role)
-    for statement in (
-        f"UPDATE orchestration.{table} SET reason_code = 'superseded'",
-        f"DELETE FROM orchestration.{table}",
-        f"TRUNCATE orchestration.{table}",
-        inserts(table, columns(table), row())["INSERT"],
-        "DELETE FROM orchestration.revocation_gate",
-        "UPDATE orchestration.revocation_gate SET changes = changes",
-    ):
-        assert refusal(caller, statement).sqlstate == "42501"
-
-
 # The order of judgement.
 
 
+@pytest.mark.unchanged
 @pytest.mark.invariant("INV-REV-003")
 @each_table
 def test_a_missing_hash_is_refused_as_no_hash(owner: Connect, table: str) -> None:
@@ -471,18 +84,18 @@ def test_a_missing_hash_is_refused_as_no_hash(owner: Connect, table: str) -> Non
     )
 
 
+@pytest.mark.unchanged(after=history)
 @pytest.mark.invariant("INV-REV-006")
 @pytest.mark.parametrize(
     "again",
-    [{}, {"expires_at": "'2021-01-01Z'"}, {"reason_code": "superseded"}, {"revoked_at": LATER}],
+    [{}, {"expires_at": "'2021-01-01Z'"}, {"reason_code": "'superseded'"}, {"revoked_at": LATER}],
     ids=["the same", "with an expiry", "for another reason", "to come"],
 )
 @each_table
 def test_an_insert_whose_hash_exists_is_left_to_the_primary_key(
     owner: Connect, table: str, again: dict[str, str]
 ) -> None:
-    history(owner)
-    found = refusal(owner, inserts(table, columns(table), row(hash=OLD, **again))["INSERT"])
+    found = refusal(owner, entered(table, OLD, **again))
     assert (found.sqlstate, found.constraint, found.table) == ("23505", f"pk_{table}", table)
 
 
@@ -493,17 +106,18 @@ def test_on_conflict_do_nothing_keeps_the_first_revocation(
     owner: Connect, table: str, target: str
 ) -> None:
     history(owner)
-    before = picture(owner)[TABLES.index(table)]
+    rows = f"SELECT * FROM orchestration.{table}"
+    before = owner.execute(rows).fetchall()
     at = f"({KEYS[table]}, revocation_no)" if target else ""
-    insert = inserts(table, columns(table), row(hash=OLD))["INSERT"]
+    insert = entered(table, OLD)
     assert attempt(owner, [f"{insert} ON CONFLICT {at} DO NOTHING"]) is None
-    assert picture(owner)[TABLES.index(table)] == before
+    assert owner.execute(rows).fetchall() == before
 
 
 @pytest.mark.invariant("INV-REV-002")
 @each_table
 def test_a_revocation_may_expire_in_the_moment_it_takes_effect(owner: Connect, table: str) -> None:
-    insert = inserts(table, columns(table), row(expires_at="'2020-01-01Z'"))["INSERT"]
+    insert = entered(table, expires_at="'2020-01-01Z'")
     assert attempt(owner, [insert]) is None
 
 
@@ -513,10 +127,11 @@ def test_a_revocation_may_expire_in_the_moment_it_takes_effect(owner: Connect, t
 def test_every_reason_of_the_vocabulary_is_accepted(
     owner: Connect, table: str, reason: CRLReason
 ) -> None:
-    insert = inserts(table, columns(table), row(reason_code=reason))["INSERT"]
+    insert = entered(table, reason_code=f"'{reason}'")
     assert attempt(owner, [insert]) is None
 
 
+@pytest.mark.unchanged
 @pytest.mark.parametrize(
     ("column", "value", "sqlstate"),
     [
@@ -567,13 +182,13 @@ def test_what_an_insert_leaves_out_is_filled_in(owner: Connect, table: str) -> N
 
 
 FORGED = {
-    "INSERT": lambda table: inserts(table, columns(table), row())["INSERT"],
+    "INSERT": lambda table: entered(table),
     "INSERT ON CONFLICT DO UPDATE": lambda table: (
-        inserts(table, columns(table), row())["INSERT"]
+        entered(table)
         + f" ON CONFLICT ({KEYS[table]}, revocation_no) DO UPDATE SET db_user = 'forger'"
     ),
-    "MERGE": lambda table: inserts(table, columns(table), row())["MERGE INSERT"],
-    "COPY": copied,
+    "MERGE": lambda table: base.inserts("", table, revocation(table))[" by MERGE"],
+    "COPY": lambda table: copy(table, revocation(table)),
 }
 
 
@@ -604,7 +219,7 @@ def test_who_recorded_a_revocation_when_and_in_which_transaction_is_taken_from_n
 @each_table
 def test_in_replica_mode_values_arrive_as_they_are(superuser: Connect, table: str) -> None:
     superuser.execute("SET session_replication_role = replica")
-    insert = inserts(table, columns(table), row())["INSERT"]
+    insert = entered(table)
     assert attempt(superuser, [insert]) is None
     found = superuser.execute(
         f"SELECT db_user, xact_id, recorded_at = '2020-01-01Z' FROM orchestration.{table}"
@@ -657,6 +272,7 @@ def test_a_revocation_takes_effect_at_the_clock_or_at_a_past_time(
     assert found == (True, True, True)
 
 
+@pytest.mark.unchanged
 @pytest.mark.invariant("INV-REV-005")
 @pytest.mark.parametrize(
     "moment", [LATER, "clock_timestamp() + interval '1 minute'", "'infinity'", "'-infinity'"]
@@ -673,6 +289,7 @@ def test_a_revocation_to_come_is_refused(
     assert scalar(control, f"SELECT count(*) FROM orchestration.{table}") == 0
 
 
+@pytest.mark.unchanged
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Pacific/Kiritimati"])
 @pytest.mark.parametrize(
     "times",
@@ -696,19 +313,23 @@ def test_a_time_that_not_every_calendar_has_is_refused(
     assert control.execute(f"SELECT FROM orchestration.{table}").rowcount == 0
 
 
+@pytest.mark.unchanged
 @pytest.mark.superuser
 @each_table
 def test_a_time_of_recording_that_not_every_calendar_has_is_refused_in_replica_mode(
     superuser: Connect, table: str
 ) -> None:
     superuser.execute("SET session_replication_role = replica")
-    found = attempt(superuser, [copied(table, recorded_at="4000-01-01Z BC")])
+    found = attempt(superuser, [copy(table, revocation(table, recorded_at="4000-01-01Z BC"))])
     assert found is not None
     assert (found.sqlstate, found.constraint) == ("23514", f"ck_{table}_years")
 
 
+@pytest.mark.unchanged
 @pytest.mark.invariant("INV-REV-003")
-@pytest.mark.parametrize("hash", [hash for hash in MALFORMED.values() if "\\" not in hash])
+@pytest.mark.parametrize(
+    "hash", [hash for hash in MALFORMED.values() if "\\" not in hash and "\n" not in hash]
+)
 @each_table
 def test_a_function_takes_no_malformed_hash(
     login: Callable[[str], Connect], table: str, hash: str
@@ -860,6 +481,7 @@ def require(cert: str | None = None, token: str | None = None) -> str:
     )
 
 
+@pytest.mark.unchanged(after=history)
 @pytest.mark.invariant("INV-ATT-009")
 @pytest.mark.parametrize(
     ("cert", "token", "table"),
@@ -880,7 +502,6 @@ def test_a_refused_credential_names_the_table_that_revokes_it(
     token: str | None,
     table: str,
 ) -> None:
-    history(owner)
     found = refusal(login(role), require(cert, token))
     assert_invariant(found, "INV-ATT-009", "P7202", table)
     # Not the hash: the executor may not read it.
@@ -889,7 +510,9 @@ def test_a_refused_credential_names_the_table_that_revokes_it(
 
 
 @pytest.mark.invariant("INV-REV-003")
-@pytest.mark.parametrize("hash", [hash for hash in MALFORMED.values() if "\\" not in hash])
+@pytest.mark.parametrize(
+    "hash", [hash for hash in MALFORMED.values() if "\\" not in hash and "\n" not in hash]
+)
 @pytest.mark.parametrize("credential", ["cert", "token"])
 def test_a_malformed_hash_is_not_taken_for_one_that_is_not_revoked(
     login: Callable[[str], Connect], credential: str, hash: str
@@ -898,9 +521,9 @@ def test_a_malformed_hash_is_not_taken_for_one_that_is_not_revoked(
     assert_invariant(found, "INV-REV-003", "P7201", "revoked_tokens")
 
 
+@pytest.mark.unchanged(after=history)
 @pytest.mark.invariant("INV-ATT-009")
 def test_what_is_not_revoked_passes(owner: Connect, login: Callable[[str], Connect]) -> None:
-    history(owner)
     ingest = login("ingest")
     for cert, token in ((None, None), (NEW, None), (None, NEW), (NEW, NEW)):
         assert attempt(ingest, [require(cert, token)]) is None
@@ -955,6 +578,7 @@ def test_every_revocation_leaves_its_mark_on_the_gate(owner: Connect, table: str
     )
 
 
+@pytest.mark.unchanged
 @pytest.mark.invariant("INV-ATT-009")
 def test_the_gate_has_one_row(owner: Connect) -> None:
     found = refusal(owner, "INSERT INTO orchestration.revocation_gate DEFAULT VALUES")
@@ -972,7 +596,7 @@ def lose_the_gate(owner: Connect) -> None:
 @each_table
 def test_a_gate_without_its_row_stops_every_revocation(owner: Connect, table: str) -> None:
     lose_the_gate(owner)
-    for statement in (revoke(table), inserts(table, columns(table), row())["INSERT"]):
+    for statement in (revoke(table), entered(table)):
         found = refusal(owner, statement)
         assert_invariant(found, "INV-API-002", "P0002", "revocation_gate")
         assert found.keys == {}
@@ -996,7 +620,7 @@ def test_a_gate_without_its_row_stops_the_writers_that_read_it(
 def test_the_owners_own_revocation_is_gated_by_the_trigger_and_by_nothing_else(
     owner: Connect, login: Callable[[str], Connect], table: str
 ) -> None:
-    insert = inserts(table, columns(table), row())["INSERT"]
+    insert = entered(table)
     ingest = login("ingest")
     ingest.execute("BEGIN")
     ingest.execute(require(cert=NEW, token=NEW))
@@ -1013,6 +637,7 @@ def test_the_owners_own_revocation_is_gated_by_the_trigger_and_by_nothing_else(
     assert scalar(owner, f"SELECT count(*) FROM orchestration.{table}") == 1
 
 
+@pytest.mark.unchanged
 @pytest.mark.superuser
 @pytest.mark.invariant("INV-ATT-009")
 @each_table
@@ -1024,10 +649,11 @@ def test_in_replica_mode_a_revocation_waits_for_writers_too(
     ingest.execute(require(cert=NEW, token=NEW))
     superuser.execute("SET session_replication_role = replica")
     superuser.execute("SET lock_timeout = '50ms'")
-    found = refusal(superuser, inserts(table, columns(table), row())["INSERT"])
+    found = refusal(superuser, entered(table))
     assert found.sqlstate == "55P03"
 
 
+@pytest.mark.unchanged
 @pytest.mark.invariant("INV-ATT-009")
 def test_the_requirement_holds_the_gate_until_commit_and_not_longer(
     owner: Connect, login: Callable[[str], Connect]
@@ -1041,6 +667,7 @@ def test_the_requirement_holds_the_gate_until_commit_and_not_longer(
     assert attempt(owner, [lock]) is None
 
 
+@pytest.mark.unchanged
 def test_a_refused_revocation_leaves_the_gate_as_it_was(owner: Connect) -> None:
     with pytest.raises(psycopg.Error) as raised:
         owner.execute(revoke("revoked_tokens", "short"))
@@ -1053,10 +680,9 @@ def test_a_refused_revocation_leaves_the_gate_as_it_was(owner: Connect) -> None:
 
 def store_ahead(owner: Connect, table: str, statement: str, parameters: tuple[Any, ...]) -> None:
     """Store what its guard would refuse as in the future: as if the clock had been set back."""
-    with owner.transaction():
-        owner.execute(f"ALTER TABLE orchestration.{table} DISABLE TRIGGER guard")
-        owner.execute(statement, parameters)
-        owner.execute(f"ALTER TABLE orchestration.{table} ENABLE ALWAYS TRIGGER guard")
+    owner.execute(f"ALTER TABLE orchestration.{table} DISABLE TRIGGER guard")
+    owner.execute(statement, parameters)
+    owner.execute(f"ALTER TABLE orchestration.{table} ENABLE ALWAYS TRIGGER guard")
 
 
 @pytest.mark.invariant("INV-REV-007", "INV-ATT-009")
@@ -1064,7 +690,7 @@ def store_ahead(owner: Connect, table: str, statement: str, parameters: tuple[An
 def test_a_stored_revocation_is_in_force_whatever_the_clock_says(
     owner: Connect, login: Callable[[str], Connect], table: str
 ) -> None:
-    store_ahead(owner, table, inserts(table, columns(table), row(revoked_at=LATER))["INSERT"], ())
+    store_ahead(owner, table, entered(table, revoked_at=LATER), ())
     assert_invariant(refusal(login("ingest"), require_new(table)), "INV-ATT-009", "P7202", table)
     control = login("control")
     assert (
@@ -1096,7 +722,7 @@ def test_an_attestation_follows_its_caller_and_an_expired_grace_stays_expired(
     grace = scalar(
         owner, "SELECT grace_expires_at FROM orchestration.policy_versions WHERE id = 'v1'"
     )
-    whole = attestation(RECORDED, 1, str(grace))
+    whole = attestation(RECORDED, str(grace))
     store_ahead(
         owner,
         "ingress_attestations",

@@ -134,7 +134,7 @@ def test_a_script_does_not_wait_for_another_upgrade(empty: URL, tmp_path: Path) 
     with connect(empty) as upgrade:
         upgrade.execute("SELECT pg_advisory_lock(%s)", (UPGRADE_LOCK,))
         told = sentence(psql(empty, script("upgrade", "base:head"), tmp_path))
-        assert told.startswith("Another upgrade of this database is under way")
+        assert told.startswith("Another upgrade of this database is running")
         assert scalar(upgrade, "SELECT to_regnamespace('orchestration')") is None
     loaded(empty, script("upgrade", "base:head"), tmp_path)
     assert picture(empty) == schema.expected()
@@ -190,8 +190,8 @@ def test_a_script_of_the_way_down_looks_for_evidence_when_it_is_loaded(
 
     told = sentence(psql(empty, script("downgrade", way), tmp_path))
 
-    assert "holds evidence" in told or "hold evidence" in told
-    assert told.endswith("; to destroy it say -x destroy-evidence=yes")
+    assert "contains evidence" in told or "contain evidence" in told
+    assert told.endswith("; to destroy it, pass -x destroy-evidence=yes")
     assert picture(empty) == before
     assert at(empty) == revision
 

@@ -1,4 +1,4 @@
-"""Two clusters: one whose database is full of evidence, and one that knows nothing of it."""
+"""Two clusters: one with a database full of evidence, and an empty one without our roles."""
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -44,7 +44,7 @@ def elsewhere() -> Iterator[scratch.Server]:
 
 @pytest.fixture
 def empty() -> Iterator[Callable[[scratch.Server], URL]]:
-    """Makes empty databases on a server, and drops them again."""
+    """Create empty databases on a server, and drop them at the end."""
     with ExitStack() as made:
 
         def make(at: scratch.Server) -> URL:

@@ -1,4 +1,4 @@
-"""A server of the test's own that can be crashed and started again on the data it left."""
+"""A server that a test can crash and start again on the same data."""
 
 import os
 import secrets
@@ -20,10 +20,10 @@ from orchestration.testing import _supervisor, embedded
 
 
 class Unattended(_supervisor.Lifeline):
-    """The lifeline of a server that this process runs itself."""
+    """Keeps a server that this process runs itself alive."""
 
     def __init__(self) -> None:
-        """Leave the signal handlers of pytest as they are."""
+        """Leave the signal handlers of pytest unchanged."""
 
     def cut(self, seconds: float) -> bool:
         time.sleep(seconds)
@@ -33,7 +33,7 @@ class Unattended(_supervisor.Lifeline):
 @dataclass
 class Restartable:
     directory: Path
-    """A folder that the server's user can read."""
+    """Create a folder that the server's user can read."""
     cluster: _supervisor.Cluster
     password: str
     settings: dict[str, str]
@@ -41,14 +41,15 @@ class Restartable:
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     def start(self, environment: Mapping[str, str] | None = None) -> None:
-        """Start it, with these variables added to its environment."""
+        """Start the server, with these variables added to its environment."""
         with pytest.MonkeyPatch.context() as patched:
             for name, value in (environment or {}).items():
                 patched.setenv(name, value)
             self.process, self.port = self.cluster.start(self.settings, port=self.port)
 
     def crash(self) -> None:
-        """End all its processes at once: what is in memory only is lost."""
+        """Kill all processes of the server at once, so that everything that is only in memory is
+        lost."""
         assert self.process is not None
         self.process.send_signal(signal.SIGQUIT)
         self.process.wait(30)
@@ -66,7 +67,8 @@ class Restartable:
 
 @contextmanager
 def restartable(settings: dict[str, str]) -> Iterator[Restartable]:
-    """A server to start, of the binaries that `scratch.own_server` runs. Nothing is left of it."""
+    """A server to start, from the binaries that `scratch.own_server` uses. It is removed at the
+    end."""
     with without_data(secrets.token_hex(16), settings) as made:
         major = embedded._major_version(made.cluster.binaries)
         locale = _supervisor.BUILTIN_LOCALE if major >= 17 else _supervisor.LIBRARY_LOCALE

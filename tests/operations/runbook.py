@@ -1,4 +1,4 @@
-"""The SQL of docs/runbook.md, as it stands there."""
+"""Read the SQL of docs/runbook.md, as the page shows it."""
 
 import re
 from textwrap import dedent
@@ -9,7 +9,7 @@ PAGE = documented("runbook.md")
 
 
 def blocks(heading: str, language: str = "sql") -> list[str]:
-    """The blocks of this language under a heading, in order."""
+    """Return the code blocks of this language under a heading, in order."""
     _, found, after = PAGE.partition(f"\n## {heading}\n")
     assert found, heading
     section = re.split(r"^## ", after, maxsplit=1, flags=re.MULTILINE)[0]
@@ -20,7 +20,7 @@ def blocks(heading: str, language: str = "sql") -> list[str]:
 
 
 def filled(block: str, **variables: object) -> bytes:
-    """The block as psql sends it, with these variables set."""
+    """Return the block as psql sends it, with these variables set."""
 
     def value(found: re.Match[str]) -> str:
         quote = found[1]

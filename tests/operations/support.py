@@ -1,4 +1,4 @@
-"""Evidence of every kind, what docs/operations.md says to run, and what it says afterwards."""
+"""Create evidence of every kind, and run the scripts and queries of docs/operations.md."""
 
 import json
 import os
@@ -26,7 +26,7 @@ DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read
 
 
 def blocks(heading: str, language: str) -> list[str]:
-    """The code of this language under a heading of docs/operations.md."""
+    """Return the code of this language under a heading of docs/operations.md."""
     _, found, after = DOCUMENT.partition(f"# {heading}\n")
     assert found, heading
     section = re.split(r"^#", after, maxsplit=1, flags=re.MULTILINE)[0]
@@ -43,7 +43,8 @@ def libpq(url: URL) -> str:
 
 
 def shell(script: str, folder: Path, urls: Mapping[str, URL]) -> subprocess.CompletedProcess[str]:
-    """Run a script as it stands in the document, with the URLs under the names that it uses."""
+    """Run a script of the document unchanged, with the URLs under the variable names that it
+    uses."""
     return subprocess.run(
         ["bash", "-ec", script],
         cwd=folder,
@@ -60,7 +61,7 @@ def shell(script: str, folder: Path, urls: Mapping[str, URL]) -> subprocess.Comp
 
 
 def run(script: str, folder: Path, **urls: URL) -> None:
-    """A script that must succeed without a word of complaint."""
+    """Run a script that must succeed and print nothing on stderr."""
     ran = shell(script, folder, urls)
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
 
@@ -78,7 +79,8 @@ def with_writers(url: URL, logins: Mapping[str, URL], act: Callable[[Writers], N
 
 
 def fill(url: URL, logins: Mapping[str, URL]) -> None:
-    """Evidence in every table, of policies, instructions and items in each of their states."""
+    """Create evidence in every table, with policies, instructions and items in each of their
+    states."""
     with ExitStack() as opened:
         by = writers(url, logins, opened)
         evidence.fill(
@@ -88,7 +90,7 @@ def fill(url: URL, logins: Mapping[str, URL]) -> None:
 
 
 def go_on(url: URL, logins: Mapping[str, URL], name: str = "after") -> None:
-    """A day's work as every role: rotations, chains, sequences and heads continue."""
+    """Do a day's work as every role, so that rotations, chains, sequences and heads continue."""
     with_writers(url, logins, lambda by: work(by, name))
 
 
@@ -140,7 +142,7 @@ def work(by: Writers, name: str) -> None:
 
 
 def attest(by: Writers, name: str) -> str:
-    """Two callers' records; the first of them begins and ends its execution."""
+    """Append records of two callers. The execution of the first record begins and ends."""
     news = [
         {
             "caller_identity": caller,
@@ -173,7 +175,7 @@ def attempt(by: Writers, instruction_id: object) -> None:
 
 
 def enqueue(by: Writers, instruction_id: object, keys: list[str]) -> list[Any]:
-    """The ids of the items."""
+    """Enqueue items, and return their ids."""
     items = [
         {
             "instruction_id": str(instruction_id),
@@ -192,7 +194,8 @@ def enqueue(by: Writers, instruction_id: object, keys: list[str]) -> list[Any]:
 
 
 def dispatch(by: Writers) -> list[Any]:
-    """Claim what waits, renew, and complete it as its key says; the ids of what was rejected."""
+    """Claim the items that are due, renew their leases, and complete each as its key says. Return
+    the ids of the rejected items."""
     claimed = by.executor.execute(
         "SELECT outbox_id, lease_token, idempotency_key"
         " FROM orchestration.claim_outbox_batch('worker', 1000, '1 minute')"
@@ -225,7 +228,7 @@ def dispatch(by: Writers) -> list[Any]:
 
 
 def differences(url: URL) -> list[str]:
-    """What the fingerprint finds."""
+    """Return the differences that the fingerprint query finds."""
     with create_engine(url, poolclass=pool.NullPool).connect() as connection:
         return [
             difference.path
@@ -234,7 +237,7 @@ def differences(url: URL) -> list[str]:
 
 
 def findings(url: URL) -> list[tuple[Any, ...]]:
-    """What the document's query finds: every verification there is."""
+    """Return what the query of the document finds. It runs every verification."""
     with connect(url) as connection:
         return connection.execute(block("Verifying", "sql").encode()).fetchall()
 
@@ -251,7 +254,7 @@ def tables(connection: Connect) -> list[str]:
 
 
 def contents(url: URL) -> dict[str, list[str]]:
-    """Every row of every table, as text."""
+    """Return every row of every table, as text."""
     with connect(url) as connection:
         connection.execute("SET timezone = 'UTC'")
         return {
@@ -268,18 +271,19 @@ def contents(url: URL) -> dict[str, list[str]]:
 
 
 def assert_kept(restored: URL, source: URL) -> None:
-    """Every row, guard, grant, owner and chain is what it was."""
+    """Check that every row, guard, grant, owner and chain is unchanged."""
     assert contents(restored) == contents(source)
     assert differences(restored) == []
     assert findings(restored) == []
 
 
 def assert_goes_on(url: URL, logins: Mapping[str, URL]) -> None:
-    """Every role writes on, and what it writes continues what was there."""
+    """Check that every role can still write, and that what it writes continues the existing
+    chains."""
     before = contents(url)
     go_on(url, logins)
     after = contents(url)
-    # The revision and the version table are of migrations, the gates of one row each.
+    # The revision and the version table belong to the migrations, and each gate has only one row.
     grown = {table for table, rows in after.items() if len(rows) > len(before[table])}
     assert grown >= evidence.WRITERS.keys() - {"revoked_client_certs"}
     assert findings(url) == []

@@ -1,6 +1,6 @@
-"""A server whose clock is set back: what was refused stays refused.
+"""If the clock of the server is set back, what was rejected stays rejected.
 
-The clock is that of the whole server, moved by libfaketime.
+libfaketime moves the clock of the whole server.
 """
 
 import json
@@ -33,12 +33,12 @@ pytestmark = pytest.mark.own_cluster
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
 SETTINGS = {"fsync": "off", "autovacuum": "off"}
 FUTURE, STEPPED_BACK = 30, 10
-"""Where the clock is set, in seconds from the true time: forward, then 20 s back."""
+"""The clock, in seconds from the true time: first forward, then 20 s back."""
 
 
 @dataclass(frozen=True)
 class Clocked:
-    """A migrated database on a server whose clock a file moves."""
+    """A migrated database on a server whose clock follows a file."""
 
     database: scratch.Database
     offset: Path
@@ -63,7 +63,8 @@ def moved() -> Iterator[tuple[scratch.Database, Path]]:
             {
                 "LD_PRELOAD": str(LIBRARIES[0]),
                 "FAKETIME_TIMESTAMP_FILE": str(offset),
-                # The server waits by the monotonic clock, and reads the file whenever it is asked.
+                # The server measures waits with the monotonic clock, and reads the file at every
+                # look at the clock.
                 "FAKETIME_DONT_FAKE_MONOTONIC": "1",
                 "FAKETIME_NO_CACHE": "1",
                 "FAKETIME_DISABLE_SHM": "1",
@@ -163,7 +164,7 @@ def test_a_revoked_credential_stays_refused(clocked: Clocked, credential: str) -
     with sessionmaker(engine)() as session:
         assert is_revoked(RevocationRepository(session), hash)
     engine.dispose()
-    # Revoking again finds it in force.
+    # Revoking again returns the recorded revocation, which is in force.
     assert control.execute(revoke).fetchall() == recorded
 
 
@@ -233,7 +234,7 @@ def test_an_item_waits_until_the_clock_is_where_it_was(clocked: Clocked) -> None
     assert claim("early") == 0
     clocked.set(FUTURE + 1)
     assert claim("holds") == 1
-    # Its lease ends at 51 s: not before, whatever the clock did meanwhile.
+    # The lease ends at 51 s and not before, whatever the clock showed in between.
     clocked.set(STEPPED_BACK)
     clocked.set(FUTURE + 10)
     assert claim("waits") == 0

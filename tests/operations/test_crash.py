@@ -16,7 +16,7 @@ from tests.support import Connect, connect, digest, scalar
 
 pytestmark = pytest.mark.own_cluster
 
-# The WAL writer would flush what no commit flushes.
+# The WAL writer would flush WAL that no commit flushes.
 SETTINGS = {"fsync": "off", "autovacuum": "off", "wal_writer_delay": "10s"}
 ROLLED_BACK = 20
 
@@ -42,7 +42,7 @@ def hashes(page: RevocationsSince) -> set[str]:
 
 
 def revoke(connection: Connect, name: str) -> int:
-    """Revoke a token; the id of the transaction that did."""
+    """Revoke a token, and return the id of the transaction."""
     return int(
         scalar(
             connection,
@@ -53,7 +53,7 @@ def revoke(connection: Connect, name: str) -> int:
 
 
 def use_up_transaction_ids(connection: Connect) -> None:
-    """As refusals do: each has an id, and nothing of it is flushed."""
+    """Roll back transactions, as rejected calls do. Each one uses an id and flushes no WAL."""
     for _ in range(ROLLED_BACK):
         with connection.transaction(force_rollback=True):
             connection.execute("SELECT pg_current_xact_id()")
@@ -68,7 +68,8 @@ def test_a_watermark_misses_no_revocation_after_a_crash(
     scratch.upgrade(url)
     with connect(url) as connection:
         if told:
-            # An acknowledged revocation is durable, even if its session asks for less.
+            # An acknowledged revocation is durable, even if its session turns synchronous_commit
+            # off.
             with connection.transaction():
                 revoke(connection, "before")
                 connection.execute(f"{given_up} synchronous_commit = off")
@@ -81,7 +82,7 @@ def test_a_watermark_misses_no_revocation_after_a_crash(
 
     url = url.set(port=crashing.port)
     with connect(url) as connection:
-        # The id is given out again that the whole snapshot would have called seen.
+        # The server uses an id again that is below the xmax of the snapshot before the crash.
         assert revoke(connection, "after") < naive
         found = since(url, page.watermark)
         assert hashes(found) == {digest("after")}
@@ -117,7 +118,7 @@ def test_a_standby_misses_no_lower_transaction_that_commits_later(crashing: Rest
             catch_up(slow, replica)
             assert hashes(since(there, page.watermark)) >= {digest("slow")}
 
-            # A standby that lags is asked with a watermark of its primary.
+            # A watermark of the primary is used on a standby that lags.
             replica.execute("SELECT pg_wal_replay_pause()")
             revoke(fast, "later")
             ahead = since(url, page.watermark)

@@ -1,4 +1,4 @@
-"""The judge of the fault scenarios names each kind of violation that is planted before it."""
+"""The judge of the fault scenarios reports each kind of violation that a test plants."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,7 +100,7 @@ PLANTED = {
     ),
     "the audit log's chain is broken": ("DELETE FROM orchestration.audit_log WHERE chain_seq = 2",),
 }
-"""What is planted for each rule, with every trigger off."""
+"""The statements that plant a violation of each rule, while every trigger is disabled."""
 
 UNKEPT = {
     **{
@@ -140,7 +140,7 @@ def planted(filled: URL) -> Iterator[Connect]:
 
 
 def with_calls(connection: Connect, folder: Path) -> Journal:
-    """A journal with a call of the rail for everything that was dispatched."""
+    """Create a journal with a call of the rail for every opened attempt."""
     journal = Journal(folder / "journal")
     for instruction_id, key, attempt_no in connection.execute(
         "SELECT instruction_id, idempotency_key, attempt_no"
@@ -155,13 +155,13 @@ def rules(connection: Connect, journal: Journal) -> set[str]:
     return {finding.rule for finding in judge(connection, journal)}
 
 
-def test_nothing_is_found_where_nothing_is_planted(planted: Connect, tmp_path: Path) -> None:
+def test_nothing_is_found_if_nothing_is_planted(planted: Connect, tmp_path: Path) -> None:
     assert judge(planted, with_calls(planted, tmp_path)) == []
 
 
 @pytest.mark.superuser
 @pytest.mark.parametrize("rule", PLANTED)
-def test_a_planted_violation_is_named(planted: Connect, tmp_path: Path, rule: str) -> None:
+def test_a_planted_violation_is_reported(planted: Connect, tmp_path: Path, rule: str) -> None:
     journal = with_calls(planted, tmp_path)
     for statement in PLANTED[rule]:
         changed = planted.execute(statement.encode())
@@ -170,7 +170,7 @@ def test_a_planted_violation_is_named(planted: Connect, tmp_path: Path, rule: st
 
 
 @pytest.mark.parametrize("rule", UNKEPT)
-def test_an_act_that_the_database_lacks_is_named(
+def test_an_act_that_the_database_lacks_is_reported(
     planted: Connect, tmp_path: Path, rule: str
 ) -> None:
     journal = with_calls(planted, tmp_path)
@@ -179,7 +179,7 @@ def test_an_act_that_the_database_lacks_is_named(
     assert rules(planted, journal) == {rule}
 
 
-def test_a_dispatched_item_without_a_call_of_the_rail_is_named(
+def test_a_dispatched_item_without_a_call_of_the_rail_is_reported(
     planted: Connect, tmp_path: Path
 ) -> None:
     assert rules(planted, Journal(tmp_path / "journal")) == {

@@ -1,5 +1,5 @@
-"""Logical replication: a subscriber holds every row, guard, grant and chain, in whatever order its
-tables are copied, and goes on by itself when it takes over."""
+"""Logical replication: a subscriber has every row, guard, grant and chain, in whatever order its
+tables are copied. It accepts writes after it has taken over."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -39,12 +39,12 @@ UNEVENLY_ORDERED = {
     "payment_outbox_attempts": "pk_payment_outbox_attempts",
     "transaction_attempts": "pk_transaction_attempts",
 }
-"""Indexes in whose order rows did not follow each other: by hashes, or CLOSE before OPEN."""
+"""Indexes whose order differs from the order of the inserts: by hash, or CLOSE before OPEN."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A database with evidence that publishes, and one that subscribes to it."""
+    """A database with evidence that publishes, and a database that subscribes to it."""
 
     publisher: URL
     subscriber: URL
@@ -60,7 +60,7 @@ class Pair:
         run(script, self.folder, SOURCE=self.publisher, TARGET=self.subscriber)
 
     def catch_up(self) -> None:
-        """Waits until all tables are copied and all that is committed so far is applied."""
+        """Wait until all tables are copied and everything that is committed so far is applied."""
         with connect(self.subscriber) as there:
             await_true(
                 there,
@@ -84,8 +84,8 @@ def pair(
     empty: Callable[[scratch.Server], URL],
     tmp_path: Path,
 ) -> Iterator[Pair]:
-    """A copy of the database with evidence, and an empty one on another cluster; the subscription,
-    if there is one in the end, goes before them."""
+    """A copy of the database with evidence, and an empty database on another cluster. A
+    subscription that exists at the end is dropped before them."""
     made = Pair(empty(source.at), empty(elsewhere), tmp_path)
     run(block("Custom format", "sh"), tmp_path, SOURCE=source.url, TARGET=made.publisher)
     yield made
@@ -94,7 +94,8 @@ def pair(
 
 
 def at(subscriber: URL, logins: Mapping[str, URL]) -> dict[str, URL]:
-    """The logins on the subscriber's server, where the roles have come with their passwords."""
+    """The logins on the subscriber's server, to which the roles were copied with their
+    passwords."""
     return {
         role: url.set(host=subscriber.host, port=subscriber.port) for role, url in logins.items()
     }
@@ -113,7 +114,7 @@ def release(by: Any) -> None:
 
 
 def mix(publisher: URL) -> None:
-    """Store the rows in orders that are not those in which they came."""
+    """Store the rows in an order that differs from the order in which they were inserted."""
     with connect(publisher) as superuser:
         for table, index in UNEVENLY_ORDERED.items():
             superuser.execute(
@@ -127,7 +128,7 @@ def test_a_subscriber_holds_what_the_publisher_holds_and_takes_over(
     source: Source, pair: Pair
 ) -> None:
     mix(pair.publisher)
-    # What is copied was written before the switch was engaged.
+    # The copied rows were written before the switch was engaged.
     with_writers(pair.publisher, source.logins, engage)
     with connect(pair.publisher) as superuser:
         superuser.execute(block("Logical replication", "sql").encode())
@@ -168,7 +169,7 @@ def test_a_subscriber_takes_over_from_a_publisher_that_is_gone(source: Source, p
 
 
 @pytest.mark.parametrize("last_first", [False, True], ids=["a to z", "z to a"])
-def test_tables_that_come_one_by_one_while_work_goes_on_fit_together_in_the_end(
+def test_tables_that_are_copied_one_by_one_during_work_agree_in_the_end(
     source: Source,
     pair: Pair,
     last_first: bool,
@@ -225,7 +226,7 @@ PARTS = {
         ],
         {
             ("audit log", "the head is missing"),
-            ("attestations", "the policy version is unknown"),
+            ("attestations", "the policy version does not exist"),
             ("instructions", "ORPHAN"),
             ("outbox", "ENDED"),
         },
@@ -241,15 +242,16 @@ PARTS = {
         ],
         {
             ("audit log", "no act explains this entry"),
-            ("attestations", "completed and not started"),
+            ("attestations", "EXECUTION_COMPLETED without EXECUTION_STARTED"),
         },
     ),
 }
-"""Publications that leave something out, and what verification says of their subscribers."""
+"""Publications that leave something out, and the findings of the verify functions on the
+subscriber."""
 
 
 @pytest.mark.parametrize("missing", PARTS)
-def test_what_is_missing_is_let_in_and_found(
+def test_an_incomplete_copy_is_accepted_and_reported(
     pair: Pair,
     missing: str,
 ) -> None:
@@ -266,7 +268,7 @@ def test_what_is_missing_is_let_in_and_found(
 
 
 @pytest.mark.parametrize("table", ["audit_log", "payment_outbox_items", "payment_outbox_pending"])
-def test_without_the_one_difference_that_a_worker_makes_a_copy_is_refused(
+def test_a_copy_is_rejected_unless_subscription_workers_are_recognized(
     pair: Pair,
     table: str,
 ) -> None:
@@ -290,7 +292,8 @@ def test_without_the_one_difference_that_a_worker_makes_a_copy_is_refused(
 
 
 def test_a_publisher_whose_rows_are_forged_is_refused(pair: Pair) -> None:
-    """What a row tells alone is judged: a hash that is not its own stops the subscription."""
+    """The guards check what a row shows by itself: a row with a wrong hash stops the
+    subscription."""
     with connect(pair.publisher) as here:
         here.execute(block("Logical replication", "sql").encode())
         pair.subscribe()
@@ -351,7 +354,7 @@ REPLICA_MODE_ATTACKS = {
 
 
 @pytest.mark.parametrize("attack", REPLICA_MODE_ATTACKS)
-def test_who_only_sets_replica_mode_is_refused_while_a_subscription_is_there(
+def test_a_login_that_only_sets_replica_mode_is_rejected_while_a_subscription_exists(
     pair: Pair,
     attack: str,
 ) -> None:

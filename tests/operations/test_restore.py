@@ -1,4 +1,5 @@
-"""Dump and restore: which ways keep every row, guard, grant and chain, and what mends others."""
+"""Dump and restore: the ways that keep every row, guard, grant and chain, and the repair of
+others."""
 
 import os
 import subprocess
@@ -34,7 +35,7 @@ RESTORE = 'pg_restore --dbname="$TARGET" --single-transaction'
 
 
 def rows(url: URL) -> int:
-    """How many rows stand in the tables, version table included."""
+    """Return the number of rows in the tables, including the version table."""
     return sum(len(found) for found in contents(url).values())
 
 
@@ -80,7 +81,7 @@ def test_without_the_roles_a_restore_names_them_and_leaves_nothing(
         assert scalar(superuser, "SELECT to_regnamespace('orchestration')") is None
 
 
-def test_a_restore_that_goes_on_without_the_roles_makes_functions_of_the_superusers(
+def test_a_restore_that_continues_without_the_roles_gives_the_functions_to_the_superuser(
     source: Source, elsewhere: scratch.Server, empty: Empty, tmp_path: Path
 ) -> None:
     restored = empty(elsewhere)
@@ -135,7 +136,7 @@ def test_without_privileges_the_grants_are_lost_and_come_back_from_the_archive(
     assert_goes_on(restored, source.logins)
 
 
-def test_without_owner_everything_is_whoever_restored_it_and_the_fingerprint_says_so(
+def test_without_owner_everything_belongs_to_the_restoring_login_and_the_fingerprint_shows_it(
     source: Source, empty: Empty, tmp_path: Path
 ) -> None:
     restored = empty(source.at)
@@ -176,7 +177,7 @@ def test_data_alone_into_a_migrated_database_is_refused_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("way", ["with triggers", "in replica mode"])
-def test_data_alone_into_the_dumps_own_schema_meets_the_guards(
+def test_data_alone_into_the_dumps_own_schema_is_rejected_by_the_guards(
     source: Source, empty: Empty, tmp_path: Path, way: str
 ) -> None:
     restored = empty(source.at)
@@ -232,7 +233,7 @@ def test_the_fingerprint_of_the_document_prints_what_differs(source: Source, emp
     assert printed() == "triggers/audit_log__guard\n"
 
 
-def test_the_query_of_the_document_asks_every_verification(source: Source) -> None:
+def test_the_query_of_the_document_runs_every_verification(source: Source) -> None:
     with connect(source.url) as superuser:
         functions = superuser.execute(
             "SELECT p.proname FROM pg_catalog.pg_proc p"
@@ -243,12 +244,12 @@ def test_the_query_of_the_document_asks_every_verification(source: Source) -> No
     assert {name for (name,) in functions if f"orchestration.{name}(" not in query} == set()
 
 
-def test_an_auditor_may_ask_it(source: Source) -> None:
+def test_an_auditor_can_run_it(source: Source) -> None:
     with connect(source.logins["auditor"].set(database=source.url.database)) as auditor:
         assert auditor.execute(block("Verifying", "sql").encode()).fetchall() == []
 
 
-def test_an_edit_by_somebody_whom_nothing_stops_is_found_after_the_restore(
+def test_an_edit_by_a_superuser_is_found_after_the_restore(
     source: Source, empty: Empty, tmp_path: Path
 ) -> None:
     edited, restored = empty(source.at), empty(source.at)

@@ -1,5 +1,8 @@
-"""docs/runbook.md: every command on the page, run in the situation that it is for, as the login for
-the DBA on call where that login is enough. The clock and the disk are in tests/faults."""
+"""Every command of docs/runbook.md, run in the situation that it is for, as the login of the DBA on
+call if that login is sufficient.
+
+The clock and the disk are in tests/faults.
+"""
 
 import os
 import subprocess
@@ -75,7 +78,7 @@ def login(
     site: tuple[scratch.Server, scratch.Database], opened: ExitStack
 ) -> Callable[[str], Connect]:
     def open_one(role: str) -> Connect:
-        # A session that was ended cannot be closed in order.
+        # A session that was ended cannot be closed normally.
         connection = connect(site[1].as_role(role))
         opened.callback(connection.close)
         return connection
@@ -112,7 +115,7 @@ def test_the_dba_gets_in_when_services_use_all_connections(
         use_all()
     if at.major >= 16:
         connect(database.url.set(username="dba_on_call", password="...")).close()
-    # On 15 only a superuser.
+    # On 15 only a superuser can connect.
     connect(database.url).close()
 
 

@@ -1,4 +1,5 @@
-"""A primary with a synchronous standby: what COMMIT promises, and what a failover leaves of it."""
+"""A primary with a synchronous standby: what COMMIT guarantees, and what remains after a
+failover."""
 
 import os
 import signal
@@ -145,7 +146,7 @@ def rotate_in_work(session: Session, id: str) -> PolicyVersionRecord:
 
 
 def rotate_prepared(engine: Engine, id: str) -> None:
-    """COMMIT PREPARED of what was prepared without waiting."""
+    """COMMIT PREPARED of a transaction that was prepared without waiting."""
     with engine.connect() as connection:
         transaction = connection.begin_twophase()
         connection.execute(text("SET LOCAL synchronous_commit = local"))
@@ -164,8 +165,8 @@ def prepare(engine: Engine, id: str) -> None:
 def outcome(
     superuser: Connect, act: Callable[[], object], end: str, *, waiting: tuple[str, ...] = ("",)
 ) -> BaseException | None:
-    """What `act` raises if this function of the server ends its waits for the standby, those of the
-    statements that begin like this."""
+    """Return what `act` raises if this server function ends its waits for the standby, in the
+    statements that begin with these words."""
     raised: list[BaseException | None] = []
 
     def run() -> None:
@@ -230,7 +231,7 @@ def test_a_commit_whose_wait_is_ended_is_unknown_and_is_gone_after_a_failover(pa
             )
             assert isinstance(error, errors.CommitOutcomeUnknown), (way, error)
 
-        # What follows on the same connection is judged by itself, and a reader waits for nobody.
+        # Later statements on the same connection are not affected, and a reader never waits.
         with Session(ours) as session:
             session.execute(text("SET LOCAL synchronous_commit = local"))
             rotate_in_work(session, "local")

@@ -1,4 +1,4 @@
-"""Upgrades of a database with evidence: it verifies afterwards as before, and work goes on."""
+"""Upgrades of a database with evidence: it verifies as before, and every role can still write."""
 
 from collections.abc import Callable
 from contextlib import ExitStack

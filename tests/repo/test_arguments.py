@@ -1,4 +1,5 @@
-"""What a repository is given is checked first: the error names the argument, nothing is sent."""
+"""The repositories check their arguments first: the error names the argument, and no statement is
+sent."""
 
 import re
 import uuid
@@ -14,7 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, sessionmaker
 
 from orchestration.errors import InvalidParameterValue
-from orchestration.records import ClaimedItem, Completion, NewAttestation, NewOutboxItem
+from orchestration.records import (
+    ClaimedItem,
+    Completion,
+    NewAttestation,
+    NewOutboxItem,
+    microseconds,
+)
 from orchestration.repo import (
     AttemptLogRepository,
     AttestationRepository,
@@ -22,7 +29,6 @@ from orchestration.repo import (
     PolicyVersionRepository,
     RevocationRepository,
 )
-from orchestration.repo.arguments import microseconds
 from tests.support import Connect, activate_policy, digest
 
 Sessions = Callable[[str], Session]
@@ -202,7 +208,7 @@ CONTENT: dict[str, type | tuple[type, ...]] = {
     "at": (datetime, str),
     **dict.fromkeys(("session", "item", "new", "news", "completion", "pairs"), ()),
 }
-"""The Python types whose wrong content is a ValidationError; str where nothing is said."""
+"""The Python types for which wrong content is a ValidationError. The default is str."""
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def ingest(session: Sessions, policy: str) -> AttestationRepository:
 
 @pytest.fixture
 def attested(session: Sessions, policy: str) -> AttestationRecord:
-    """One attestation that is committed."""
+    """Append one attestation and commit it."""
     with session("ingest") as one:
         made = AttestationRepository(one).append(new("k1"))
         one.commit()
@@ -152,7 +152,7 @@ def test_any_text_comes_back_as_it_went_in(ingest: AttestationRepository, key: s
 def test_a_replay_gives_the_first_record(ingest: AttestationRepository) -> None:
     first = ingest.append(new("k1"))
     assert ingest.append(new("k1")) == replayed(first)
-    # What else it says does not make it another request; the record says what was attested.
+    # Other fields do not make it a different request. The record contains what was attested first.
     assert ingest.append(new("k1", signature_hash=digest("s"))) == replayed(first)
     assert ingest.append(new("k2")).chain_seq == 2
 
@@ -283,7 +283,7 @@ def test_a_replay_is_answered_after_its_policy_was_retired_and_its_credentials_r
         for field, (function, _, _) in CREDENTIALS.items():
             owner.execute(f"SELECT orchestration.{function}(%s, 'superseded')", (digest(field),))
         assert repository.append(request) == replayed(first)
-        # Beside new ones in a batch, too.
+        # This also holds if the batch contains new records.
         records = repository.append_many([request, new("k2", policy_version_id="v3")])
         assert records[0] == replayed(first)
         assert records[1].chain_seq == 2
@@ -344,7 +344,7 @@ def test_a_batch_of_any_size_is_one_round_trip(
             assert "append_attestations" in statements[0]
 
 
-# What never reaches the database.
+# Inputs that never reach the database.
 
 TEXTS = ("caller_identity", "idempotency_key", "policy_version_id")
 HASHES = ("payload_hash", "signature_hash", "client_cert_fingerprint_sha256", "token_hash")
@@ -433,7 +433,7 @@ def test_an_execution_starts_and_completes(session: Sessions, attested: Attestat
     assert status.execution_started_at == started.occurred_at
     assert status.execution_completed_at == completed.occurred_at
     assert status.terminal_status is TerminalStatus.REPAIRED
-    # A repetition is answered with what is recorded.
+    # A repetition returns what is recorded.
     assert repository.start_execution(attested.id) == replayed(started)
     assert repository.complete_execution(attested.id, "REPAIRED") == replayed(completed)
 

@@ -26,7 +26,7 @@ MIGRATED = int(schema.REVISION)
 
 
 def govern(session: Session) -> None:
-    """One act of each kind that needs no item, committed."""
+    """Commit one act of each kind that needs no item."""
     policies = PolicyVersionRepository(session)
     for id in ("v1", "v2"):
         policies.rotate(
@@ -48,7 +48,7 @@ def govern(session: Session) -> None:
 
 
 @pytest.mark.invariant("INV-AUD-001")
-def test_the_acts_are_told_in_their_order_by_frozen_records(
+def test_the_acts_are_returned_in_order_as_frozen_records(
     session: Sessions, superuser: Connect
 ) -> None:
     control = session("control")
@@ -82,7 +82,7 @@ def test_the_acts_are_told_in_their_order_by_frozen_records(
         "v1": "GRACE",
         "v2": "ACTIVE",
     }
-    # Who says to have done it is a claim, and stands in the row.
+    # created_by is a claim of the caller, and is recorded as a column of the row.
     assert rotated.after["v2"]["created_by"] == "compliance"
 
 

@@ -1,4 +1,5 @@
-"""A server that refuses a connection: what a configuration must change is never tried again."""
+"""A server that refuses a connection. If only a change of the configuration can help, the
+connection is not tried again."""
 
 import secrets
 import socket
@@ -113,7 +114,7 @@ def test_of_several_hosts_all_must_refuse(
     where: tuple[str, ...],
     cls: type[OrchestrationError],
 ) -> None:
-    """A host that is down might accept what another one refuses."""
+    """A host that is down could accept a login that another host refuses."""
     url = database.as_role("ingest")
     ports = {"there": url.port, "nowhere": nobody_listens()}
     hosts = [f"{url.host}:{ports[one]}" for one in where]
@@ -148,7 +149,7 @@ def test_a_role_that_has_no_connection_left_is_tried_again(
 
 @contextmanager
 def mute_server(answer: bytes) -> Iterator[int]:
-    """A port whose server answers each connection with these bytes and hangs up."""
+    """A port whose server answers each connection with these bytes and closes it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:

@@ -1,4 +1,4 @@
-"""The engines: defaults, typed errors wherever they arise, and what a lost connection means."""
+"""The engines: their defaults, typed errors for every statement, and lost connections."""
 
 import secrets
 import socket
@@ -48,7 +48,7 @@ def new(id: str, content: str = "test") -> NewPolicyVersion:
 
 @pytest.fixture
 def engine_at() -> Iterator[Callable[..., Engine]]:
-    """Engines of `orchestration.database`; disposed of afterwards."""
+    """Create engines with `orchestration.database`, and dispose of them at the end."""
     with ExitStack() as opened:
 
         def make(url: URL, **kw: Any) -> Engine:
@@ -61,7 +61,7 @@ def engine_at() -> Iterator[Callable[..., Engine]]:
 
 @pytest.fixture
 def host_engine_at() -> Iterator[Callable[..., Engine]]:
-    """A host's own engines, as SQLAlchemy makes them."""
+    """Create a host's own engines with SQLAlchemy."""
     with ExitStack() as opened:
 
         def make(url: URL, **kw: Any) -> Engine:
@@ -83,7 +83,7 @@ def empty_database(server: scratch.Server) -> Iterator[URL]:
         scratch.drop_database(server, name)
 
 
-# A transaction that was refused, and is committed all the same.
+# The transaction has failed, but COMMIT is sent nevertheless.
 
 
 @pytest.mark.parametrize("whose", ["ours", "translating", "the host's"])
@@ -149,13 +149,13 @@ def test_a_logins_own_settings_change_nothing(
         assert made.description == "\N{SNOWMAN}"
 
 
-# A server that goes away at a chosen moment.
+# A server that disconnects at a chosen moment.
 
 
 @dataclass
 class Cut:
-    """When the proxy drops the connection: at what the client says, before or after the server
-    has heard of it."""
+    """When the proxy closes the connection: at which message of the client, and before or after the
+    server has received it."""
 
     at: bytes
     what: Literal["request", "reply"]
@@ -163,7 +163,7 @@ class Cut:
 
 @dataclass
 class Proxy:
-    """Forwards TCP, and drops the next connection that `cut` describes."""
+    """Forwards TCP, and closes the next connection that `cut` describes."""
 
     target: ENDPOINT
     cut: Cut | None = None
@@ -238,7 +238,7 @@ class Proxy:
 
 @pytest.fixture
 def proxied() -> Iterator[Callable[[URL], tuple[Proxy, URL]]]:
-    """A proxy before the server of a URL, and the URL that leads through it, in clear text."""
+    """A proxy in front of the server of a URL, and the URL of the proxy, in clear text."""
     with ExitStack() as opened:
 
         def make(url: URL) -> tuple[Proxy, URL]:
@@ -376,6 +376,7 @@ WRITES: dict[str, Callable[[Session], object]] = {
     "a host's function": lambda session: session.execute(text("SELECT public.write()")),
     "a statement": lambda session: session.execute(text("INSERT INTO public.hosts VALUES (1)")),
     "an object": lambda session: session.add(HostsRow(id=1)),
+    "a notification": lambda session: session.execute(text("SELECT pg_notify('hosts', 'x')")),
 }
 ROLES = {"a chain": "auditor", "a function": "ingest"}
 
@@ -466,6 +467,21 @@ def test_a_unit_that_wrote_ends_unknown_when_its_commit_was_lost(
     with raises(errors.CommitOutcomeUnknown, Retry.AFTER_RESOLUTION):
         run_in_transaction(sessionmaker(engine), work)
     assert tries == 1
+
+
+@pytest.mark.invariant("INV-API-003")
+def test_a_value_that_its_type_refuses_is_shown_up_to_200_characters(
+    engine: Callable[[str], Engine],
+) -> None:
+    value = "x" * 6_000
+    with (
+        engine("executor").connect() as connection,
+        pytest.raises(errors.InvalidTextRepresentation) as raised,
+    ):
+        connection.execute(text("SELECT CAST(:value AS uuid)"), {"value": value})
+    for shown in (str(raised.value), str(raised.value.__cause__)):
+        assert shown.startswith("invalid input syntax for type uuid")
+        assert len(shown) == 200
 
 
 @pytest.mark.usefixtures("hosts_table")
@@ -687,10 +703,10 @@ def test_a_connection_that_is_refused_is_lost_inside_a_call_on_a_hosts_engine(
         PolicyVersionRepository(session).active()
 
 
-# A schema that is absent or old.
+# A schema that is missing or outdated.
 
 
-def test_an_absent_schema_is_told_on_the_engines_first_use(
+def test_a_missing_schema_is_reported_on_the_engines_first_use(
     empty_database: URL, engine_at: Callable[..., Engine]
 ) -> None:
     engine = engine_at(empty_database)
@@ -721,7 +737,7 @@ def test_a_schema_that_comes_after_the_first_use_is_found(
     ],
     ids=["an older one", "none"],
 )
-def test_a_schema_older_than_the_code_is_told_on_the_engines_first_use(
+def test_a_schema_older_than_the_code_is_reported_on_the_engines_first_use(
     owner: Connect, database: scratch.Database, engine_at: Callable[..., Engine], change: str
 ) -> None:
     owner.execute(change)
@@ -738,7 +754,7 @@ def test_a_schema_newer_than_the_code_is_fine(
         assert connection.scalar(text("SELECT 1")) == 1
 
 
-def test_a_login_without_any_role_of_ours_is_told_so_on_the_engines_first_use(
+def test_a_login_without_any_role_of_ours_is_reported_on_the_engines_first_use(
     owner: Connect, database: scratch.Database, engine_at: Callable[..., Engine]
 ) -> None:
     owner.execute("REVOKE USAGE ON SCHEMA orchestration FROM symphony_ingest")
@@ -747,7 +763,7 @@ def test_a_login_without_any_role_of_ours_is_told_so_on_the_engines_first_use(
         pass
 
 
-def test_an_absent_schema_is_told_inside_a_call_on_a_hosts_engine(
+def test_a_missing_schema_is_reported_inside_a_call_on_a_hosts_engine(
     empty_database: URL, host_engine_at: Callable[..., Engine]
 ) -> None:
     with Session(host_engine_at(empty_database)) as session:
@@ -767,7 +783,7 @@ def test_an_absent_schema_is_told_inside_a_call_on_a_hosts_engine(
         ("ALTER SCHEMA orchestration RENAME TO gone", "42P01"),
     ],
 )
-def test_an_object_that_vanished_after_the_first_use_is_told_inside_a_call(
+def test_an_object_that_vanished_after_the_first_use_is_reported_inside_a_call(
     superuser: Connect,
     database: scratch.Database,
     engine_at: Callable[..., Engine],
@@ -782,7 +798,7 @@ def test_an_object_that_vanished_after_the_first_use_is_told_inside_a_call(
             PolicyVersionRepository(session).active()
         assert raised.value.sqlstate == sqlstate
         session.rollback()
-        # The caller's own statement that misses something is nothing of ours.
+        # An error of the caller's own statement for a missing object is not translated.
         with pytest.raises(errors.UnclassifiedDatabaseError):
             session.execute(text("SELECT * FROM nothing_of_ours"))
 
@@ -810,7 +826,7 @@ def test_a_server_that_takes_no_writes_loses_its_connections(
         assert session.scalar(text("SELECT pg_backend_pid()")) != pid
 
 
-def test_after_the_first_error_the_transaction_is_told_to_have_failed(
+def test_after_the_first_error_the_transaction_is_reported_as_failed(
     database: scratch.Database, engine_at: Callable[..., Engine]
 ) -> None:
     with engine_at(database.as_role("ingest")).connect() as connection:
@@ -843,7 +859,7 @@ def test_a_lock_that_is_not_free_in_time_is_not_available(
             PolicyVersionRepository(session).active()
 
 
-# Every code, said by a server.
+# Every code, raised by a server.
 
 
 def say(sqlstate: str, **fields: str) -> str:

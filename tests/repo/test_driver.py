@@ -1,4 +1,4 @@
-"""Another driver than psycopg 3 is refused before anything is sent."""
+"""A driver other than psycopg 3 is rejected before anything is sent."""
 
 import asyncio
 from collections.abc import Callable, Iterator

@@ -1,4 +1,5 @@
-"""A refusal that was caught without a savepoint: what it has failed is never reported committed.
+"""An error that was caught without a savepoint: the failed transaction is never reported as
+committed.
 
 The server answers the COMMIT of a failed transaction with ROLLBACK, and without an error.
 """
@@ -64,7 +65,7 @@ def engine_of(database: scratch.Database) -> Iterator[Callable[[str], Engine]]:
 
 
 def enqueue_and_swallow(session: Session) -> OutboxItemRecord:
-    """What a careless service does: the refusal of the second is caught, and no savepoint."""
+    """Act like a careless service: catch the error of the second statement without a savepoint."""
     outbox = OutboxRepository(session)
     made = outbox.enqueue(new())
     other = new(instruction_id=made.instruction_id, payload={"amount": 200})
@@ -148,7 +149,7 @@ def test_the_cause_is_the_refusal_that_failed_the_transaction(
     assert raised.value.__cause__.sqlstate == "22012"
 
 
-def test_a_failure_that_the_engine_has_not_seen_is_told_without_a_cause(
+def test_a_failure_that_the_engine_has_not_seen_is_reported_without_a_cause(
     engine_of: Callable[[str], Engine],
 ) -> None:
     with engine_of("ours").connect() as connection:

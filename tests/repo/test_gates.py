@@ -1,4 +1,4 @@
-"""A service that stops in a gated transaction, on every kind of engine: the others go on."""
+"""A service that stops in a gated transaction, on every kind of engine: the others continue."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.instructed, pytest.mark.invariant("INV-KIL-002")]
 
 KINDS = ("ours", "a host's")
 SHORT = "300ms"
-"""A bound of the client's own, which is shorter than the ten seconds of the gates."""
+"""A bound that the client sets, shorter than the ten seconds of the gates."""
 
 
 @pytest.fixture

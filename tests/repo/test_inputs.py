@@ -1,4 +1,5 @@
-"""Whatever a caller hands in: it is refused before the database, by its field, or it works."""
+"""An input either works, or is rejected before the database is reached, with the name of its
+field."""
 
 import math
 from collections.abc import Callable
@@ -38,7 +39,7 @@ class Plain(Enum):
 
 
 def label(value: object) -> str:
-    """A short id in ASCII; an integer may be too long to be written."""
+    """A short ASCII representation. An integer can be too long to print."""
     if isinstance(value, int) and value.bit_length() > 64:
         return f"{value.bit_length()} bits"
     return "object" if type(value) is object else ascii(value)[:25]
@@ -56,14 +57,14 @@ def new(**changed: Any) -> NewOutboxItem:
 
 
 def instructed(owner: Connect, item: NewOutboxItem) -> NewOutboxItem:
-    """The item under an instruction of its participant, whatever that is called."""
+    """The item, with an instruction of its participant, whatever the participant's name is."""
     instruction_id = uuid4()
     authorize_instructions(owner, [(instruction_id, item.participant_id)])
     return item.model_copy(update={"instruction_id": instruction_id})
 
 
 def refusal(**changed: Any) -> tuple[str, str]:
-    """The field that is refused and why."""
+    """Return the rejected field and the reason."""
     with pytest.raises(ValidationError) as raised:
         new(**changed)
     (error,) = raised.value.errors()
@@ -77,7 +78,7 @@ def outbox(session: Sessions) -> OutboxRepository:
 
 
 def there_and_back(outbox: OutboxRepository, payload: dict[str, Any]) -> dict[str, Any]:
-    """The payload as a claim hands it out."""
+    """Return the payload that a claim returns."""
     outbox.enqueue(new(payload=payload, idempotency_key=str(uuid4())))
     (claimed,) = outbox.claim("w", batch_size=1, lease=MINUTE)
     return claimed.payload
@@ -220,7 +221,7 @@ def test_a_payload_is_kept_as_json_keeps_it(outbox: OutboxRepository) -> None:
 
 
 def same(found: object, given: object) -> bool:
-    """Equal, where a float of many digits may come back as the integer that jsonb wrote out."""
+    """Compare values. A float with many digits can come back as the integer that jsonb printed."""
     if isinstance(given, float):
         return isinstance(found, int | float) and float(found) == given
     if isinstance(given, dict):
@@ -288,7 +289,7 @@ def test_a_key_is_kept_to_the_letter(
 
 
 def unlike(length: int) -> str:
-    """Text that does not compress."""
+    """Text that cannot be compressed."""
     state, found = 1, []
     for _ in range(length):
         state = state * 6364136223846793005 + 1442695040888963407 & (1 << 64) - 1

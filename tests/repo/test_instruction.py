@@ -43,7 +43,7 @@ UNKNOWN = Completion(state=CompletionState.FAILED, outcome=Outcome.UNKNOWN)
 
 
 class Service:
-    """A service that commits after each of its acts."""
+    """A service that commits after each call."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -78,7 +78,7 @@ class Service:
         self.session.commit()
 
     def attempt(self, completion: Completion) -> None:
-        """Claim the next item and report this of it."""
+        """Claim the next item and report this outcome."""
         (claimed,) = self.outbox.claim("w", batch_size=1, lease=MINUTE)
         self.outbox.complete(claimed, completion)
         self.session.commit()
@@ -144,19 +144,19 @@ def executor(session: Sessions) -> Service:
 
 @pytest.fixture
 def received(ingest: Service, new: New) -> InstructionRecord:
-    """One instruction that is committed."""
+    """Receive one instruction and commit it."""
     return ingest.receive(new())
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_amiss_afterwards(owner: Connect) -> Iterator[None]:
+def nothing_is_wrong_afterwards(owner: Connect) -> Iterator[None]:
     yield
     for verify in ("verify_instructions", "verify_outbox"):
         assert owner.execute(f"SELECT * FROM orchestration.{verify}()").fetchall() == []
 
 
 def reach(executor: Service, one: InstructionRecord, state: InstructionState) -> InstructionRecord:
-    """Bring a received instruction there, by what its executor does."""
+    """Bring a received instruction into this state, with the calls that its executor makes."""
     if state is RECEIVED:
         return one
     if state is FAILED:
@@ -255,7 +255,7 @@ def test_any_text_comes_back_as_it_went_in(ingest: Service, new: New, key: str) 
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_what_stands_at_the_bounds_is_received(
+def test_values_at_the_bounds_are_received(
     ingest: Service, new: New, changed: dict[str, Any]
 ) -> None:
     made = ingest.receive(new(**changed))
@@ -294,7 +294,7 @@ def test_a_replay_gives_the_same(ingest: Service, new: New, owner: Connect) -> N
 
 @pytest.mark.invariant("INV-INS-008")
 @pytest.mark.parametrize("state", [AUTHORIZED, EXECUTING, COMPLETED, FAILED])
-def test_a_replay_gives_the_instruction_as_it_stands(
+def test_a_replay_returns_the_current_instruction(
     ingest: Service,
     executor: Service,
     received: InstructionRecord,
@@ -308,7 +308,7 @@ def test_a_replay_gives_the_instruction_as_it_stands(
 
 
 @pytest.mark.invariant("INV-INS-008")
-def test_who_asked_and_under_which_policy_is_the_first_s(
+def test_a_replay_keeps_the_attestation_and_policy_of_the_first_call(
     ingest: Service, received: InstructionRecord, new: New, owner: Connect
 ) -> None:
     for id in ("v2", "v3"):
@@ -381,7 +381,7 @@ def test_a_key_with_other_content_undoes_the_batch(
         },
     )
     assert (error.detail["id"] == str(first.id)) is (key == "k1")
-    # The Session goes on, and nothing of the batch was kept.
+    # The Session continues, and nothing of the batch was stored.
     assert ingest.receive(new("k1")) == replayed(first)
     assert count(owner) == 1
 
@@ -596,7 +596,7 @@ def test_a_transition_that_was_decided_on_another_version_is_refused(
     executor: Service, received: InstructionRecord, name: str, given: str
 ) -> None:
     stands = executor.start(executor.authorize(received))
-    # The version that this very act was decided on would make it a repeat.
+    # The version before the last transition would make the call a repetition.
     older = 1 if name == "start_execution" else 2
     version = stands.version + 1 if given == "newer" else older
     with pytest.raises(errors.StaleInstruction) as raised, executor.session.begin_nested():
@@ -644,7 +644,7 @@ def test_of_nothing_there_is_no_state_and_no_history(executor: Service) -> None:
 def test_the_login_that_received_it_does_not_authorize_it(
     executor: Service, new: New, owner: Connect, session: Sessions, database: scratch.Database
 ) -> None:
-    # Even where a login may do both.
+    # Even if one login has both roles.
     owner.execute(
         "GRANT EXECUTE ON FUNCTION orchestration.receive_instruction(jsonb) TO symphony_executor"
     )
@@ -685,7 +685,7 @@ def test_a_policy_in_grace_authorizes_and_a_retired_one_does_not(
         column="id",
         detail={"id": "v1", "instruction_id": str(second.id)},
     )
-    # It still can be failed.
+    # It can still be failed.
     assert executor.fail(second).state is FAILED
 
 
@@ -810,7 +810,7 @@ def test_an_instruction_ends_as_its_items_have_ended(
     )
     assert executor.instructions.get(executing.id) == executing
     if not unknown:
-        # The other end is the right one.
+        # The other end is accepted.
         other = executor.complete if name == "fail" else executor.fail
         assert other(executing).version == executing.version + 1
 
@@ -857,7 +857,7 @@ def test_the_last_item_and_its_instruction_end_in_one_transaction(
         executor.session.commit()
 
 
-# What never reaches the database.
+# Inputs that never reach the database.
 
 KEYS = (
     "participant_id",

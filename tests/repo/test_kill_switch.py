@@ -1,4 +1,4 @@
-"""KillSwitchRepository as the services use it, and how its refusals reach those it stops."""
+"""KillSwitchRepository as the services use it, and the errors of the calls that a switch stops."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -245,7 +245,7 @@ def test_everyone_reads_the_state(
     assert KillSwitchRepository(session(role)).state() == control.state()
 
 
-# Those whom it stops.
+# Calls that a switch stops.
 
 
 def attestation(key: str = "k") -> NewAttestation:
@@ -285,7 +285,7 @@ def item(key: str = "k") -> NewOutboxItem:
 
 @pytest.fixture
 def received(session: Sessions) -> UUID:
-    """An instruction to authorize; and an item, on another, to claim."""
+    """Create an instruction to authorize, and an item of another instruction to claim."""
     with session("ingest") as one:
         attested = AttestationRepository(one).append(attestation("before"))
         made = InstructionRepository(one).receive(instruction(attested.id, "before"))
@@ -297,7 +297,7 @@ def received(session: Sessions) -> UUID:
 
 
 def attested_id(one: Session) -> UUID:
-    """A replay: it is answered whatever is engaged."""
+    """A replay is answered whichever switch is engaged."""
     return AttestationRepository(one).append(attestation("before")).id
 
 
@@ -340,7 +340,7 @@ GATED: dict[str, tuple[str, Act, set[str]]] = {
 @pytest.mark.invariant("INV-KIL-001")
 @pytest.mark.parametrize("act", GATED)
 @each_switch
-def test_what_a_switch_stops_is_told_so_and_may_come_again(
+def test_a_call_that_a_switch_stops_is_refused_and_can_be_repeated(
     session: Sessions,
     control: KillSwitchRepository,
     received: UUID,
@@ -391,7 +391,7 @@ def test_a_claim_leaves_out_a_stopped_participant_and_a_stopped_rail(
 
 
 @pytest.mark.invariant("INV-KIL-001")
-def test_what_was_begun_ends_and_what_was_accepted_is_answered_under_every_switch(
+def test_started_work_ends_and_a_replay_is_answered_under_every_switch(
     session: Sessions, control: KillSwitchRepository, received: UUID
 ) -> None:
     with session("executor") as one:
@@ -474,7 +474,7 @@ def test_the_holders_of_a_gate_are_records(session: Sessions) -> None:
             one.pid = None
 
 
-def test_a_change_that_gives_up_raises_who_holds_the_gate(
+def test_a_change_that_gives_up_raises_an_error_with_the_holders_of_the_gate(
     session: Sessions, control: KillSwitchRepository
 ) -> None:
     engage(control, "RAIL", "SEPA")

@@ -38,7 +38,7 @@ Sessions = Callable[[str], Session]
 
 MINUTE = timedelta(minutes=1)
 UNSHOWN = {"db_user", "context", "replayed"}
-"""What a record of an item has and its status has not."""
+"""The fields that the record of an item has and its status does not have."""
 RUNTIME_ROLES = ("ingest", "executor", "control", "readonly", "auditor")
 
 DISPATCHED = Completion(state=CompletionState.DISPATCHED, rail_reference="E2E-1", latency_ms=12)
@@ -61,7 +61,7 @@ def new(key: str = "k", **changed: Any) -> NewOutboxItem:
 
 
 class Worker:
-    """A service that commits after each of its acts."""
+    """A service that commits after each call."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -99,7 +99,7 @@ class Worker:
         return made.model_copy(update={"replayed": False})
 
     def ended(self, completion: Completion, **changed: Any) -> OutboxItemRecord:
-        """An item that was dispatched, or failed, at its first attempt."""
+        """An item that was DISPATCHED or FAILED in its first attempt."""
         (made,) = self.enqueue(new(**changed))
         self.complete(self.claim_one(), completion)
         return made
@@ -119,7 +119,7 @@ def control(session: Sessions) -> Worker:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_amiss_afterwards(owner: Connect) -> Iterator[None]:
+def nothing_is_wrong_afterwards(owner: Connect) -> Iterator[None]:
     yield
     assert owner.execute("SELECT * FROM orchestration.verify_outbox()").fetchall() == []
 
@@ -134,7 +134,7 @@ def expire_leases(owner: Connect) -> None:
 
 @contextmanager
 def statements(engine: Engine) -> Iterator[list[str]]:
-    """What the engine sends meanwhile."""
+    """Collect the statements that the engine sends."""
     sent: list[str] = []
 
     def note(
@@ -331,7 +331,7 @@ def test_a_key_with_other_content_is_a_conflict(
         "idempotency_key": "k",
     }
     worker.session.rollback()
-    # The new item of the batch went with it.
+    # The new item of the batch was rolled back as well.
     assert worker.enqueue(asked) == [first]
     assert [one.sequence_id for one in worker.enqueue(new("next"))] == [2]
 
@@ -382,13 +382,13 @@ def test_an_item_of_an_instruction_that_is_not_its_participant_s_is_refused(
         "idempotency_key": "k",
     }
     worker.session.rollback()
-    # The other item of the batch went with it.
+    # The other item of the batch was rolled back as well.
     assert worker.claim() == []
     assert worker.enqueue(new("next"))[0].sequence_id == 1
 
 
 def move(owner: Connect, instruction_id: UUID, *states: str) -> None:
-    """Through these states, as the owner."""
+    """Bring it through these states, as the owner."""
     for state in states:
         owner.execute(
             "UPDATE orchestration.instructions SET state = %s,"
@@ -398,7 +398,7 @@ def move(owner: Connect, instruction_id: UUID, *states: str) -> None:
 
 
 def receive(owner: Connect) -> UUID:
-    """An instruction of bank-a that nobody has authorized."""
+    """An instruction of bank-a that is not authorized."""
     received = uuid4()
     owner.execute(
         "INSERT INTO orchestration.instructions (id, participant_id, idempotency_key,"
@@ -448,7 +448,7 @@ def test_an_item_of_an_instruction_that_is_not_open_is_refused(
     assert worker.claim() == []
     assert worker.enqueue(new("next"))[0].sequence_id == len(stored) + 1
     if stored:
-        # A replay is told what was stored, whatever has become of its instruction.
+        # A replay returns what was stored, whatever the state of its instruction is.
         assert worker.enqueue(first) == stored
 
 
@@ -463,9 +463,7 @@ def test_an_item_of_an_instruction_that_is_open_is_stored(
 
 
 @pytest.mark.invariant("INV-INS-006")
-def test_the_first_item_that_cannot_be_is_the_one_that_is_told(
-    worker: Worker, owner: Connect
-) -> None:
+def test_the_error_is_about_the_first_item_that_is_refused(worker: Worker, owner: Connect) -> None:
     received, stranger = receive(owner), uuid4()
     with pytest.raises(errors.InstructionStateForbids):
         worker.enqueue(new(instruction_id=received), new(instruction_id=stranger))
@@ -706,7 +704,7 @@ def test_a_claim_s_budget_is_a_byte_to_a_gibibyte(worker: Worker, max_bytes: int
 @pytest.mark.invariant("INV-OUT-008")
 def test_a_claim_hands_out_payloads_up_to_its_budget(worker: Worker) -> None:
     made = worker.enqueue(*(new(str(n), payload={"memo": "x" * 600_000}) for n in range(30)))
-    # 16 MiB by default, whatever the batch: 27 payloads of 600 kB and a little.
+    # 16 MiB by default for any batch size: 27 payloads of 600 kB and a little.
     claimed = worker.claim(batch_size=30)
     assert [one.outbox_id for one in claimed] == [one.outbox_id for one in made[:27]]
     status = worker.outbox.get(made[27].outbox_id)
@@ -739,7 +737,7 @@ def test_what_a_worker_holds_is_what_its_lost_claims_returned(
     second = worker.claim("w", batch_size=2)
     assert worker.outbox.held("w") == [*first, *second]
     assert worker.outbox.held("nobody") == []
-    # With these tokens the worker goes on.
+    # With these tokens the worker continues.
     held, renewed, expired, retried = worker.outbox.held("w")
     worker.complete(held, DISPATCHED)
     renewed = worker.outbox.renew(renewed, lease=timedelta(hours=1))
@@ -889,10 +887,10 @@ def test_a_retry_in_more_than_a_hundred_years_is_refused(
     ("before", "told", "outcome"),
     [
         (None, None, Outcome.UNKNOWN),
-        # NOT_SENT says nothing of the attempt before, which may have sent the payment.
+        # NOT_SENT is about this attempt only. An earlier attempt may have sent the payment.
         (None, Outcome.NOT_SENT, Outcome.UNKNOWN),
         (Outcome.NOT_SENT, Outcome.NOT_SENT, Outcome.NOT_SENT),
-        # The rail has rejected the payment, which it knows by its key.
+        # The rail identifies the payment by its key, and has rejected it.
         (None, Outcome.REJECTED, Outcome.REJECTED),
     ],
 )
@@ -943,7 +941,7 @@ def test_the_same_completion_again_gives_what_was_recorded(
 
 
 @pytest.mark.invariant("INV-OUT-002")
-def test_a_retry_told_again_after_the_next_attempt_gives_what_was_recorded(worker: Worker) -> None:
+def test_a_retry_repeated_after_the_next_attempt_returns_what_was_recorded(worker: Worker) -> None:
     worker.enqueue(new())
     first = worker.claim_one("w1")
     result = worker.complete(first, RETRYABLE)
@@ -1031,7 +1029,7 @@ def test_a_lease_is_its_worker_s_and_its_token_s(worker: Worker, changed: dict[s
     assert_lease_lost(raised.value, made.outbox_id, forged.worker_id)
     worker.session.rollback()
     worker.complete(claimed, DISPATCHED)
-    # Nor does a foreign token learn what was recorded.
+    # A call with a foreign token does not return what was recorded either.
     with pytest.raises(LeaseLost):
         worker.complete(forged, DISPATCHED)
     worker.session.rollback()
@@ -1129,7 +1127,7 @@ def test_an_unknown_item_is_not_found(worker: Worker, control: Worker) -> None:
         assert raised.value.detail == {"outbox_id": str(unknown.outbox_id)}
         worker.session.rollback()
         control.session.rollback()
-    # The whole batch was undone.
+    # The whole batch was rolled back.
     assert worker.history(claimed.outbox_id) == [(1, "DISPATCHING")]
     assert worker.outbox.get(unknown.outbox_id) is None
     assert worker.outbox.attempts(unknown.outbox_id) == []
@@ -1149,7 +1147,7 @@ def test_a_renewed_lease_ends_later_under_the_same_token(worker: Worker) -> None
     status = worker.outbox.get(claimed.outbox_id)
     assert status is not None
     assert status.lease_expires_at == renewed.lease_expires_at
-    # The token counts, not the record's idea of the end.
+    # The token decides, not the expiry time in the record.
     assert worker.complete(claimed, DISPATCHED).state is AttemptState.DISPATCHED
 
 
@@ -1202,7 +1200,7 @@ def test_a_crash_loop_reaches_the_ceiling_and_fails_visibly(worker: Worker, owne
         assert worker.claim_one(f"w{attempt_no}").attempt_no == attempt_no
         expire_leases(owner)
     (other,) = worker.enqueue(new("other"))
-    # The claim that ends it hands out the rest.
+    # The claim that closes it returns the other items.
     assert [one.outbox_id for one in worker.claim()] == [other.outbox_id]
     assert worker.history(made.outbox_id) == [
         (1, "DISPATCHING"),
@@ -1272,7 +1270,7 @@ def test_a_repair_out_of_bounds_is_refused(worker: Worker, limit: int) -> None:
 def test_a_pending_row_whose_item_has_ended_is_removed_and_does_not_fail_the_rest(
     worker: Worker, owner: Connect, act: str, lease: str
 ) -> None:
-    """What only a superuser can bring about: the row is put back with triggers off."""
+    """Only a superuser can cause this: the row is inserted again with triggers off."""
     ended = worker.ended(DISPATCHED)
     (live,) = worker.enqueue(new("live"))
     worker.claim()
@@ -1304,7 +1302,7 @@ def test_a_pending_row_whose_item_has_ended_is_removed_and_does_not_fail_the_res
             f"ALTER TABLE orchestration.payment_outbox_pending ENABLE ALWAYS TRIGGER {trigger}"
         )
     if lease == "leased":
-        # Until its lease is over nobody touches it.
+        # Until its lease has expired no other worker gets it.
         assert [one.outbox_id for one in worker.claim()] == [live.outbox_id]
         expire_leases(owner)
     if act == "claim":
@@ -1439,7 +1437,7 @@ def test_an_item_of_an_instruction_that_has_ended_is_not_redriven(
 
 
 @pytest.mark.parametrize("role", RUNTIME_ROLES)
-def test_every_role_sees_where_an_item_stands_and_how_deep_the_queue_is(
+def test_every_role_sees_the_state_of_an_item_and_the_queue_depth(
     worker: Worker, session: Sessions, owner: Connect, role: str
 ) -> None:
     hour = datetime.now(UTC) + timedelta(hours=1)

@@ -36,7 +36,7 @@ def control(session: Sessions) -> PolicyVersionRepository:
 
 @pytest.fixture
 def host_session(database: scratch.Database) -> Iterator[Session]:
-    """A Session on an engine that nobody has taught to translate."""
+    """A Session on an engine without error translation."""
     engine = create_engine(database.as_role("control"), poolclass=pool.NullPool)
     with Session(engine) as made:
         yield made
@@ -164,7 +164,7 @@ def test_a_grace_is_kept_to_the_microsecond(
     demoted = control.get("v1")
     assert demoted is not None
     assert demoted.grace_expires_at is not None
-    # The clock is read once before the demotion and once after it, within one call.
+    # One call reads the clock before the demotion and again after it.
     assert demoted.grace_expires_at <= made.activated_at + grace
     assert demoted.grace_expires_at > demoted.activated_at + grace
 
@@ -183,7 +183,7 @@ def test_a_day_of_grace_has_24_hours_whatever_the_logins_clocks_do(
     demoted = control.get("v1")
     assert demoted is not None
     assert demoted.grace_expires_at is not None
-    # In UTC: within a zone Python adds by the wall clock.
+    # In UTC, because Python adds within a time zone by the wall clock.
     earliest, expires, latest = (
         demoted.activated_at.astimezone(UTC) + grace,
         demoted.grace_expires_at.astimezone(UTC),
@@ -342,7 +342,9 @@ def test_only_control_changes_the_policy(
 
 
 @pytest.mark.parametrize("role", ["readonly", "auditor"])
-def test_those_who_only_read_hold_no_gate(session: Sessions, owner: Connect, role: str) -> None:
+def test_a_role_that_only_reads_cannot_take_the_gate(
+    session: Sessions, owner: Connect, role: str
+) -> None:
     activate_policy(owner, "v1")
     with pytest.raises(errors.InsufficientPrivilege):
         PolicyVersionRepository(session(role)).require_accepted("v1")

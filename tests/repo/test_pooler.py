@@ -1,4 +1,4 @@
-"""What a pooler in transaction mode refuses, and what it must not carry from client to client."""
+"""What a pooler in transaction mode rejects, and what it must not carry over to other clients."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack

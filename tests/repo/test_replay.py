@@ -1,4 +1,5 @@
-"""Acts repeated after an unknown outcome: the login that did one gets what was recorded."""
+"""Calls that are repeated after an unknown outcome: the login that made the first call gets what
+was recorded."""
 
 import json
 from collections.abc import Callable
@@ -43,7 +44,7 @@ RELEASE = ENGAGE.replace("engage", "release")
 def act(
     connection: Connect, isolation: str, statement: str, *parameters: Any
 ) -> list[dict[str, Any]]:
-    """One transaction of one call, committed: its rows."""
+    """Run one call in its own transaction, commit it, and return its rows."""
     connection.execute(f"BEGIN ISOLATION LEVEL {isolation}")
     try:
         cursor = connection.execute(statement, parameters)
@@ -60,7 +61,8 @@ def act(
 def repeated(
     connection: Connect, isolation: str, statement: str, *parameters: Any
 ) -> dict[str, Any]:
-    """The same call in two transactions gives the same row, the second time replayed."""
+    """Make the same call in two transactions. The second one returns the same row, with replayed
+    set."""
     (first,) = act(connection, isolation, statement, *parameters)
     (second,) = act(connection, isolation, statement, *parameters)
     assert first.pop("replayed") is False
@@ -70,7 +72,7 @@ def repeated(
 
 
 def received(owner: Connect) -> Any:
-    """An instruction that another login than the executor has received."""
+    """An instruction that a login other than the executor has received."""
     return scalar(
         owner,
         "INSERT INTO orchestration.instructions (participant_id, idempotency_key,"
@@ -117,7 +119,7 @@ def history(owner: Connect, id: Any) -> list[int]:
 @pytest.mark.superuser
 @pytest.mark.invariant("INV-INS-009", "INV-INS-010")
 @each_isolation
-def test_each_transition_is_answered_as_it_was_recorded(
+def test_a_repeated_transition_returns_what_was_recorded(
     superuser: Connect, login: Login, isolation: str
 ) -> None:
     executor = login("executor")
@@ -133,7 +135,7 @@ def test_each_transition_is_answered_as_it_was_recorded(
     completed = repeated(executor, isolation, COMPLETE, id, 3)
     assert (completed["state"], completed["version"], completed["open"]) == ("COMPLETED", 4, False)
     assert completed["completed_at"] == completed["updated_at"]
-    # A unit of several acts is repeated as a whole: each is answered as it was.
+    # A unit of several calls is repeated as a whole: each call returns what it returned before.
     for statement, version, first in ((AUTHORIZE, 1, authorized), (START, 2, started)):
         (again,) = act(executor, isolation, statement, id, version)
         assert again == first | {"replayed": True}
@@ -144,7 +146,7 @@ def test_each_transition_is_answered_as_it_was_recorded(
 @pytest.mark.superuser
 @pytest.mark.invariant("INV-INS-009")
 @each_isolation
-def test_failing_is_answered_for_the_same_reason_only(
+def test_a_repeated_failure_is_answered_for_the_same_reason_only(
     superuser: Connect, login: Login, isolation: str
 ) -> None:
     executor = login("executor")
@@ -176,7 +178,9 @@ def test_another_login_or_version_repeats_no_transition(superuser: Connect, logi
 @pytest.mark.instructed
 @pytest.mark.superuser
 @pytest.mark.invariant("INV-INS-010", "INV-KIL-001")
-def test_what_was_accepted_once_is_not_judged_again(superuser: Connect, login: Login) -> None:
+def test_a_call_that_was_accepted_once_is_not_checked_again(
+    superuser: Connect, login: Login
+) -> None:
     executor = login("executor")
     id = received(superuser)
     executor.execute(AUTHORIZE, (id, 1))
@@ -193,7 +197,7 @@ def test_what_was_accepted_once_is_not_judged_again(superuser: Connect, login: L
 @pytest.mark.superuser
 @pytest.mark.invariant("INV-INS-009")
 @pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
-def test_a_snapshot_older_than_the_transition_is_told_so(
+def test_a_snapshot_older_than_the_transition_gets_40001(
     superuser: Connect, login: Login, isolation: str
 ) -> None:
     executor, beside = login("executor"), login("executor")
@@ -213,7 +217,7 @@ def test_a_snapshot_older_than_the_transition_is_told_so(
 
 @pytest.mark.invariant("INV-POL-001", "INV-AUD-001")
 @each_isolation
-def test_a_rotation_is_answered_also_after_the_next_one(
+def test_a_repeated_rotation_is_answered_even_after_the_next_one(
     owner: Connect, login: Login, isolation: str
 ) -> None:
     control = login("control")
@@ -235,7 +239,7 @@ def test_a_rotation_is_answered_also_after_the_next_one(
 
 @pytest.mark.invariant("INV-POL-002", "INV-AUD-001")
 @each_isolation
-def test_retiring_is_answered_to_the_login_that_retired(
+def test_a_repeated_retirement_is_answered_to_the_login_that_retired(
     owner: Connect, login: Login, isolation: str
 ) -> None:
     control = login("control")
@@ -252,7 +256,7 @@ def test_retiring_is_answered_to_the_login_that_retired(
 
 
 @pytest.mark.invariant("INV-POL-002")
-def test_who_retired_a_version_is_taken_from_nobody(owner: Connect) -> None:
+def test_retired_db_user_is_set_by_the_database(owner: Connect) -> None:
     for version in ("v1", "v2"):
         activate_policy(owner, version)
     owner.execute("UPDATE orchestration.policy_versions SET retired_db_user = 'x' WHERE id = 'v1'")
@@ -278,7 +282,7 @@ def test_a_switch_is_engaged_and_released_once_under_a_key(
     released = ("RAIL", "test", "SEPA", "release")
     repeated(control, isolation, ENGAGE, *engaged)
     repeated(control, isolation, RELEASE, *released)
-    # A late repeat engages nothing.
+    # A late repetition engages nothing.
     (again,) = act(control, isolation, ENGAGE, *engaged)
     assert (again["event_no"], again["replayed"]) == (1, True)
     assert scalar(owner, "SELECT bool_or(engaged) FROM orchestration.kill_switch_state") is False

@@ -248,7 +248,7 @@ def test_a_naive_time_is_asked_about_in_vain(control: RevocationRepository, kind
         is_revoked(control, kind, at=datetime(2020, 1, 1))
 
 
-# Asking.
+# Queries.
 
 
 @each_kind
@@ -324,7 +324,7 @@ def test_a_revoked_credential_is_refused_to_those_who_act(
 
 
 @pytest.mark.invariant("INV-ATT-009")
-def test_what_is_not_revoked_is_required_in_vain_of_nobody(control: RevocationRepository) -> None:
+def test_requiring_a_credential_that_is_not_revoked_succeeds(control: RevocationRepository) -> None:
     control.require_not_revoked()
     control.require_not_revoked(client_cert_fingerprint_sha256=HASH, token_hash=HASH)
 
@@ -349,7 +349,9 @@ def test_only_control_revokes(session: Sessions, role: str, kind: str) -> None:
 
 @pytest.mark.parametrize("role", ["readonly", "auditor"])
 @each_kind
-def test_those_who_only_read_hold_no_gate(session: Sessions, role: str, kind: str) -> None:
+def test_a_role_that_only_reads_cannot_take_the_gate(
+    session: Sessions, role: str, kind: str
+) -> None:
     with pytest.raises(errors.InsufficientPrivilege):
         require(RevocationRepository(session(role)), kind)
 
@@ -519,17 +521,18 @@ def test_since_within_a_transaction_that_has_written_misses_nothing(
         assert hashes(first) == {digest("own 1")}
         revoke(revocations, "cert", digest("own 2"))
         second = revocations.since(first.watermark)
-        # Told twice is allowed, missed is not.
+        # Returning a revocation twice is allowed, missing one is not.
         assert digest("own 2") in hashes(second)
         one.commit()
-    # The other transaction had a lower number and was under way all the time.
+    # The other transaction had a lower id and was open all the time.
     slow.execute("SELECT orchestration.revoke_token(%s, 'unspecified')", (digest("slow"),))
     slow.execute("COMMIT")
     with session("readonly") as other:
         reader = RevocationRepository(other)
         for watermark in (first.watermark, second.watermark):
             assert digest("slow") in hashes(reader.since(watermark))
-        # What the writer was told of its own is told again to whoever goes on from its watermark.
+        # A reader that continues from the writer's watermark gets the writer's own revocation
+        # again.
         assert digest("own 2") in hashes(reader.since(first.watermark))
 
 
@@ -546,7 +549,9 @@ def test_a_writers_watermark_still_tells_what_it_writes_afterwards(session: Sess
         assert hashes(revocations.since(page.watermark)) == set()
 
 
-def test_a_revocation_in_a_savepoint_is_told_and_an_undone_one_is_not(session: Sessions) -> None:
+def test_a_revocation_in_a_savepoint_is_returned_and_an_undone_one_is_not(
+    session: Sessions,
+) -> None:
     with session("control") as one:
         revocations = RevocationRepository(one)
         watermark = revocations.since(None).watermark
@@ -578,7 +583,7 @@ def test_a_watermark_ends_with_the_last_transaction_that_is_known_to_be_durable(
             owner.execute("SELECT pg_current_xact_id()")
     page = control.since(None)
     assert xmax(page) == revoked + 1
-    # It needs no row to stay where it is.
+    # The watermark needs no row to stay the same.
     assert control.since(page.watermark).watermark == page.watermark
 
 

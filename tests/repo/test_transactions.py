@@ -1,4 +1,4 @@
-"""run_in_transaction: what is safe is run again, from the start; what is not, is not."""
+"""run_in_transaction repeats a unit from its start if that is safe, and otherwise does not."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ def control(engine: Callable[[str], Engine]) -> Factory:
 
 @pytest.fixture
 def host(database: scratch.Database) -> Iterator[Factory]:
-    """Sessions on an engine that nobody has taught to translate."""
+    """Sessions on an engine without error translation."""
     engine = create_engine(database.url, poolclass=pool.NullPool)
     yield sessionmaker(engine)
     engine.dispose()
@@ -225,7 +225,7 @@ def test_what_a_failed_try_wrote_is_undone(control: Factory, owner: Connect) -> 
 
 
 @pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
-def test_after_a_serialization_failure_everything_is_read_anew(
+def test_after_a_serialization_failure_everything_is_read_again(
     database: scratch.Database,
     engine: Callable[[str], Engine],
     owner: Connect,
@@ -314,7 +314,7 @@ def test_a_safe_error_of_the_hosts_own_table_is_run_again_on_its_own_engine(
 
 
 @pytest.mark.parametrize("whose", ["host", "control"])
-def test_a_refusal_that_was_swallowed_is_never_told_as_a_commit(
+def test_a_refusal_that_was_swallowed_is_never_reported_as_a_commit(
     request: pytest.FixtureRequest, owner: Connect, whose: str
 ) -> None:
     """The server answers COMMIT of a failed transaction with ROLLBACK, and raises nothing."""

@@ -1,5 +1,8 @@
-"""From UNKNOWN to an end: late results, resolutions, contradictions, and what control does about an
-item. As the services do it, one transaction per act."""
+"""From UNKNOWN to an end: late results, resolutions, contradictions, and what control does with an
+item.
+
+Each call is one transaction, as in the services.
+"""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -52,7 +55,7 @@ RECONCILE = "SELECT FROM orchestration.record_late_result(%s, %s, 'NOT_SENT', p_
 
 
 class Desk:
-    """A worker and a controller that commit after each of their acts, and one instruction."""
+    """A worker and a controller that commit after each call, and one instruction."""
 
     def __init__(self, session: Sessions) -> None:
         self.executor = session("executor")
@@ -142,7 +145,7 @@ class Desk:
         return caught.value
 
     def instruction_is_stopped(self) -> bool:
-        """Whether no second item joins the instruction."""
+        """Return whether the instruction rejects a second item."""
         error = self.refused(lambda: self.enqueue("another"))
         return (error.sqlstate, error.invariant) == ("P7404", "INV-OUT-010")
 
@@ -158,7 +161,7 @@ def desk(session: Sessions) -> Desk:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_amiss_afterwards(owner: Connect) -> Iterator[None]:
+def nothing_is_wrong_afterwards(owner: Connect) -> Iterator[None]:
     yield
     assert owner.execute("SELECT * FROM orchestration.verify_outbox()").fetchall() == []
     report = owner.execute("SELECT ok, break_reason FROM orchestration.verify_audit_log()")
@@ -336,7 +339,7 @@ def test_an_item_that_has_not_ended_is_not_resolved(desk: Desk) -> None:
     assert (refused.sqlstate, refused.invariant) == ("P7005", "INV-OUT-011")
 
 
-# What the worker learns after its lease is lost.
+# Results that the worker gets after its lease is lost.
 
 
 @pytest.mark.invariant("INV-OUT-010", "INV-OUT-011")
@@ -344,7 +347,7 @@ def test_an_item_that_has_not_ended_is_not_resolved(desk: Desk) -> None:
 def test_a_reconciliation_settles_nothing_that_ends_after_it(
     desk: Desk, login: Login, by: str
 ) -> None:
-    """The attempt that is open may still send the payment."""
+    """The open attempt can still send the payment."""
     made = desk.enqueue()
     control = login("control")
     if by == "a later attempt":
@@ -365,7 +368,7 @@ def test_a_reconciliation_settles_nothing_that_ends_after_it(
 
 @pytest.mark.invariant("INV-OUT-010")
 @pytest.mark.parametrize("first", ["RETRYABLE", "ZOMBIE_REQUEUE"])
-def test_not_sent_of_the_last_attempt_does_not_speak_for_an_earlier_one(
+def test_not_sent_of_the_last_attempt_does_not_apply_to_an_earlier_one(
     desk: Desk, first: str
 ) -> None:
     made = desk.enqueue()
@@ -489,7 +492,7 @@ def test_sent_of_an_item_that_was_redriven_is_a_contradiction(desk: Desk) -> Non
 
 
 @pytest.mark.invariant("INV-OUT-011")
-def test_sent_of_an_instruction_that_failed_is_stored_and_told(desk: Desk) -> None:
+def test_sent_of_an_instruction_that_failed_is_stored_and_reported(desk: Desk) -> None:
     item = desk.ended(UNKNOWN)
     desk.resolve(item.outbox_id, LateOutcome.NOT_SENT)
     desk.end(InstructionState.FAILED)
@@ -706,7 +709,7 @@ def test_a_worker_does_not_reconcile_and_control_reports_for_no_worker(desk: Des
         assert desk.refused(act).sqlstate == "42501"
 
 
-# What an item carries and a completion must say.
+# Required columns of an item and of a completion.
 
 
 @pytest.mark.invariant("INV-OUT-003")
@@ -774,7 +777,7 @@ def test_the_receiving_side_enqueues_nothing(session: Sessions, desk: Desk) -> N
 
 
 @pytest.mark.invariant("INV-AUD-001")
-def test_the_audit_log_says_who_resolved_what(desk: Desk) -> None:
+def test_the_audit_log_records_who_resolved_what(desk: Desk) -> None:
     item = desk.ended(UNKNOWN)
     desk.resolve(item.outbox_id, LateOutcome.SENT)
     entry = AuditLogRepository(desk.control).entries()[-1]
@@ -782,7 +785,7 @@ def test_the_audit_log_says_who_resolved_what(desk: Desk) -> None:
     assert entry.after[f"{item.outbox_id}/1"]["reason"] == REASON
 
 
-# What the owner changes by hand is recorded as control's acts are.
+# A change that the owner makes by hand is recorded like a call of control.
 
 
 BY_HAND = {
@@ -831,7 +834,7 @@ def test_an_act_by_hand_leaves_one_entry_that_stays_explained(
     if action == "CANCEL":
         owner.execute("DELETE FROM orchestration.payment_outbox_pending")
     elif action == "RESCHEDULE":
-        # The pending row goes, the entry stays explained.
+        # The pending row is deleted, and the audit entry remains explained.
         (made,) = owner.execute("SELECT outbox_id FROM orchestration.payment_outbox_items")
         desk.govern.reschedule(made[0], due_at=datetime.now(UTC))
         desk.commit()
@@ -870,7 +873,7 @@ def test_an_act_whose_entry_is_missing_is_found(
         "SELECT break_table_name, break_key, break_reason FROM orchestration.verify_audit_log()"
     ).fetchall()
     assert found == [(table, f"{outbox_id}/{result_no}", "no entry records this act")]
-    # Told by hand, the act is explained: the row's own content is what the entry must hold.
+    # An entry that is written by hand explains the act if it contains the content of the row.
     owner.execute(
         "INSERT INTO orchestration.audit_log (action, table_name, after)"
         " SELECT coalesce(to_jsonb(r) ->> 'action', 'RESOLVE'), %s, jsonb_build_object("

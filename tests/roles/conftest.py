@@ -1,4 +1,4 @@
-"""One migrated database a module, for the tests here that change nothing in it."""
+"""Share one migrated database per module among the tests that change nothing in it."""
 
 import secrets
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from tests.support import Connect, connect
 
 @pytest.fixture(scope="session")
 def nobody(server: scratch.Server) -> Iterator[str]:
-    """The name of a login that is a member of nothing; its password is its name."""
+    """The name of a login that is a member of no role; its password equals its name."""
     name = f"{scratch.PREFIX}{secrets.token_hex(4)}_{NOBODY}"
     with scratch.maintenance(server.url) as connection:
         connection.exec_driver_sql(f"CREATE ROLE \"{name}\" LOGIN PASSWORD '{name}'")
@@ -29,7 +29,8 @@ def nobody(server: scratch.Server) -> Iterator[str]:
 def migrated(
     server: scratch.Server, nobody: str, pytestconfig: pytest.Config
 ) -> Iterator[scratch.Database]:
-    """A migrated database for the whole module, with a login for every role and for nobody."""
+    """A migrated database for the whole module, with a login for each role and one without a
+    role."""
     known = pytestconfig.stash[_server]
     name = scratch.PREFIX + secrets.token_hex(8)
     logins = {role: make_url(login) for role, login in known["logins"].items()}
@@ -43,7 +44,7 @@ def migrated(
 
 @pytest.fixture(scope="module")
 def principal(migrated: scratch.Database) -> Iterator[Callable[[str], Connect]]:
-    """The connection of a role's login, or nobody's, to the module's database."""
+    """Returns the connection of a role's login, or of the login without a role."""
     opened: dict[str, Connect] = {}
     with ExitStack() as stack:
 

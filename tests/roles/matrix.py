@@ -1,7 +1,9 @@
-"""Who may do what, as data: the matrix that the catalogue and every attempt are measured by.
+"""The privileges of every role, as data. The tests compare the catalogue, and each attempt, with
+this matrix.
 
-What is not listed, nobody may. A relation must be listed, even if nobody may read it, so that a new
-one is not forgotten; a function need not be: a helper is nobody's.
+A privilege that is not listed must not exist. Every relation must be listed, even if no role can
+read it, so that a new relation is not forgotten. Functions that no role can execute need not be
+listed.
 """
 
 from collections.abc import Mapping
@@ -9,7 +11,7 @@ from typing import Final
 
 RUNTIME_ROLES: Final = ("ingest", "executor", "control", "readonly", "auditor")
 NOBODY: Final = "nobody"
-"""A login that is a member of nothing: it holds what PUBLIC holds."""
+"""A login that is a member of no role: it has only the privileges of PUBLIC."""
 PRINCIPALS: Final = (*RUNTIME_ROLES, NOBODY)
 
 EVERYONE: Final = frozenset(RUNTIME_ROLES)
@@ -45,6 +47,7 @@ MAY_SELECT: Final[Mapping[str, frozenset[str]]] = {
     "payment_outbox_attempts": EVERYONE - {"ingest"},
     "payment_outbox_status": EVERYONE,
     "payment_outbox_depth": EVERYONE,
+    "payment_outbox_claimed": frozenset({"executor"}),
     "payment_outbox_late_results": EVERYONE - {"ingest"},
     "payment_outbox_interventions": EVERYONE - {"ingest"},
     "payment_outbox_unresolved": EVERYONE - {"ingest"},
@@ -58,6 +61,10 @@ MAY_SELECT: Final[Mapping[str, frozenset[str]]] = {
     "instruction_result": NONE,
     "execution_attempt_result": NONE,
     "transaction_attempt_result": NONE,
+    "payment_outbox_item_summary": NONE,
+    "payment_outbox_item_result": NONE,
+    "payment_outbox_late_result_result": NONE,
+    "payment_outbox_intervention_result": NONE,
 }
 
 MAY_EXECUTE: Final[Mapping[str, frozenset[str]]] = {
@@ -101,11 +108,11 @@ MAY_EXECUTE: Final[Mapping[str, frozenset[str]]] = {
 }
 
 VERIFYING: Final = frozenset({"control", "auditor"})
-"""Who may execute `verify_*`, whatever is verified."""
+"""The roles that can execute every `verify_*` function."""
 
 AS_CALLER: Final = frozenset({"gate_holders", "record_late_result"})
-"""Functions that run with their caller's rights: what they read is in no table of ours, and the
-server shows a caller with pg_read_all_stats more of it."""
+"""Functions that run with the privileges of their caller. What they read is not in our tables, and
+the server shows more of it to a member of pg_read_all_stats."""
 
 OWNER_VIEWS: Final = frozenset(
     {
@@ -116,7 +123,7 @@ OWNER_VIEWS: Final = frozenset(
         "payment_outbox_depth",
     }
 )
-"""Views that show a role less than the table holds, and so run as their owner."""
+"""Views that run as their owner, because they show a role less than the table contains."""
 
 EVIDENCE: Final = (
     "audit_log",
@@ -157,13 +164,15 @@ WRITERS: Final = frozenset(
         "policy_versions.audit_insert",
         "policy_versions.audit_update",
         "revoked_client_certs.audit",
+        "revoked_client_certs.durable",
         "revoked_tokens.audit",
+        "revoked_tokens.durable",
         "schema_revision.audit",
         "schema_revision.count",
     }
 )
-"""Triggers that only assign or write other rows (`table.trigger`) and so are ENABLE; all others
-refuse, and are ENABLE ALWAYS."""
+"""Triggers that only assign values, set a parameter or write other rows (`table.trigger`). These
+are ENABLE. All other triggers reject statements, and are ENABLE ALWAYS."""
 
 
 def may_execute(function: str) -> frozenset[str]:

@@ -1,4 +1,5 @@
-"""Each login tries each verb on each object: it meets 42501 exactly where the matrix says no."""
+"""Each login tries each statement on each object, and gets 42501 exactly where the matrix says
+so."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,10 +14,10 @@ Principal = Callable[[str], Connect]
 
 INSUFFICIENT_PRIVILEGE = "42501"
 NO_SUCH_VERB_ON_A_VIEW = {"42809", "55000", "0A000"}
-"""How the server refuses a verb that a view does not know, whoever asks."""
+"""The SQLSTATEs for a statement that a view does not support, whatever the privileges are."""
 
 READS = {"SELECT": "SELECT FROM {} LIMIT 0"}
-# Each needs its one right and no SELECT, so that a missing SELECT cannot refuse in its place.
+# Each statement needs one privilege and no SELECT, so a missing SELECT cannot be the cause.
 WRITES = {
     "INSERT": "INSERT INTO {} DEFAULT VALUES",
     "COPY FROM": "COPY {} FROM STDIN",
@@ -59,7 +60,7 @@ ELSEWHERE = {
 
 
 def attempt(connection: Connect, statement: sql.Composable | str) -> psycopg.Error | None:
-    """The server's refusal, if any; what was accepted is undone."""
+    """Return the error of the statement, if any. Its effect is rolled back."""
     query = sql.SQL(statement) if isinstance(statement, str) else statement
     try:
         with connection.transaction(force_rollback=True), connection.cursor() as cursor:
@@ -74,7 +75,7 @@ def attempt(connection: Connect, statement: sql.Composable | str) -> psycopg.Err
 
 
 def refused_natively(error: psycopg.Error | None) -> bool:
-    """By the server's own check of privileges or ownership, not by a RAISE of ours."""
+    """Whether the server's own check of privileges or ownership raised the error, not our RAISE."""
     return (
         error is not None
         and error.sqlstate == INSUFFICIENT_PRIVILEGE
@@ -83,7 +84,7 @@ def refused_natively(error: psycopg.Error | None) -> bool:
 
 
 def refused_as_object(error: psycopg.Error | None, *names: str) -> bool:
-    """Natively, and for the object that was asked for rather than for one behind it."""
+    """Whether the server refused access to one of the named objects, not to one that they use."""
     return (
         error is not None
         and refused_natively(error)
@@ -139,8 +140,9 @@ def test_a_role_reads_what_it_may_and_writes_nothing(
 
 
 def calls(catalogue: Connect) -> Iterator[tuple[str, str]]:
-    """Every function and a call of it with nulls. They come from sub-selects: the planner folds a
-    STRICT function of constant nulls away, and nobody would be asked for EXECUTE."""
+    """Yield every function with a call in which each argument is null. The nulls come from
+    sub-selects: the planner would replace a STRICT function of constant nulls by null, and EXECUTE
+    would not be checked."""
     for name, kind, types in catalogue.execute(
         """
         SELECT p.proname, p.prokind,

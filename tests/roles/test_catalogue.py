@@ -1,4 +1,4 @@
-"""The privileges of every object are the matrix's, in the server's own words, absence included."""
+"""The catalogue grants exactly the privileges that the matrix lists, and no others."""
 
 import pytest
 from tools import scratch

@@ -1,8 +1,9 @@
-"""Every function that a role may call, with random arguments: no refusal has a code outside the
-contract, no answer holds a secret row, and no invariant is broken afterwards.
+"""Call every function that a role can execute with random arguments. Every error must have a code
+of the contract, no answer may contain a secret value, and every invariant must hold afterwards.
 
-The functions and their arguments come from the catalogue, so a new function is included by itself.
-FUZZ_CALLS sets the calls per role (`make soak` sets 100,000), FUZZ_SEED repeats a run.
+The functions and their arguments come from the catalogue, so a new function is included
+automatically. FUZZ_CALLS sets the calls per role (`make soak` sets 100,000), and FUZZ_SEED repeats
+a run.
 """
 
 import json
@@ -28,12 +29,12 @@ from tests.support import Connect, digest, scalar
 CALLS: Final = int(os.environ.get("FUZZ_CALLS", "5000"))
 SEED: Final = int(os.environ.get("FUZZ_SEED", "11"))
 CHUNK: Final = 500
-"""Calls between two looks at the database for valid values."""
+"""The number of calls after which valid values are read from the database again."""
 
 LISTED: Final = {
     code for code in BY_SQLSTATE if code.startswith(("P", "22", "23")) or code in {"40001", "40P01"}
 }
-"""How a call may be refused; nobody else is at work, so neither a lock nor a timeout is awaited."""
+"""The codes that a call can get. No other session is active, so no lock or timeout is expected."""
 
 ACCOUNT: Final = "DE02fuzzsecretaccount"
 CREDENTIAL: Final = digest("fuzz secret credential")
@@ -41,9 +42,10 @@ SECRETS: Final[Mapping[str, frozenset[str]]] = {
     ACCOUNT: frozenset({"ingest", "executor", "control", "auditor"}),
     CREDENTIAL: frozenset({"control", "readonly", "auditor"}),
 }
-"""What stands in rows that were planted, and who may read it."""
+"""Values in planted rows, and the roles that can read them."""
 SECRETIVE: Final = {"ingress_attestations", "instructions", "payment_outbox_items"}
-"""Tables whose rows hold such values: a CHECK of theirs must not be the one that refuses."""
+"""Tables whose rows contain such values. A CHECK of theirs must not raise: its error prints the
+row."""
 UNSENT: Final = {
     *(
         "debtor_account",
@@ -56,27 +58,38 @@ UNSENT: Final = {
     *("client_cert_fingerprint_sha256", "cert_fingerprint_sha256", "signature_hash", "record_hash"),
     *("prev_hash", "before", "after", "checksum"),
 }
-"""Columns whose stored values are never sent: an echo of them is a leak."""
+"""Columns whose stored values are never sent, so that an answer that contains one is a leak."""
 ALIASES: Final = {
     ("instructions", "id"): "instruction_id",
     ("ingress_attestations", "id"): "attestation_id",
     ("payment_outbox_pending", "claimed_by"): "worker_id",
 }
 
-SOURCE: Final = re.compile(r"jsonb_to_recordset\((\w+)\) AS (?:\w+ )?\(([^()]*)\)")
+SOURCE: Final = re.compile(r"jsonb_populate_recordset\(NULL::orchestration\.(\w+), (\w+)\)")
 
 
 @dataclass(frozen=True)
 class Function:
     name: str
     arguments: tuple[tuple[str, str, bool], ...]
-    """Name, type and whether it may be left out."""
+    """The name, the type, and whether the argument can be left out."""
     keys: Mapping[str, Mapping[str, str]]
-    """Of each JSON argument: the keys of an element and their types, read from the function."""
+    """For each JSON argument, the keys of an element and their types, read from the type."""
 
 
 def functions_of(connection: Connect) -> list[Function]:
     found: list[Function] = []
+    attributes: dict[str, dict[str, str]] = {}
+    for type_, key, kind in connection.execute(
+        """
+        SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod)
+        FROM pg_catalog.pg_class c
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+        WHERE c.relnamespace = 'orchestration'::regnamespace AND c.relkind = 'c'
+        ORDER BY c.relname, a.attnum
+        """
+    ):
+        attributes.setdefault(type_, {})[key] = kind
     for name, names, types, defaults, source in connection.execute(
         """
         SELECT p.proname, p.proargnames[1:p.pronargs],
@@ -92,10 +105,8 @@ def functions_of(connection: Connect) -> list[Function]:
         """
     ):
         keys: dict[str, dict[str, str]] = {}
-        for argument, columns in SOURCE.findall(source):
-            for column in columns.split(","):
-                key, _, kind = column.strip().partition(" ")
-                keys.setdefault(argument, {})[key] = kind
+        for type_, argument in SOURCE.findall(source):
+            keys[argument] = attributes[type_]
         first_default = len(types) - defaults
         found.append(
             Function(
@@ -111,7 +122,7 @@ def functions_of(connection: Connect) -> list[Function]:
 
 
 def fits(value: Any, kind: str) -> bool:
-    """Whether a stored value may be sent as this type: columns of one name have several."""
+    """Whether a stored value can be sent as this type: columns of the same name differ in type."""
     match kind:
         case "uuid":
             return isinstance(value, UUID)
@@ -128,7 +139,7 @@ def fits(value: Any, kind: str) -> bool:
 
 
 class Values:
-    """Random values of a type, valid ones among them: whole rows of the database."""
+    """Random values of a type. Some are valid: they come from whole rows of the database."""
 
     def __init__(self, generator: random.Random) -> None:
         self.random = generator
@@ -136,7 +147,7 @@ class Values:
         self.pools: dict[str, list[Any]] = {}
 
     def look(self, connection: Connect) -> None:
-        """Read rows of every table, the newest among them."""
+        """Read rows of every table, including the newest."""
         rows: list[dict[str, Any]] = []
         tables = connection.execute(
             "SELECT relname FROM pg_class WHERE relnamespace = 'orchestration'::regnamespace"
@@ -162,7 +173,7 @@ class Values:
                     self.pools.setdefault(name, []).append(row[name])
 
     def row(self, names: Iterable[str]) -> dict[str, Any]:
-        """Of a few rows, the one that knows most of these names."""
+        """Choose a few rows, and return the one that has most of these names."""
         wanted = set(names)
         few = self.random.choices(self.rows, k=8)
         return max(few, key=lambda row: len(wanted & row.keys()))
@@ -219,7 +230,7 @@ class Values:
         return "x" * self.random.choice((1001, 4001, 9000, 200_000))
 
     def json(self) -> Any:
-        """A payload, or what is none."""
+        """Return a payload, or a value that is not one."""
         dice = self.random.random()
         if dice < 0.6:
             return {"amount": self.random.randrange(3), "text": self.text("payload")}
@@ -241,7 +252,8 @@ class Values:
                 continue
             row = self.row(keys)
             element: dict[str, Any] = {}
-            # Of a realistic element most keys are sound: a refusal of one hides what others do.
+            # Most keys of a realistic element are valid: an error for one key hides the errors of
+            # others.
             for key, kind in keys.items():
                 sound = self.random.random() < 0.9
                 found = row.get(key) if sound else None
@@ -261,7 +273,7 @@ class Values:
         return json.dumps(elements, default=str)
 
     def sound(self, key: str, kind: str) -> Any:
-        """A value that most functions accept."""
+        """Return a value that most functions accept."""
         match kind:
             case "text" if "hash" in key or "fingerprint" in key:
                 return digest(self.random.randrange(30))
@@ -321,7 +333,7 @@ def call(values: Values, function: Function) -> tuple[str, list[Any]]:
 
 
 def plant(owner: Connect) -> None:
-    """Rows that hold what nobody may be told, with ids that the calls may name."""
+    """Insert rows with secret values, and return ids that the calls can use."""
     attestations = [
         scalar(
             owner,
@@ -352,7 +364,7 @@ def judge(
     parameters: Sequence[Any],
     accepted: Counter[str],
 ) -> str | None:
-    """What is wrong with the answer, if anything; counts the calls that were accepted."""
+    """Return what is wrong with the answer, if anything, and count the calls that were accepted."""
     try:
         rows = connection.execute(statement, parameters).fetchall()
     except psycopg.Error as error:
@@ -360,7 +372,7 @@ def judge(
         told = " ".join(
             str(part) for part in (error, diag.message_detail, diag.message_hint, diag.context)
         )
-        # With the rights of its caller a function is refused by the one that it calls.
+        # A function that runs as its caller gets the error of the function that it calls.
         refused_inside = error.sqlstate == "42501" and function.name in AS_CALLER
         if error.sqlstate not in LISTED and not refused_inside:
             return f"{error.sqlstate}: {told[:1000]}"
@@ -381,7 +393,8 @@ def judge(
 
 
 def release_all(control: Connect) -> None:
-    """What a random act of control has stopped goes on, or the rest would meet P7501 alone."""
+    """Release every kill switch that a random call has engaged. Otherwise all later calls get
+    P7501."""
     control.execute(
         "SELECT orchestration.release_kill_switch(p_scope => s.scope, p_reason => 'fuzz',"
         " p_target => s.target) FROM orchestration.kill_switch_state s WHERE s.engaged"
@@ -463,7 +476,7 @@ BROKEN: Final = {
 
 
 def findings(owner: Connect) -> dict[str, list[Any]]:
-    """What the invariants' own queries and these independent ones find."""
+    """Return the findings of the verify functions and of the independent queries above."""
     found: dict[str, list[Any]] = {
         name: owner.execute(query).fetchall() for name, query in BROKEN.items()
     }
@@ -487,7 +500,7 @@ def findings(owner: Connect) -> dict[str, list[Any]]:
 
 
 def rounds(generator: random.Random) -> Iterator[tuple[str, int]]:
-    """The roles in turn, so that each finds what the others have left behind."""
+    """Use the roles in turn, so that each one finds the rows that the others have left."""
     left = dict.fromkeys(RUNTIME_ROLES, CALLS)
     while any(left.values()):
         for role in generator.sample(RUNTIME_ROLES, len(RUNTIME_ROLES)):
@@ -515,7 +528,7 @@ def test_random_calls_break_nothing(
         if not functions:
             continue
         values.look(superuser)
-        # A function without arguments answers the same again; each look at the whole is dear.
+        # A function without arguments returns the same again, and reading everything is expensive.
         weights = [1.0 if f.arguments else 0.005 for f in functions]
         for number in range(share):
             (function,) = generator.choices(functions, weights)
@@ -526,7 +539,7 @@ def test_random_calls_break_nothing(
                 f" {str(parameters)[:2000]}: {wrong}"
             )
         release_all(logins["control"])
-    # A fuzz that is refused everywhere proves nothing.
+    # If every call was rejected, the test would prove nothing.
     names = {function.name for functions in callable_by.values() for function in functions}
     assert len(accepted) > len(names) * 2 // 3, names - accepted.keys()
     assert findings(owner) == {}, f"FUZZ_SEED={SEED} FUZZ_CALLS={CALLS}"

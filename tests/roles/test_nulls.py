@@ -1,8 +1,9 @@
-"""A null is never taken for a match: each argument, and each key of each JSON argument, is left out
-and nulled in turn, in a new call and in the repetition of a stored one.
+"""A null never counts as equal. Each argument, and each key of each JSON argument, is left out and
+set to null in turn, in a new call and in a repetition of an earlier one.
 
-The functions come from the catalogue. A null where nothing is optional must be refused, so a new
-function is measured by itself; what may be null or is no content of a replay is listed here.
+The functions come from the catalogue, so a new function is included automatically. A null must be
+rejected unless the argument or key is listed here as optional, or as not part of the content of a
+replay.
 """
 
 import json
@@ -33,7 +34,7 @@ OPTIONAL_KEYS = {
         "latency_ms",
     },
 }
-"""Keys that a new element may leave out."""
+"""Keys that a new element can omit."""
 NO_CONTENT = {
     "append_attestations": {
         *("signature_hash", "client_cert_fingerprint_sha256", "token_hash", "policy_version_id"),
@@ -44,12 +45,12 @@ NO_CONTENT = {
         *("outcome", "rail_code", "error_message", "retry_in", "latency_ms"),
     },
 }
-"""Keys that the repetition of a stored element may leave out: they are no part of its content."""
+"""Keys that the repetition of a stored element can omit: they are not part of its content."""
 
 
 @pytest.fixture
 def world(owner: Connect, login: Callable[[str], Connect]) -> dict[str, Any]:
-    """A sound value for each name, taken from rows that exist: an item under a lease among them."""
+    """A valid value for each name, taken from existing rows. One item is under a lease."""
     policy = scalar(owner, "SELECT id FROM orchestration.policy_versions WHERE status = 'ACTIVE'")
     attestation = scalar(owner, "SELECT min(id::text) FROM orchestration.ingress_attestations")
     instruction = str(instruction_id("bank-a", 0))
@@ -130,7 +131,7 @@ def by_role(login: Callable[[str], Connect]) -> Iterator[tuple[str, Connect, Fun
 def attempt(
     connection: Connect, function: Function, arguments: Mapping[str, Any]
 ) -> list[Any] | str:
-    """The rows of a call that is undone, or the code that refused it."""
+    """Return the rows of a call, or the code of its error. The call is rolled back."""
     kinds = {name: kind for name, kind, _ in function.arguments}
     given = {
         name: json.dumps(value) if kinds[name] == "jsonb" else value
@@ -150,12 +151,12 @@ def attempt(
 
 
 def element(function: Function, argument: str, world: Mapping[str, Any]) -> dict[str, Any]:
-    """The sound element of a JSON argument, each key that its function reads."""
+    """A valid element of a JSON argument, with each key that its function reads."""
     return {key: world[key] for key in function.keys[argument] if key in world}
 
 
 def without(one: Mapping[str, Any], key: str) -> Iterator[dict[str, Any]]:
-    """The element with this key nulled, and without it."""
+    """The element with this key set to null, and without the key."""
     yield {**one, key: None}
     yield {name: value for name, value in one.items() if name != key}
 

@@ -1,4 +1,4 @@
-"""The roles themselves: no attribute, no setting, no membership, nothing granted elsewhere."""
+"""The roles have no attribute, no setting, no membership, and no privilege outside the schema."""
 
 import pytest
 
@@ -62,7 +62,7 @@ def test_no_member_of_a_runtime_role_reaches_the_owner(catalogue: Connect) -> No
     members = names(catalogue, closure, GROUPS)
     owners = names(catalogue, closure, ["symphony_owner"])
     assert members, "the logins of the tests are members"
-    # The login that makes the roles keeps ADMIN on all of them from 16 on, and can't give it up.
+    # From 16 on, the login that creates the roles has ADMIN on all of them and cannot give it up.
     creator = catalogue.info.user
     assert owners & (members | set(GROUPS)) <= {creator}
 

@@ -1,6 +1,6 @@
-"""A caller's own objects, first in its search_path, change nothing that a function of ours sees.
+"""Objects of the caller, placed first in its search_path, do not change what our functions read.
 
-And whoever calls, the row says which login it was.
+Every row contains the login that wrote it, whichever role calls.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tests.support import Connect, activate_policy, digest, refusal
 
 Login = Callable[[str], Connect]
 
-# Each as the catalogue's own, but saying yes to everything, answering nothing, or with 1970.
+# Each has the name of a catalogue object, but is always true, returns nothing, or returns 1970.
 SHADOWS = """
 CREATE FUNCTION shadow.yes(text, text) RETURNS boolean LANGUAGE sql RETURN true;
 CREATE OPERATOR shadow.= (LEFTARG = text, RIGHTARG = text, FUNCTION = shadow.yes);
@@ -26,8 +26,7 @@ CREATE FUNCTION shadow.gen_random_uuid() RETURNS uuid LANGUAGE sql
   RETURN '00000000-0000-0000-0000-000000000000'::uuid;
 CREATE FUNCTION shadow.raise_invariant(text, text, text, text, jsonb, text, text DEFAULT NULL)
   RETURNS void LANGUAGE plpgsql AS 'BEGIN END';
-CREATE FUNCTION shadow.share_policy_gate() RETURNS void LANGUAGE plpgsql AS 'BEGIN END';
-CREATE FUNCTION shadow.share_revocation_gate() RETURNS void LANGUAGE plpgsql AS 'BEGIN END';
+CREATE FUNCTION shadow.share_gate(text) RETURNS void LANGUAGE plpgsql AS 'BEGIN END';
 """
 
 
@@ -35,8 +34,8 @@ CREATE FUNCTION shadow.share_revocation_gate() RETURNS void LANGUAGE plpgsql AS 
 def shadowed(
     database: scratch.Database, superuser: Connect, login: Login
 ) -> Callable[[str], Connect]:
-    """Logs in as a role that has a schema full of false friends before all others, and temporary
-    tables and views under every name of ours."""
+    """Log in as a role that has a schema of such objects first in its search_path, and temporary
+    tables and views with the names of ours."""
     superuser.execute("CREATE SCHEMA shadow")
     superuser.execute(SHADOWS)
     for role in RUNTIME_ROLES:
@@ -114,7 +113,7 @@ def test_a_view_of_ours_reads_the_real_table(superuser: Connect, shadowed: Login
 
 
 @pytest.mark.parametrize("as_group", [False, True], ids=["as-itself", "as-the-group"])
-def test_a_row_says_which_login_wrote_it(
+def test_a_row_records_which_login_wrote_it(
     superuser: Connect, login: Login, *, as_group: bool
 ) -> None:
     """Inside a SECURITY DEFINER function current_user is the owner; SET ROLE is the caller's."""

@@ -1,4 +1,4 @@
-"""What the rules on functions, triggers, tables and views say, read from the catalogue."""
+"""The rules for functions, triggers, tables and views, checked in the catalogue."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.roles.reading import names, rows
 from tests.support import Connect
 
 PINNED = "search_path=pg_catalog, orchestration, pg_temp"
-# Bits of pg_trigger.tgtype; a statement trigger lacks the first.
+# Bits of pg_trigger.tgtype. A statement trigger does not have the first bit.
 ROW, BEFORE, TRUNCATE = 1, 2, 32
 GROUPS = [f"symphony_{role}" for role in RUNTIME_ROLES]
 
@@ -200,7 +200,7 @@ def test_a_view_of_the_outbox_shows_no_payload(catalogue: Connect) -> None:
     assert shown & {"payload", "payload_salt", "lease_token"} == set()
 
 
-def test_every_trigger_that_refuses_refuses_in_replica_mode_too(catalogue: Connect) -> None:
+def test_every_trigger_that_rejects_fires_in_replica_mode_too(catalogue: Connect) -> None:
     triggers = dict(
         rows(
             catalogue,
@@ -216,8 +216,9 @@ def test_every_trigger_that_refuses_refuses_in_replica_mode_too(catalogue: Conne
     assert triggers.keys() >= WRITERS
 
 
-def test_no_trigger_changes_a_row_after_another_has_judged_it(catalogue: Connect) -> None:
-    """Of two BEFORE triggers on one event the second by name could change what the first passed."""
+def test_no_trigger_changes_a_row_after_another_has_checked_it(catalogue: Connect) -> None:
+    """If an event has two BEFORE triggers, the second by name could change a row that the first has
+    checked."""
     crowded = rows(
         catalogue,
         """
@@ -239,7 +240,7 @@ def test_no_trigger_changes_a_row_after_another_has_judged_it(catalogue: Connect
 
 
 def test_no_trigger_looks_at_named_columns_only(catalogue: Connect) -> None:
-    """`UPDATE OF column` misses what another trigger changed."""
+    """`UPDATE OF column` misses a change that another trigger makes."""
     narrowed = names(
         catalogue,
         """
@@ -254,7 +255,7 @@ def test_no_trigger_looks_at_named_columns_only(catalogue: Connect) -> None:
     assert narrowed == set()
 
 
-def test_every_table_refuses_or_judges_truncate(catalogue: Connect) -> None:
+def test_every_table_rejects_or_checks_truncate(catalogue: Connect) -> None:
     unguarded = names(
         catalogue,
         """
@@ -276,7 +277,7 @@ def test_every_table_refuses_or_judges_truncate(catalogue: Connect) -> None:
 
 
 @pytest.mark.parametrize("table", EVIDENCE)
-def test_evidence_says_who_wrote_it_and_in_which_transaction(
+def test_evidence_records_who_wrote_it_and_in_which_transaction(
     catalogue: Connect, table: str
 ) -> None:
     columns = rows(

@@ -1,4 +1,5 @@
-"""A right given by mistake meets the guard, in the guard's own words, at the latest at COMMIT."""
+"""If a privilege is granted by mistake, the guard rejects its use with its own error, at COMMIT at
+the latest."""
 
 from collections.abc import Callable
 
@@ -17,7 +18,7 @@ WRITES = ("UPDATE", "DELETE", "TRUNCATE")
 
 @pytest.fixture
 def filled(superuser: Connect, owner: Connect) -> None:
-    """Evidence in every table, and every write granted to every runtime role."""
+    """Insert evidence into every table, and grant every write to every runtime role."""
     evidence.fill(superuser, schema.REVISION)
     owner.execute(
         "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA orchestration"
@@ -43,7 +44,8 @@ def attack(login: Connect, table: str, verb: str) -> Refusal:
     statement = {
         "UPDATE": f"UPDATE orchestration.{table} SET xact_id = 0",
         "DELETE": f"DELETE FROM orchestration.{table}",
-        # Without CASCADE the server refuses to truncate a referenced table before any trigger.
+        # Without CASCADE the server rejects TRUNCATE of a referenced table before any trigger
+        # fires.
         "TRUNCATE": f"TRUNCATE orchestration.{table} CASCADE",
     }[verb]
     return refusal(login, statement)
@@ -80,7 +82,7 @@ GUARDED = [
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.parametrize(("table", "verb", "invariant", "sqlstate"), GUARDED)
-def test_a_stray_write_meets_the_guard(
+def test_a_stray_write_is_rejected_by_the_guard(
     login: Login, table: str, verb: str, invariant: str, sqlstate: str
 ) -> None:
     assert_invariant(attack(login("readonly"), table, verb), invariant, sqlstate, table)
@@ -93,7 +95,7 @@ def test_every_table_of_evidence_is_attacked() -> None:
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-POL-010")
-def test_a_stray_insert_of_a_policy_meets_the_guard(login: Login) -> None:
+def test_a_stray_insert_of_a_policy_is_rejected_by_the_guard(login: Login) -> None:
     found = refusal(
         login("ingest"),
         "INSERT INTO orchestration.policy_versions (id, description, checksum, status)"
@@ -104,8 +106,8 @@ def test_a_stray_insert_of_a_policy_meets_the_guard(login: Login) -> None:
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-POL-007")
-def test_a_stray_demotion_meets_the_guard_at_commit(login: Login) -> None:
-    """Up to 17 a deferred trigger runs with the login's rights, not those of the statement."""
+def test_a_stray_demotion_is_rejected_by_the_guard_at_commit(login: Login) -> None:
+    """Up to 17, a deferred trigger runs with the privileges of the login at COMMIT."""
     ingest = login("ingest")
     ingest.execute(
         "UPDATE orchestration.policy_versions SET status = 'RETIRED' WHERE status = 'GRACE'"
@@ -124,7 +126,7 @@ def test_a_stray_demotion_meets_the_guard_at_commit(login: Login) -> None:
     ("table", "column"),
     [("revoked_client_certs", "cert_fingerprint_sha256"), ("revoked_tokens", "token_hash")],
 )
-def test_a_stray_insert_of_a_revocation_meets_the_guard(
+def test_a_stray_insert_of_a_revocation_is_rejected_by_the_guard(
     login: Login, table: str, column: str
 ) -> None:
     found = refusal(
@@ -137,7 +139,7 @@ def test_a_stray_insert_of_a_revocation_meets_the_guard(
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-ATT-002")
-def test_a_stray_insert_of_an_attestation_meets_the_guard(login: Login) -> None:
+def test_a_stray_insert_of_an_attestation_is_rejected_by_the_guard(login: Login) -> None:
     found = refusal(
         login("readonly"),
         "INSERT INTO orchestration.ingress_attestations (caller_identity, idempotency_key,"
@@ -149,7 +151,7 @@ def test_a_stray_insert_of_an_attestation_meets_the_guard(login: Login) -> None:
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-ATT-010")
-def test_a_stray_insert_of_an_event_meets_the_guard(login: Login) -> None:
+def test_a_stray_insert_of_an_event_is_rejected_by_the_guard(login: Login) -> None:
     found = refusal(
         login("readonly"),
         "INSERT INTO orchestration.ingress_attestation_events (attestation_id, event)"
@@ -161,7 +163,7 @@ def test_a_stray_insert_of_an_event_meets_the_guard(login: Login) -> None:
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-OUT-009")
-def test_a_stray_item_without_its_pending_row_meets_the_guard(login: Login) -> None:
+def test_a_stray_item_without_its_pending_row_is_rejected_by_the_guard(login: Login) -> None:
     found = refusal(
         login("readonly"),
         "INSERT INTO orchestration.payment_outbox_items (outbox_id, instruction_id,"
@@ -173,7 +175,7 @@ def test_a_stray_item_without_its_pending_row_meets_the_guard(login: Login) -> N
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-OUT-009")
-def test_a_stray_pending_row_without_its_item_meets_the_guard(login: Login) -> None:
+def test_a_stray_pending_row_without_its_item_is_rejected_by_the_guard(login: Login) -> None:
     found = refusal(
         login("readonly"),
         "INSERT INTO orchestration.payment_outbox_pending (outbox_id, instruction_id,"
@@ -186,7 +188,7 @@ def test_a_stray_pending_row_without_its_item_meets_the_guard(login: Login) -> N
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-INS-006")
-def test_a_stray_pending_row_of_an_instruction_that_is_not_open_meets_the_foreign_key(
+def test_a_stray_pending_row_of_an_instruction_that_is_not_open_is_rejected_by_the_foreign_key(
     login: Login,
 ) -> None:
     found = refusal(
@@ -208,7 +210,7 @@ def test_a_stray_pending_row_of_an_instruction_that_is_not_open_meets_the_foreig
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-INS-001")
-def test_a_stray_leap_of_an_instruction_meets_the_guard(login: Login) -> None:
+def test_a_stray_leap_of_an_instruction_is_rejected_by_the_guard(login: Login) -> None:
     found = refusal(
         login("readonly"),
         "UPDATE orchestration.instructions SET state = 'COMPLETED' WHERE state = 'RECEIVED'",
@@ -218,7 +220,7 @@ def test_a_stray_leap_of_an_instruction_meets_the_guard(login: Login) -> None:
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-INS-001")
-def test_a_stray_instruction_that_enters_authorized_meets_the_guard(login: Login) -> None:
+def test_a_stray_instruction_that_enters_authorized_is_rejected_by_the_guard(login: Login) -> None:
     found = refusal(
         login("readonly"),
         "INSERT INTO orchestration.instructions (participant_id, idempotency_key,"
@@ -233,7 +235,7 @@ def test_a_stray_instruction_that_enters_authorized_meets_the_guard(login: Login
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-INS-004")
-def test_a_stray_row_of_history_meets_the_guard(login: Login) -> None:
+def test_a_stray_row_of_history_is_rejected_by_the_guard(login: Login) -> None:
     found = refusal(
         login("readonly"),
         "INSERT INTO orchestration.status_history"
@@ -253,7 +255,7 @@ def test_a_stray_row_of_history_meets_the_guard(login: Login) -> None:
         ("transaction_attempts", "worker_id, rail_type", "'forger', 'rail'"),
     ],
 )
-def test_a_stray_attempt_of_an_instruction_meets_the_guard(
+def test_a_stray_attempt_of_an_instruction_is_rejected_by_the_guard(
     login: Login, table: str, columns: str, values: str
 ) -> None:
     found = refusal(
@@ -266,7 +268,7 @@ def test_a_stray_attempt_of_an_instruction_meets_the_guard(
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-INS-006")
-def test_a_stray_end_of_an_instruction_with_a_live_item_meets_the_foreign_key(
+def test_a_stray_end_of_an_instruction_with_a_live_item_is_rejected_by_the_foreign_key(
     login: Login,
 ) -> None:
     readonly = login("readonly")
@@ -285,7 +287,7 @@ def test_a_stray_end_of_an_instruction_with_a_live_item_meets_the_foreign_key(
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-OUT-009")
-def test_a_stray_change_of_a_pending_row_s_identity_meets_the_guard(login: Login) -> None:
+def test_a_stray_change_of_a_pending_row_s_identity_is_rejected_by_the_guard(login: Login) -> None:
     found = refusal(
         login("readonly"), "UPDATE orchestration.payment_outbox_pending SET rail_type = 'other'"
     )
@@ -294,7 +296,7 @@ def test_a_stray_change_of_a_pending_row_s_identity_meets_the_guard(login: Login
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.invariant("INV-OUT-005")
-def test_a_stray_attempt_meets_the_guard(login: Login) -> None:
+def test_a_stray_attempt_is_rejected_by_the_guard(login: Login) -> None:
     found = refusal(
         login("readonly"),
         "INSERT INTO orchestration.payment_outbox_attempts"

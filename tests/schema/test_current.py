@@ -51,8 +51,13 @@ CHANGES = {
         CREATE AGGREGATE orchestration.most(bigint) (SFUNC = int8larger, STYPE = bigint);
         REVOKE EXECUTE ON FUNCTION orchestration.most(bigint) FROM PUBLIC
     """,
-    "types/short": "CREATE DOMAIN orchestration.short AS text",
-    "types/pair": "CREATE TYPE orchestration.pair AS (first text, second text)",
+    "types/short": "CREATE DOMAIN orchestration.short AS text;"
+    " REVOKE USAGE ON DOMAIN orchestration.short FROM PUBLIC",
+    "types/pair": "CREATE TYPE orchestration.pair AS (first text, second text);"
+    " REVOKE USAGE ON TYPE orchestration.pair FROM PUBLIC",
+    "types/new_outbox_item": "ALTER TYPE orchestration.new_outbox_item"
+    " ALTER ATTRIBUTE max_attempts TYPE bigint",
+    "grants/new_outbox_item": "GRANT USAGE ON TYPE orchestration.new_outbox_item TO PUBLIC",
     "grants/alembic_version": "GRANT UPDATE ON orchestration.alembic_version TO symphony_readonly",
     "grants/default_privileges": (
         "ALTER DEFAULT PRIVILEGES IN SCHEMA orchestration GRANT SELECT ON TABLES TO PUBLIC"

@@ -59,6 +59,11 @@ FROM orchestration.participant_outbox_sequences s;
 ALTER VIEW orchestration.participant_notes OWNER TO symphony_owner;
 GRANT SELECT ON orchestration.participant_notes TO symphony_control, symphony_auditor;
 """
+TYPE = """CREATE TYPE orchestration.new_note AS (participant_id text, note text);
+
+ALTER TYPE orchestration.new_note OWNER TO symphony_owner;
+REVOKE USAGE ON TYPE orchestration.new_note FROM PUBLIC;
+"""
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ def empty(server: scratch.Server) -> Iterator[URL]:
 
 
 def make_objects(project: Project) -> None:
-    """A column with its CHECK and index, a function, a trigger, a view and grants."""
+    """A column with its CHECK and index, a function, a trigger, a view, a type and grants."""
     project.edit(
         project.package / "models" / "outbox.py",
         'CheckConstraint("next_sequence_id >= 1", name="next_sequence_id"),\n',
@@ -155,10 +160,17 @@ def make_objects(project: Project) -> None:
     (project.current / "functions" / "noted.sql").write_text(FUNCTION, encoding="utf-8")
     (project.current / "functions" / "trim_note.sql").write_text(TRIGGER_FUNCTION, encoding="utf-8")
     (project.current / "views" / "participant_notes.sql").write_text(VIEW, encoding="utf-8")
+    (project.current / "types" / "new_note.sql").write_text(TYPE, encoding="utf-8")
 
 
 def change_objects(project: Project) -> None:
-    """A body, a signature, a view that functions return, a CHECK, a trigger and a grant less."""
+    """Change a body, a signature, a type, a view that functions return, a CHECK and a trigger, and
+    take a grant back."""
+    project.edit(
+        project.current / "types" / "new_outbox_item.sql",
+        "  context jsonb\n",
+        "  context jsonb,\n  note text\n",
+    )
     functions, views, tables = (project.current / kind for kind in ("functions", "views", "tables"))
     project.edit(functions / "lock_gate.sql", "AS $$\n", "AS $$\n-- Another reason.\n")
     project.edit(

@@ -34,7 +34,9 @@ needs_root = pytest.mark.skipif(not ROOT, reason="only root has another user to 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a parent's signal")
 
 SERVES = """
-import os, sys, time
+import os, signal, sys, time
+# As in a terminal: a shell starts background commands with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from orchestration.testing.embedded import serve
 with serve(settings={"fsync": "off"}) as server:
     if "fork" in sys.argv and (child := os.fork()) == 0:

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from tests.invariants import attacks
 
 from orchestration import errors, schema
 from orchestration.invariants import BY_ID, BY_NATIVE_CONSTRAINT, CATALOGUE, Invariant
@@ -39,8 +40,10 @@ def raised() -> Iterator[tuple[str, str, str]]:
 
 @cache
 def marked() -> frozenset[tuple[str, str]]:
-    """(file, invariant) of every string in a pytest.mark.invariant of the tests."""
-    return frozenset(_marks())
+    """(file, invariant) of every string in a pytest.mark.invariant of the tests, and of every
+    attack: its proofs carry its invariant as their mark."""
+    made = ((f"invariants/attacks/{noun}.py", attack.invariant) for noun, attack in attacks.every())
+    return frozenset((*_marks(), *made))
 
 
 def _marks() -> Iterator[tuple[str, str]]:
@@ -132,7 +135,9 @@ def test_a_constraint_with_a_class_of_its_own_exists() -> None:
 @each_entry
 def test_every_entry_is_proved_by_a_test(entry: Invariant) -> None:
     proofs = [file for file, id in marked() if id == entry.id]
-    assert proofs, f'mark a test in tests/invariants with @pytest.mark.invariant("{entry.id}")'
+    assert proofs, (
+        f"add an attack of {entry.id} to tests/invariants/attacks, or mark a test with its id"
+    )
 
 
 def test_every_id_that_a_test_proves_is_in_the_catalogue() -> None:

@@ -1,7 +1,7 @@
 """Checks the arguments of repository methods and converts them for the database."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, Final, TypeVar, cast
 from uuid import UUID
@@ -42,18 +42,24 @@ def dump_json(value: object) -> str:
     return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
-def dump_inputs(name: str, inputs: Sequence[M], shape: Callable[[M], dict[str, Any]]) -> str:
+def dump_inputs(name: str, batch: TypeAdapter[list[M]], inputs: list[M]) -> str:
     """Return the batch as JSON. Raises pydantic.ValidationError if a payload was changed after its
     check and now contains a value that JSON or PostgreSQL cannot represent."""
     try:
-        dumped = dump_json([shape(one) for one in inputs])
-        dumped.encode()
-    except (TypeError, ValueError, RecursionError):
+        dumped = batch.dump_json(inputs, warnings="error").decode()
+    except (TypeError, ValueError):
+        dumped = None
+    # Check outside of the handler: the exception's context could show the value.
+    if dumped is None or "\\u0000" in dumped:
         _check_again(name, inputs)
-        raise
-    if "\\u0000" in dumped:
-        _check_again(name, inputs)
-    return dumped
+    return dumped if dumped is not None else dump_json([_dumped(one) for one in inputs])
+
+
+def _dumped(one: BaseModel) -> dict[str, Any]:
+    """Return the fields of an input with its objects as they are. pydantic dumps an object only to
+    a depth of about 250 levels, and an input can have 500."""
+    objects: dict[str, object] = {name: value for name, value in one if isinstance(value, dict)}
+    return one.model_dump(mode="json", exclude=set(objects)) | objects
 
 
 def _check_again(name: str, inputs: Sequence[BaseModel]) -> None:
@@ -125,8 +131,3 @@ def _naming(error: ValidationError, *at: str | int) -> ValidationError:
         for one in error.errors(include_url=False, include_context=False, include_input=False)
     ]
     return ValidationError.from_exception_data(str(at[0]), details, hide_input=True)
-
-
-def microseconds(value: timedelta) -> str:
-    """Write an interval for PostgreSQL as elapsed time, because a day can have 23 to 25 hours."""
-    return f"{value // timedelta(microseconds=1)} microseconds"

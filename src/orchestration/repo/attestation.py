@@ -14,14 +14,7 @@ from orchestration.records import (
     ChainReport,
     NewAttestation,
 )
-from orchestration.repo.arguments import (
-    ID,
-    KEY,
-    argument,
-    dump_json,
-    instance,
-    instances,
-)
+from orchestration.repo.arguments import ID, KEY, argument, dump_inputs, instance, instances
 from orchestration.repo.base import Repository, one
 from orchestration.vocabulary import AttestationEvent, TerminalStatus
 
@@ -48,6 +41,7 @@ VERIFY: Final = text(
     "SELECT * FROM orchestration.verify_attestation_chain(p_caller_identity => :caller_identity)"
 )
 
+NEWS: Final = TypeAdapter(list[NewAttestation])
 TERMINAL_STATUS: Final[TypeAdapter[TerminalStatus]] = TypeAdapter(TerminalStatus)
 
 
@@ -72,9 +66,7 @@ class AttestationRepository(Repository):
         InvalidParameterValue (22023, INV-API-001) for more than 10,000, SerializationFailure
         (40001) if the snapshot is older than a change of policy or revocations.
         """
-        attestations = dump_json(
-            [new.model_dump() for new in instances("news", NewAttestation, news)]
-        )
+        attestations = dump_inputs("news", NEWS, instances("news", NewAttestation, news))
         rows = self._rows(APPEND, {"attestations": attestations})
         return [AttestationRecord.from_row(row) for row in rows]
 

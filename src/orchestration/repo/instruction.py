@@ -1,7 +1,7 @@
 """Instructions: receive, authorize, execute, complete or fail, with their history (INV-INS)."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from uuid import UUID
 
 from pydantic import Field, TypeAdapter
@@ -36,6 +36,7 @@ FAIL: Final = text(
 STATUS: Final = text("SELECT * FROM orchestration.instruction_status WHERE id = :id")
 
 HISTORY: Final = StatusHistory.__table__
+NEWS: Final = TypeAdapter(list[NewInstruction])
 VERSION: Final[TypeAdapter[int]] = TypeAdapter(Annotated[int, Field(strict=True, ge=1, lt=2**31)])
 
 
@@ -67,7 +68,7 @@ class InstructionRepository(Repository):
         (23503) for an unknown attestation, InvalidParameterValue (22023, INV-API-001) for more than
         10,000, SerializationFailure (40001) if the snapshot is too old to see the key.
         """
-        instructions = dump_inputs("news", instances("news", NewInstruction, news), _received)
+        instructions = dump_inputs("news", NEWS, instances("news", NewInstruction, news))
         rows = self._rows(RECEIVE, {"instructions": instructions})
         return [InstructionRecord.from_row(row) for row in rows]
 
@@ -128,21 +129,3 @@ class InstructionRepository(Repository):
         given = {"id": argument("id", ID, id), "version": argument("version", VERSION, version)}
         row = self._row(statement, given | parameters)
         return InstructionRecord.from_row(one(row))
-
-
-def _received(new: NewInstruction) -> dict[str, Any]:
-    return {
-        "participant_id": new.participant_id,
-        "idempotency_key": new.idempotency_key,
-        "instruction_type": new.instruction_type,
-        "end_to_end_id": new.end_to_end_id,
-        "uetr": None if new.uetr is None else str(new.uetr),
-        "value_date": None if new.value_date is None else new.value_date.isoformat(),
-        "amount_minor": new.amount_minor,
-        "currency": new.currency,
-        "debtor_account": new.debtor_account,
-        "creditor_account": new.creditor_account,
-        "payload": new.payload,
-        "attestation_id": str(new.attestation_id),
-        "policy_version_id": new.policy_version_id,
-    }

@@ -1,7 +1,7 @@
 """The transactional outbox: enqueue with the business write, claim, complete (INV-OUT)."""
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -25,6 +25,7 @@ from orchestration.records import (
     OutboxStatus,
     RepairedAttempt,
     UnresolvedItem,
+    microseconds,
 )
 from orchestration.repo.arguments import (
     COUNT,
@@ -38,7 +39,6 @@ from orchestration.repo.arguments import (
     dump_json,
     instance,
     instances,
-    microseconds,
 )
 from orchestration.repo.base import Repository, one
 from orchestration.vocabulary import AttemptState, LateOutcome
@@ -61,21 +61,18 @@ CLAIM: Final = text(
 # that are scheduled for later.
 HELD: Final = text(
     """
-    SELECT i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
-           i.redrive_no, i.rail_type, i.payload, i.payload_hash,
-           p.attempt_count AS attempt_no, i.max_attempts, i.context,
-           p.claimed_by AS worker_id, p.lease_token, p.lease_expires_at, o.claimed_at
+    SELECT c.*
     FROM orchestration.payment_outbox_pending p
-    JOIN orchestration.payment_outbox_items i ON i.outbox_id = p.outbox_id
-    JOIN orchestration.payment_outbox_attempts o
-      ON o.outbox_id = p.outbox_id
-      AND o.attempt_no = p.attempt_count
-      AND o.phase = 'OPEN'
-      AND o.lease_token = p.lease_token
+    CROSS JOIN LATERAL (
+      SELECT c.*
+      FROM orchestration.payment_outbox_claimed c
+      WHERE c.outbox_id = p.outbox_id
+      OFFSET 0
+    ) c
     WHERE p.next_attempt_at <= statement_timestamp() + interval '1 day'
       AND p.claimed_by = :worker_id
       AND p.lease_expires_at > statement_timestamp()
-    ORDER BY o.claimed_at, i.outbox_id
+    ORDER BY c.claimed_at, c.outbox_id
     """
 )
 RENEW: Final = text(
@@ -174,6 +171,9 @@ DEPTH: Final = text("SELECT * FROM orchestration.payment_outbox_depth ORDER BY r
 
 ATTEMPTS: Final = PaymentOutboxAttempt.__table__
 
+NEWS: Final = TypeAdapter(list[NewOutboxItem])
+LEASE: Final = {"outbox_id", "lease_token", "worker_id"}
+"""The fields of a ClaimedItem that a completion names."""
 LATE_OUTCOME: Final[TypeAdapter[LateOutcome]] = TypeAdapter(LateOutcome)
 TIME: Final[TypeAdapter[datetime]] = TypeAdapter(AwareTime)
 DEFAULT_MAX_BYTES: Final = 16 * 2**20
@@ -207,7 +207,7 @@ class OutboxRepository(Repository):
         instruction, InvalidParameterValue (22023, INV-API-001) for more than 10,000,
         SerializationFailure (40001) if the snapshot is too old to see the key.
         """
-        items = dump_inputs("news", instances("news", NewOutboxItem, news), _item)
+        items = dump_inputs("news", NEWS, instances("news", NewOutboxItem, news))
         rows = self._rows(ENQUEUE, {"items": items})
         return [OutboxItemRecord.from_row(row) for row in rows]
 
@@ -222,9 +222,9 @@ class OutboxRepository(Repository):
         """Lease up to `batch_size` due items (1 to 10,000) for `lease` (1 s to 1 day).
 
         The items that have been due longest come first. The batch is full if enough items are due
-        and free. But it ends before its payloads exceed `max_bytes` of JSON text (1 byte to 1 GiB,
-        default 16 MiB); a first item that is larger is returned alone. Items of a stopped
-        participant or rail are left out. Items that are left out stay due.
+        and free. But it ends before its payloads and contexts exceed `max_bytes` of JSON text
+        (1 byte to 1 GiB, default 16 MiB); a first item that is larger is returned alone. Items of
+        a stopped participant or rail are left out. Items that are left out stay due.
 
         Commit before calling a rail, so that the openings are stored before the side effect. If
         the reply to the claim or to its COMMIT is lost, `held` returns the same items.
@@ -474,7 +474,12 @@ class OutboxRepository(Repository):
     def _complete(
         self, pairs: Iterable[tuple[ClaimedItem, Completion]], *, partial: bool
     ) -> list[CompletionResult]:
-        completions = dump_json([_completion(*pair) for pair in _pairs(pairs)])
+        completions = dump_json(
+            [
+                item.model_dump(mode="json", include=LEASE) | completion.model_dump(mode="json")
+                for item, completion in _pairs(pairs)
+            ]
+        )
         rows = self._rows(COMPLETE, {"completions": completions, "partial": partial})
         return [_result(row) for row in rows]
 
@@ -484,35 +489,6 @@ def _pairs(pairs: object) -> list[tuple[ClaimedItem, Completion]]:
     instances("pairs", ClaimedItem, [pair[0] if len(pair) == 2 else None for pair in found])
     instances("pairs", Completion, [pair[1] for pair in found])
     return found
-
-
-def _item(new: NewOutboxItem) -> dict[str, Any]:
-    return {
-        "instruction_id": str(new.instruction_id),
-        "participant_id": new.participant_id,
-        "idempotency_key": new.idempotency_key,
-        "rail_type": new.rail_type,
-        "payload": new.payload,
-        "due_at": None if new.due_at is None else new.due_at.astimezone(UTC).isoformat(),
-        "max_attempts": new.max_attempts,
-        "context": new.context,
-    }
-
-
-def _completion(item: ClaimedItem, completion: Completion) -> dict[str, Any]:
-    return {
-        "outbox_id": str(item.outbox_id),
-        "lease_token": str(item.lease_token),
-        "worker_id": item.worker_id,
-        "state": completion.state,
-        "outcome": completion.outcome,
-        "rail_reference": completion.rail_reference,
-        "rail_code": completion.rail_code,
-        "error_code": completion.error_code,
-        "error_message": completion.error_message,
-        "retry_in": None if completion.retry_in is None else microseconds(completion.retry_in),
-        "latency_ms": completion.latency_ms,
-    }
 
 
 def _result(row: Mapping[str, Any]) -> CompletionResult:

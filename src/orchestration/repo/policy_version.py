@@ -6,14 +6,13 @@ from typing import Final
 from sqlalchemy import func, select, text
 
 from orchestration.models import PolicyVersion
-from orchestration.records import NewPolicyVersion, PolicyVersionRecord
+from orchestration.records import NewPolicyVersion, PolicyVersionRecord, microseconds
 from orchestration.repo.arguments import (
     DURATION,
     KEY,
     KEY_OR_NONE,
     argument,
     instance,
-    microseconds,
 )
 from orchestration.repo.base import Repository, as_text, one
 from orchestration.vocabulary import PolicyStatus

@@ -120,7 +120,18 @@ QUERIES = (
     """,
     # The row types of tables and the array types are left out: PostgreSQL makes them itself.
     r"""
-    SELECT 'types/' || y.typname, y.typtype::text
+    SELECT 'types/' || y.typname,
+           concat_ws(E'\n',
+             '-- kind: ' || y.typtype::text,
+             (SELECT string_agg(
+                concat_ws(' ', a.attname, format_type(a.atttypid, a.atttypmod),
+                  CASE WHEN a.attcollation <> t.typcollation
+                    THEN 'COLLATE ' || a.attcollation::regcollation END),
+                E'\n' ORDER BY a.attnum)
+              FROM pg_attribute a
+              JOIN pg_type t ON t.oid = a.atttypid
+              WHERE a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped),
+             '-- owner: ' || y.typowner::regrole::text)
     FROM pg_type y
     LEFT JOIN pg_class c ON c.oid = y.typrelid
     WHERE y.typnamespace = to_regnamespace('orchestration')
@@ -156,6 +167,13 @@ QUERIES = (
              coalesce(p.proacl, acldefault('f', p.proowner))
       FROM pg_proc p
       WHERE p.pronamespace = to_regnamespace('orchestration')
+      UNION ALL
+      SELECT 'grants/' || y.typname, y.typowner, coalesce(y.typacl, acldefault('T', y.typowner))
+      FROM pg_type y
+      LEFT JOIN pg_class c ON c.oid = y.typrelid
+      WHERE y.typnamespace = to_regnamespace('orchestration')
+        AND y.typelem = 0
+        AND coalesce(c.relkind, 'c') = 'c'
       UNION ALL
       SELECT 'grants/default_privileges', d.defaclrole, d.defaclacl
       FROM pg_default_acl d

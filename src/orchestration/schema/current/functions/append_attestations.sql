@@ -4,11 +4,14 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
--- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
--- was empty would still scan the whole table after it has grown.
--- OFFSET 0 keeps each look-up a look-up: as a join its plan would be chosen once, perhaps on an
--- empty table, for the life of the session.
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a
+-- table was empty would still scan the whole table after it has grown.
+-- OFFSET 0 stops the planner from flattening a look-up into a join whose plan, cached on an empty
+-- table, would stay wrong for the session.
+-- The function is long because it checks every element of the batch before it takes a lock, and
+-- names the reason of each refusal.
 DECLARE
+  v_attestations orchestration.new_attestation[];
   v_bad record;
   v_new uuid[];
   v_new_ids jsonb;
@@ -17,8 +20,8 @@ BEGIN
   IF jsonb_typeof(p_attestations) IS DISTINCT FROM 'array'
     OR jsonb_array_length(p_attestations) > 10000 THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'p_attestations is an array of 0 to 10,000 objects',
-      'ingress_attestations', '{}', 'Send a batch in parts.'
+      'INV-API-001', '22023', 'p_attestations must be an array of 0 to 10,000 objects',
+      'ingress_attestations', '{}', 'Split the batch: at most 10,000 per call.'
     );
   END IF;
   IF pg_column_size(p_attestations) > 67108864 THEN
@@ -27,11 +30,15 @@ BEGIN
       'ingress_attestations', '{}', 'Split the batch.'
     );
   END IF;
-  -- A CHECK would show the row, and what is no hash may be the credential itself.
-  SELECT h.ord, h.malformed
+  v_attestations := ARRAY(
+    SELECT r FROM jsonb_populate_recordset(NULL::orchestration.new_attestation, p_attestations) AS r
+  );
+  -- This check comes before the CHECK constraints because their DETAIL shows the row, and a value
+  -- that is not a hash can be the credential itself.
+  SELECT h.ordinality, h.malformed
   INTO v_bad
   FROM (
-    SELECT r.ord,
+    SELECT r.ordinality,
            CASE
              WHEN octet_length(r.payload_hash) <> 64 OR r.payload_hash !~ '^[0-9a-f]*$'
                THEN 'payload_hash'
@@ -43,29 +50,26 @@ BEGIN
              WHEN octet_length(r.token_hash) <> 64 OR r.token_hash !~ '^[0-9a-f]*$'
                THEN 'token_hash'
            END AS malformed
-    FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
-      payload_hash text, signature_hash text, client_cert_fingerprint_sha256 text, token_hash text
-    )) WITH ORDINALITY AS r (
-      payload_hash, signature_hash, client_cert_fingerprint_sha256, token_hash, ord
-    )
+    FROM unnest(v_attestations) WITH ORDINALITY AS r
   ) h
   WHERE h.malformed IS NOT NULL
-  ORDER BY h.ord
+  ORDER BY h.ordinality
   LIMIT 1;
   IF FOUND THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', format('%s is not a SHA-256 in lowercase hex', v_bad.malformed),
+      'INV-API-001', '22023', format('%s must be a SHA-256 in lowercase hex', v_bad.malformed),
       'ingress_attestations',
-      jsonb_build_object('ordinal', v_bad.ord, 'column', v_bad.malformed),
-      'Give the 64 lowercase hex digits of the SHA-256, never the credential itself.',
+      jsonb_build_object('ordinal', v_bad.ordinality, 'column', v_bad.malformed),
+      'Pass the 64 lowercase hex digits of the SHA-256, never the credential itself.',
       v_bad.malformed
     );
   END IF;
-  -- Before any lock, and instead of the CHECKs, whose DETAIL would show the row.
-  SELECT t.ord, t.missing, t.malformed
+  -- This check comes before any lock, and before the CHECK constraints because their DETAIL shows
+  -- the row.
+  SELECT t.ordinality, t.missing, t.malformed
   INTO v_bad
   FROM (
-    SELECT r.ord,
+    SELECT r.ordinality,
            CASE
              WHEN r.caller_identity IS NULL THEN 'caller_identity'
              WHEN r.idempotency_key IS NULL THEN 'idempotency_key'
@@ -76,30 +80,26 @@ BEGIN
              WHEN octet_length(r.idempotency_key) NOT BETWEEN 1 AND 1000 THEN 'idempotency_key'
              WHEN octet_length(r.policy_version_id) > 1000 THEN 'policy_version_id'
            END AS malformed
-    FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
-      caller_identity text, idempotency_key text, payload_hash text, policy_version_id text
-    )) WITH ORDINALITY AS r (
-      caller_identity, idempotency_key, payload_hash, policy_version_id, ord
-    )
+    FROM unnest(v_attestations) WITH ORDINALITY AS r
   ) t
   WHERE t.missing IS NOT NULL OR t.malformed IS NOT NULL
-  ORDER BY t.ord
+  ORDER BY t.ordinality
   LIMIT 1;
   IF FOUND THEN
     PERFORM orchestration.refuse_element(
-      'ingress_attestations', v_bad.ord, v_bad.missing, v_bad.malformed
+      'ingress_attestations', v_bad.ordinality, v_bad.missing, v_bad.malformed
     );
   END IF;
-  PERFORM orchestration.share_kill_switch_gate();
-  PERFORM orchestration.share_policy_gate();
-  PERFORM orchestration.share_revocation_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
+  PERFORM orchestration.share_gate('policy_gate');
+  PERFORM orchestration.share_gate('revocation_gate');
   INSERT INTO orchestration.ingress_attestation_heads AS h (caller_identity)
   SELECT DISTINCT n.caller_identity
-  FROM jsonb_to_recordset(p_attestations) AS n (caller_identity text)
+  FROM unnest(v_attestations) AS n
   ORDER BY n.caller_identity
   ON CONFLICT (caller_identity) DO UPDATE SET chain_seq = h.chain_seq;
 
-  -- Judged are the new ones only: a replay is answered with what was accepted once.
+  -- Check only new attestations. A replay returns the record that was accepted before.
   SELECT n.caller_identity, n.idempotency_key, n.policy_version_id,
          n.accepted, n.cert_revoked, n.token_revoked
   INTO v_bad
@@ -129,13 +129,7 @@ BEGIN
              WHERE t.token_hash = r.token_hash
              OFFSET 0
            ) AS token_revoked
-    FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
-      caller_identity text, idempotency_key text, policy_version_id text,
-      client_cert_fingerprint_sha256 text, token_hash text
-    )) WITH ORDINALITY AS r (
-      caller_identity, idempotency_key, policy_version_id,
-      client_cert_fingerprint_sha256, token_hash, ord
-    )
+    FROM unnest(v_attestations) WITH ORDINALITY AS r
     WHERE NOT EXISTS (
       SELECT FROM orchestration.ingress_attestations a
       WHERE a.caller_identity = r.caller_identity AND a.idempotency_key = r.idempotency_key
@@ -143,7 +137,7 @@ BEGIN
     )
   ) n
   WHERE NOT n.accepted OR n.cert_revoked OR n.token_revoked
-  ORDER BY n.ord
+  ORDER BY n.ordinality
   LIMIT 1;
   IF FOUND THEN
     IF NOT v_bad.accepted THEN
@@ -153,7 +147,7 @@ BEGIN
         'policy_versions',
         jsonb_build_object('id', v_bad.policy_version_id,
           'caller_identity', v_bad.caller_identity, 'idempotency_key', v_bad.idempotency_key),
-        'Sign under a version of accepted_policy_versions.', 'id'
+        'Use a policy version that accepted_policy_versions shows.', 'id'
       );
     END IF;
     IF v_bad.cert_revoked THEN
@@ -179,19 +173,13 @@ BEGIN
   )
   SELECT r.caller_identity, r.idempotency_key, r.payload_hash, r.signature_hash,
          r.client_cert_fingerprint_sha256, r.token_hash, r.policy_version_id
-  FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
-    caller_identity text, idempotency_key text, payload_hash text, signature_hash text,
-    client_cert_fingerprint_sha256 text, token_hash text, policy_version_id text
-  )) WITH ORDINALITY AS r (
-    caller_identity, idempotency_key, payload_hash, signature_hash,
-    client_cert_fingerprint_sha256, token_hash, policy_version_id, ord
-  )
+  FROM unnest(v_attestations) WITH ORDINALITY AS r
   WHERE NOT EXISTS (
     SELECT FROM orchestration.ingress_attestations a
     WHERE a.caller_identity = r.caller_identity AND a.idempotency_key = r.idempotency_key
     OFFSET 0
   )
-  ORDER BY r.ord
+  ORDER BY r.ordinality
   ON CONFLICT (caller_identity, idempotency_key) DO NOTHING
   RETURNING id
   )
@@ -199,9 +187,7 @@ BEGIN
 
   SELECT a.id, a.caller_identity, a.idempotency_key
   INTO v_bad
-  FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
-    caller_identity text, idempotency_key text, payload_hash text
-  )) WITH ORDINALITY AS r (caller_identity, idempotency_key, payload_hash, ord)
+  FROM unnest(v_attestations) WITH ORDINALITY AS r
   CROSS JOIN LATERAL (
     SELECT a.id, a.caller_identity, a.idempotency_key, a.payload_hash
     FROM orchestration.ingress_attestations a
@@ -209,11 +195,11 @@ BEGIN
     OFFSET 0
   ) a
   WHERE a.payload_hash IS DISTINCT FROM r.payload_hash
-  ORDER BY r.ord
+  ORDER BY r.ordinality
   LIMIT 1;
   IF FOUND THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-007', 'P7303', 'the idempotency key was attested with another payload_hash',
+      'INV-ATT-007', 'P7303', 'the idempotency key was attested with a different payload_hash',
       'ingress_attestations',
       jsonb_build_object('id', v_bad.id, 'caller_identity', v_bad.caller_identity,
         'idempotency_key', v_bad.idempotency_key),
@@ -221,17 +207,15 @@ BEGIN
     );
   END IF;
   IF cardinality(v_new) < jsonb_array_length(p_attestations) THEN
-    -- Some are new and some are not. A key that comes twice is new where it comes first.
+    -- Some elements are new and some are not. If a key occurs twice, its first element is new.
     SELECT jsonb_object_agg(n.id, NULL) INTO v_new_ids FROM unnest(v_new) AS n (id);
-    SELECT array_agg(f.replayed ORDER BY f.ord)
+    SELECT array_agg(f.replayed ORDER BY f.ordinality)
     INTO v_replayed
     FROM (
-      SELECT r.ord,
+      SELECT r.ordinality,
              NOT v_new_ids ? a.id::text
-               OR row_number() OVER (PARTITION BY a.id ORDER BY r.ord) > 1 AS replayed
-      FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
-        caller_identity text, idempotency_key text
-      )) WITH ORDINALITY AS r (caller_identity, idempotency_key, ord)
+               OR row_number() OVER (PARTITION BY a.id ORDER BY r.ordinality) > 1 AS replayed
+      FROM unnest(v_attestations) WITH ORDINALITY AS r
       CROSS JOIN LATERAL (
         SELECT a.id
         FROM orchestration.ingress_attestations a
@@ -241,17 +225,15 @@ BEGIN
     ) f;
   END IF;
   RETURN QUERY
-  SELECT a.*, coalesce(v_replayed[r.ord], v_new IS NULL)
-  FROM ROWS FROM (jsonb_to_recordset(p_attestations) AS (
-    caller_identity text, idempotency_key text
-  )) WITH ORDINALITY AS r (caller_identity, idempotency_key, ord)
+  SELECT a.*, coalesce(v_replayed[r.ordinality], v_new IS NULL)
+  FROM unnest(v_attestations) WITH ORDINALITY AS r
   CROSS JOIN LATERAL (
     SELECT a.*
     FROM orchestration.ingress_attestations a
     WHERE a.caller_identity = r.caller_identity AND a.idempotency_key = r.idempotency_key
     OFFSET 0
   ) a
-  ORDER BY r.ord;
+  ORDER BY r.ordinality;
 END
 $$;
 

@@ -1,4 +1,5 @@
--- Format orchestration.audit.v1, frozen; fields are encoded as in the attestations' format.
+-- Format orchestration.audit.v1. It must never change. Fields are encoded as in
+-- attestation_record_hash.
 CREATE FUNCTION orchestration.audit_record_hash(p orchestration.audit_log)
 RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE

@@ -8,22 +8,22 @@ DECLARE
   v_cert text;
   v_token text;
 BEGIN
-  PERFORM orchestration.share_kill_switch_gate();
-  PERFORM orchestration.share_policy_gate();
-  PERFORM orchestration.share_revocation_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
+  PERFORM orchestration.share_gate('policy_gate');
+  PERFORM orchestration.share_gate('revocation_gate');
   SELECT l.* INTO v_instruction
   FROM orchestration.lock_instruction(p_id, p_version, 'AUTHORIZED', NULL) l;
   IF v_instruction.replayed THEN
-    -- Whether it could be authorized was judged when it was.
+    -- The first call has checked the conditions below.
     RETURN NEXT v_instruction;
     RETURN;
   END IF;
   IF v_instruction.state = 'RECEIVED' THEN
     IF v_instruction.db_user = SESSION_USER THEN
       PERFORM orchestration.raise_invariant(
-        'INV-INS-007', 'P7405', 'the login that received an instruction does not authorize it',
+        'INV-INS-007', 'P7405', 'the login that received the instruction cannot authorize it',
         'instructions', jsonb_build_object('id', p_id, 'db_user', v_instruction.db_user),
-        'Have another login authorize it.', 'db_user'
+        'Authorize it with another login.', 'db_user'
       );
     END IF;
     IF NOT EXISTS (
@@ -32,10 +32,10 @@ BEGIN
     ) THEN
       PERFORM orchestration.raise_invariant(
         'INV-INS-010', 'P7105',
-        format('policy version %s is not accepted any more', v_instruction.policy_version_id),
+        format('policy version %s is no longer accepted', v_instruction.policy_version_id),
         'policy_versions',
         jsonb_build_object('id', v_instruction.policy_version_id, 'instruction_id', p_id),
-        'Fail it, and receive it anew under a version of accepted_policy_versions.', 'id'
+        'Fail it, and receive it again under a version that accepted_policy_versions lists.', 'id'
       );
     END IF;
     SELECT a.client_cert_fingerprint_sha256, a.token_hash
@@ -47,19 +47,19 @@ BEGIN
       WHERE c.cert_fingerprint_sha256 = v_cert
     ) THEN
       PERFORM orchestration.raise_invariant(
-        'INV-INS-010', 'P7202', 'the client certificate it was attested with is revoked',
+        'INV-INS-010', 'P7202', 'the client certificate of the attestation is revoked',
         'revoked_client_certs',
         jsonb_build_object('credential', 'CLIENT_CERT', 'instruction_id', p_id),
-        'Fail it, and have the client attest it anew.', 'cert_fingerprint_sha256'
+        'Fail it, and attest it again with another certificate.', 'cert_fingerprint_sha256'
       );
     END IF;
     IF EXISTS (
       SELECT FROM orchestration.revoked_tokens_in_force t WHERE t.token_hash = v_token
     ) THEN
       PERFORM orchestration.raise_invariant(
-        'INV-INS-010', 'P7202', 'the token it was attested with is revoked', 'revoked_tokens',
+        'INV-INS-010', 'P7202', 'the token of the attestation is revoked', 'revoked_tokens',
         jsonb_build_object('credential', 'TOKEN', 'instruction_id', p_id),
-        'Fail it, and have the caller attest it anew.', 'token_hash'
+        'Fail it, and attest it again with another token.', 'token_hash'
       );
     END IF;
   END IF;

@@ -2,8 +2,8 @@ CREATE FUNCTION orchestration.bump_participant_outbox_seq(p_participant_id text)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- Locks the participant's row and gives the next number. The row moves on when the item is stored,
--- by the trigger `sequences`, so that an item which is not stored after all leaves no gap.
+-- Locks the participant's row and returns the next number. The trigger `sequences` updates the row
+-- once the item is stored, so an item that is not stored after all leaves no gap.
 DECLARE
   v_next bigint;
 BEGIN

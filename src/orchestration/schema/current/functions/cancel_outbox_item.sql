@@ -2,24 +2,12 @@ CREATE FUNCTION orchestration.cancel_outbox_item(
   p_outbox_id uuid,
   p_reason text,
   p_cancelled_by text DEFAULT NULL
-) RETURNS TABLE (
-  outbox_id uuid,
-  intervention_no integer,
-  action text,
-  attempt_no integer,
-  result_no integer,
-  time_before timestamptz,
-  time_after timestamptz,
-  reason text,
-  acted_by text,
-  acted_at timestamptz,
-  db_user text,
-  replayed boolean
-)
+) RETURNS SETOF orchestration.payment_outbox_intervention_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
-#variable_conflict use_column
+-- The function is long because a cancellation opens and closes an attempt, so that the item ends
+-- like any other.
 DECLARE
   v_by text := coalesce(p_cancelled_by, SESSION_USER::text);
   v_token uuid := gen_random_uuid();
@@ -28,12 +16,16 @@ DECLARE
   v_intervention orchestration.payment_outbox_interventions;
   v_replayed boolean := true;
 BEGIN
-  PERFORM orchestration.refuse_long_texts('payment_outbox_interventions', ARRAY['acted_by'], ARRAY[v_by]);
-  PERFORM orchestration.refuse_long_texts('payment_outbox_interventions', ARRAY['reason'], ARRAY[p_reason], 4000);
+  PERFORM orchestration.refuse_long_texts(
+    'payment_outbox_interventions', ARRAY['acted_by'], ARRAY[v_by]
+  );
+  PERFORM orchestration.refuse_long_texts(
+    'payment_outbox_interventions', ARRAY['reason'], ARRAY[p_reason], 4000
+  );
   IF coalesce(p_reason, '') = '' THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'p_reason must not be empty', 'payment_outbox_interventions',
-      jsonb_build_object('outbox_id', p_outbox_id), 'Say why the item is cancelled.', 'reason'
+      jsonb_build_object('outbox_id', p_outbox_id), 'State why the item is cancelled.', 'reason'
     );
   END IF;
   PERFORM orchestration.lock_outbox_item(p_outbox_id);
@@ -45,7 +37,7 @@ BEGIN
       'INV-OUT-005', 'P7005', 'the item is claimed: its worker may be sending it',
       'payment_outbox_pending',
       jsonb_build_object('outbox_id', p_outbox_id, 'worker_id', v_pending.claimed_by),
-      'Wait for the worker, or expire the lease and repair it, and cancel then.', 'lease_token'
+      'Wait for the worker, or expire the lease, repair the item and then cancel it.', 'lease_token'
     );
   ELSIF v_pending.outbox_id IS NULL THEN
     SELECT v.* INTO v_intervention
@@ -59,7 +51,7 @@ BEGIN
       PERFORM orchestration.raise_invariant(
         'INV-OUT-005', 'P7005', 'the item has ended', 'payment_outbox_attempts',
         jsonb_build_object('outbox_id', p_outbox_id),
-        'An item that has ended is not cancelled: read payment_outbox_status.', 'outbox_id'
+        'An item that has ended cannot be cancelled. payment_outbox_status shows its state.', 'outbox_id'
       );
     END IF;
   ELSE
@@ -76,7 +68,8 @@ BEGIN
         lease_token = v_token,
         lease_expires_at = v_now + interval '1 minute'
     WHERE p.outbox_id = p_outbox_id;
-    -- In one statement: the kill switch sees that nothing is dispatched.
+    -- One statement opens and closes the attempt, so that the kill switch sees that nothing is
+    -- dispatched.
     INSERT INTO orchestration.payment_outbox_attempts (
       outbox_id, attempt_no, phase, state, outcome, lease_token, worker_id, claimed_at,
       completed_at, error_code, error_message
@@ -85,7 +78,7 @@ BEGIN
       (p_outbox_id, v_pending.attempt_count + 1, 'OPEN', 'DISPATCHING', NULL, v_token, v_by, v_now,
        NULL, NULL, NULL),
       (p_outbox_id, v_pending.attempt_count + 1, 'CLOSE', 'FAILED',
-       -- An earlier attempt whose outcome nobody reported may have sent the payment.
+       -- If an earlier attempt has no reported outcome, it may have sent the payment.
        CASE WHEN EXISTS (
          SELECT FROM orchestration.payment_outbox_attempts a
          WHERE a.outbox_id = p_outbox_id
@@ -96,10 +89,7 @@ BEGIN
     DELETE FROM orchestration.payment_outbox_pending p WHERE p.outbox_id = p_outbox_id;
   END IF;
   RETURN QUERY
-  SELECT v_intervention.outbox_id, v_intervention.intervention_no, v_intervention.action,
-         v_intervention.attempt_no, v_intervention.result_no, v_intervention.time_before,
-         v_intervention.time_after, v_intervention.reason, v_intervention.acted_by,
-         v_intervention.acted_at, v_intervention.db_user, v_replayed;
+  SELECT v_intervention.*, v_replayed;
 END
 $$;
 

@@ -2,8 +2,8 @@ CREATE FUNCTION orchestration.change_gate() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- Argument of the trigger: the gate. The lock waits for the writers that share it; the row's new
--- version tells writers with an older snapshot.
+-- Argument of the trigger: the gate. The lock waits for the transactions that share it. The update of
+-- the row makes a transaction with an older snapshot fail with 40001 when it shares the gate.
 BEGIN
   PERFORM orchestration.lock_gate(TG_ARGV[0]);
   IF current_setting('session_replication_role') = 'replica' THEN

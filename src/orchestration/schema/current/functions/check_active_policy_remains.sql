@@ -6,8 +6,8 @@ BEGIN
   IF NOT EXISTS (SELECT FROM orchestration.policy_versions p WHERE p.status = 'ACTIVE') THEN
     PERFORM orchestration.raise_invariant(
       'INV-POL-007', 'P7103', 'no ACTIVE policy version would remain', 'policy_versions',
-      jsonb_build_object('id', NEW.id), 'Replace the ACTIVE version by rotate_policy_version.',
-      'status'
+      jsonb_build_object('id', NEW.id),
+      'Call rotate_policy_version to replace the ACTIVE version.', 'status'
     );
   END IF;
   RETURN NULL;

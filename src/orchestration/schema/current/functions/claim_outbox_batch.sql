@@ -3,33 +3,18 @@ CREATE FUNCTION orchestration.claim_outbox_batch(
   p_batch_size bigint,
   p_lease interval,
   p_max_bytes bigint DEFAULT 16777216
-) RETURNS TABLE (
-  outbox_id uuid,
-  instruction_id uuid,
-  participant_id text,
-  sequence_id bigint,
-  idempotency_key text,
-  redrive_no integer,
-  rail_type text,
-  payload jsonb,
-  payload_hash text,
-  attempt_no integer,
-  max_attempts integer,
-  context jsonb,
-  worker_id text,
-  lease_token uuid,
-  lease_expires_at timestamptz,
-  claimed_at timestamptz
-)
+) RETURNS SETOF orchestration.payment_outbox_claimed
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 SET plan_cache_mode = force_generic_plan
 AS $$
--- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
--- was empty would still scan the whole table after it has grown.
--- plan_cache_mode is force_generic_plan because planning each call anew costs more than a small claim.
-#variable_conflict use_column
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a
+-- table was empty would still scan the whole table after it has grown.
+-- plan_cache_mode is force_generic_plan because planning each call again costs more than a small
+-- claim.
+-- The function is long because the pick, the budget and the lease must share one transaction and
+-- one order.
 DECLARE
   v_now timestamptz := clock_timestamp();
   v_lease interval;
@@ -48,34 +33,36 @@ BEGIN
       'payment_outbox_pending', ARRAY['claimed_by'], ARRAY[p_worker_id]
     );
   END IF;
-  -- Judged and added in seconds: a month is 30 days where intervals are compared, and what the
-  -- calendar says where they are added; a day may have 23 hours.
+  -- Compare and add the lease in seconds. PostgreSQL takes a month as 30 days when it compares
+  -- intervals, but follows the calendar when it adds them, and a day can have 23 hours.
   IF coalesce(p_worker_id, '') = ''
     OR (p_batch_size BETWEEN 1 AND 10000) IS NOT TRUE
     OR (extract(epoch FROM p_lease) BETWEEN 1 AND 86400) IS NOT TRUE
     OR (p_max_bytes BETWEEN 1 AND 1073741824) IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023',
-      'a named worker claims 1 to 10,000 items of 1 byte to 1 GiB for 1 second to 1 day',
+      'p_worker_id must not be empty, and p_batch_size must be 1 to 10,000, p_lease 1 second to 1 day,'
+        ' p_max_bytes 1 byte to 1 GiB',
       'payment_outbox_pending',
       jsonb_build_object('worker_id', p_worker_id, 'batch_size', p_batch_size,
         'lease', p_lease::text, 'max_bytes', p_max_bytes),
-      'Claim within these bounds.'
+      'Pass values within these bounds.'
     );
   END IF;
   v_lease := make_interval(secs => extract(epoch FROM p_lease)::float8);
-  PERFORM orchestration.share_kill_switch_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
   PERFORM orchestration.refuse_if_killed('DISPATCH');
-  -- A stopped participant or rail is left out, so that the others go on. The look-up is planned at
-  -- every call, which costs as much as a small claim.
+  -- Leave out the items of stopped participants and rails. stopped_targets is planned at every
+  -- call, which costs as much as a small claim, so it is called only if such a switch was ever
+  -- used.
   IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.scope = 'PARTICIPANT') THEN
     v_stopped_participants := orchestration.stopped_targets('PARTICIPANT');
   END IF;
   IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.scope = 'RAIL') THEN
     v_stopped_rails := orchestration.stopped_targets('RAIL');
   END IF;
-  -- Items that a claim ends here take no place in its batch: it picks again until the batch is
-  -- full or nothing more is due and free.
+  -- An item that this claim ends is not part of the batch. The loop picks again until the batch is
+  -- full or no other item is due and free.
   LOOP
     SELECT f.* INTO v_found
     FROM orchestration.pick_due_items(
@@ -109,7 +96,7 @@ BEGIN
     v_after_due := v_found.last_due;
     v_after_id := v_found.last_id;
   END LOOP;
-  -- A few leased rows in front cost less to pass over than to move.
+  -- Passing over a few leased rows costs less than moving them.
   IF v_passed_over > 1000 THEN
     PERFORM orchestration.set_leases_apart(
       v_now, CASE WHEN v_full THEN v_found.last_due ELSE v_now END, 1000);
@@ -117,7 +104,7 @@ BEGIN
   IF v_claimed = '{}' THEN
     RETURN;
   END IF;
-  -- The items after the budget keep their places. The first is handed out whatever its size.
+  -- Items beyond the budget stay due. The first item is returned even if it exceeds the budget.
   IF cardinality(v_claimed) > 1 THEN
     SELECT array_agg(s.outbox_id)
     INTO v_claimed
@@ -137,8 +124,7 @@ BEGIN
     WHERE s.number = 1 OR s.octets <= p_max_bytes;
   END IF;
   v_now := clock_timestamp();
-  -- No index covers what this update changes: it stays on its page.
-  RETURN QUERY
+  -- No index covers the columns that this update changes, so the new row version stays on its page.
   WITH taken AS MATERIALIZED (
     UPDATE orchestration.payment_outbox_pending p
     SET attempt_count = p.attempt_count + 1,
@@ -146,7 +132,7 @@ BEGIN
         lease_token = gen_random_uuid(),
         lease_expires_at = v_now + v_lease
     WHERE p.outbox_id = ANY (v_claimed) AND p.lease_token IS NULL
-    RETURNING p.outbox_id, p.next_attempt_at, p.attempt_count, p.lease_token, p.lease_expires_at
+    RETURNING p.outbox_id, p.next_attempt_at, p.attempt_count, p.lease_token
   ), opened AS (
     INSERT INTO orchestration.payment_outbox_attempts (
       outbox_id, attempt_no, phase, state, lease_token, worker_id, claimed_at
@@ -154,17 +140,19 @@ BEGIN
     SELECT t.outbox_id, t.attempt_count, 'OPEN', 'DISPATCHING', t.lease_token, p_worker_id, v_now
     FROM taken t
   )
-  SELECT t.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
-         i.redrive_no, i.rail_type, i.payload, i.payload_hash, t.attempt_count, i.max_attempts,
-         i.context, p_worker_id, t.lease_token, t.lease_expires_at, v_now
-  FROM taken t
+  SELECT array_agg(t.outbox_id ORDER BY t.next_attempt_at, t.outbox_id)
+  INTO v_claimed
+  FROM taken t;
+  RETURN QUERY
+  SELECT c.*
+  FROM unnest(v_claimed) WITH ORDINALITY AS t (outbox_id, ordinality)
   CROSS JOIN LATERAL (
-    SELECT i.*
-    FROM orchestration.payment_outbox_items i
-    WHERE i.outbox_id = t.outbox_id
+    SELECT c.*
+    FROM orchestration.payment_outbox_claimed c
+    WHERE c.outbox_id = t.outbox_id
     OFFSET 0
-  ) i
-  ORDER BY t.next_attempt_at, t.outbox_id;
+  ) c
+  ORDER BY t.ordinality;
 END
 $$;
 

@@ -3,36 +3,26 @@ CREATE FUNCTION orchestration.close_contradiction(
   p_result_no integer,
   p_reason text,
   p_closed_by text DEFAULT NULL
-) RETURNS TABLE (
-  outbox_id uuid,
-  intervention_no integer,
-  action text,
-  attempt_no integer,
-  result_no integer,
-  time_before timestamptz,
-  time_after timestamptz,
-  reason text,
-  acted_by text,
-  acted_at timestamptz,
-  db_user text,
-  replayed boolean
-)
+) RETURNS SETOF orchestration.payment_outbox_intervention_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
-#variable_conflict use_column
 DECLARE
   v_by text := coalesce(p_closed_by, SESSION_USER::text);
   v_intervention orchestration.payment_outbox_interventions;
   v_replayed boolean := true;
 BEGIN
-  PERFORM orchestration.refuse_long_texts('payment_outbox_interventions', ARRAY['acted_by'], ARRAY[v_by]);
-  PERFORM orchestration.refuse_long_texts('payment_outbox_interventions', ARRAY['reason'], ARRAY[p_reason], 4000);
+  PERFORM orchestration.refuse_long_texts(
+    'payment_outbox_interventions', ARRAY['acted_by'], ARRAY[v_by]
+  );
+  PERFORM orchestration.refuse_long_texts(
+    'payment_outbox_interventions', ARRAY['reason'], ARRAY[p_reason], 4000
+  );
   IF coalesce(p_reason, '') = '' THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'p_reason must not be empty', 'payment_outbox_interventions',
       jsonb_build_object('outbox_id', p_outbox_id, 'result_no', p_result_no),
-      'Say what was found out and done.', 'reason'
+      'State what was found and done.', 'reason'
     );
   END IF;
   PERFORM orchestration.lock_outbox_item(p_outbox_id);
@@ -66,17 +56,14 @@ BEGIN
     PERFORM orchestration.raise_invariant(
       'INV-OUT-011', 'P7005',
       CASE WHEN v_intervention.outbox_id IS NULL
-        THEN 'the late result contradicts nothing' ELSE 'the contradiction is closed' END,
+        THEN 'the late result contradicts nothing' ELSE 'the contradiction was already closed' END,
       'payment_outbox_interventions',
       jsonb_build_object('outbox_id', p_outbox_id, 'result_no', p_result_no),
       'payment_outbox_contradictions shows what can be closed.', 'result_no'
     );
   END IF;
   RETURN QUERY
-  SELECT v_intervention.outbox_id, v_intervention.intervention_no, v_intervention.action,
-         v_intervention.attempt_no, v_intervention.result_no, v_intervention.time_before,
-         v_intervention.time_after, v_intervention.reason, v_intervention.acted_by,
-         v_intervention.acted_at, v_intervention.db_user, v_replayed;
+  SELECT v_intervention.*, v_replayed;
 END
 $$;
 

@@ -6,14 +6,15 @@ SET enable_seqscan = off
 AS $$
 -- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
 -- was empty would still scan the whole table after it has grown.
--- Given pending rows that the caller has locked: closes attempts whose lease has expired, removes
--- rows whose item has ended, and sets the others free.
+-- Takes pending rows that the caller has locked. Closes the attempts whose lease has expired,
+-- deletes the rows whose item has ended, and removes the lease of the others.
+-- The function is long because these three statements must run in this order on the same rows.
 DECLARE
   v_now timestamptz := clock_timestamp();
 BEGIN
-  -- An item that ends here ends UNKNOWN, and its instruction counts it. A transaction that has the
-  -- instruction may be waiting for these pending rows, so nothing waits for it here: the next claim
-  -- or repair closes the item.
+  -- An item that has no attempt left ends here as UNKNOWN, and instructions.unresolved counts it.
+  -- Another transaction that has locked the instruction may be waiting for these pending rows.
+  -- Waiting for its lock would deadlock, so the item is skipped. The next claim or repair closes it.
   SELECT array_agg(d.outbox_id) INTO p_outbox_ids
   FROM (
     SELECT p.outbox_id, p.instruction_id, p.attempt_count >= i.max_attempts AS ends
@@ -82,7 +83,7 @@ BEGIN
   SET claimed_by = NULL,
       lease_token = NULL,
       lease_expires_at = NULL,
-      -- A lease that was never opened as an attempt counts for nothing.
+      -- A lease without an opened attempt is not counted.
       attempt_count = coalesce(
         (SELECT max(a.attempt_no)
          FROM orchestration.payment_outbox_attempts a

@@ -28,9 +28,9 @@ BEGIN
   ) THEN
     PERFORM orchestration.meet_newer_attempts('execution_attempts', p_instruction_id);
     PERFORM orchestration.raise_invariant(
-      'INV-API-002', 'P0002', 'the attempt was never opened', 'execution_attempts',
+      'INV-API-002', 'P0002', 'the attempt was not opened', 'execution_attempts',
       jsonb_build_object('instruction_id', p_instruction_id, 'attempt_no', p_attempt_no),
-      'Open it first, by open_execution_attempt.', 'attempt_no'
+      'Check attempt_no, or use open_execution_attempt first.', 'attempt_no'
     );
   END IF;
   INSERT INTO orchestration.execution_attempts
@@ -46,10 +46,11 @@ BEGIN
   IF (v_recorded.outcome, v_recorded.error_code, v_recorded.error_message)
     IS DISTINCT FROM (p_outcome, p_error_code, p_error_message) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-APP-002', 'P7401', 'the attempt was closed otherwise', 'execution_attempts',
+      'INV-APP-002', 'P7401', 'the attempt was already closed with a different outcome',
+      'execution_attempts',
       jsonb_build_object('instruction_id', p_instruction_id, 'attempt_no', p_attempt_no,
         'outcome', v_recorded.outcome),
-      'An attempt is closed once: what happened since belongs to the next one.', 'outcome'
+      'Do not close it again. Record what happened later in a new attempt.', 'outcome'
     );
   END IF;
   RETURN NEXT v_recorded;

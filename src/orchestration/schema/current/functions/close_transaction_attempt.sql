@@ -29,9 +29,9 @@ BEGIN
   ) THEN
     PERFORM orchestration.meet_newer_attempts('transaction_attempts', p_instruction_id);
     PERFORM orchestration.raise_invariant(
-      'INV-API-002', 'P0002', 'the attempt was never opened', 'transaction_attempts',
+      'INV-API-002', 'P0002', 'the attempt was not opened', 'transaction_attempts',
       jsonb_build_object('instruction_id', p_instruction_id, 'attempt_no', p_attempt_no),
-      'Open it first, by open_transaction_attempt.', 'attempt_no'
+      'Check attempt_no, or use open_transaction_attempt first.', 'attempt_no'
     );
   END IF;
   INSERT INTO orchestration.transaction_attempts
@@ -49,10 +49,11 @@ BEGIN
       v_recorded.error_message)
     IS DISTINCT FROM (p_outcome, p_rail_reference, p_error_code, p_error_message) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-APP-002', 'P7401', 'the attempt was closed otherwise', 'transaction_attempts',
+      'INV-APP-002', 'P7401', 'the attempt was already closed with a different outcome',
+      'transaction_attempts',
       jsonb_build_object('instruction_id', p_instruction_id, 'attempt_no', p_attempt_no,
         'outcome', v_recorded.outcome),
-      'An attempt is closed once: what happened since belongs to the next one.', 'outcome'
+      'Do not close it again. Record what happened later in a new attempt.', 'outcome'
     );
   END IF;
   RETURN NEXT v_recorded;

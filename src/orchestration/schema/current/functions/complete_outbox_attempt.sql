@@ -14,11 +14,14 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
 AS $$
--- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
--- was empty would still scan the whole table after it has grown.
+-- enable_seqscan is off because the session keeps the first plan. A plan that was made while a
+-- table was empty would still scan the whole table after it has grown.
 #variable_conflict use_column
--- p_partial: false, a lost lease refuses the whole call; true, it is told in its row.
+-- p_partial: if false, a lost lease rejects the whole call; if true, its row reports it.
+-- The function is long because it closes the whole batch in one order of locks, and answers lost
+-- leases and replays per element.
 DECLARE
+  v_completions orchestration.outbox_completion[];
   v_now timestamptz;
   v_ended uuid[];
   v_retried uuid[];
@@ -28,8 +31,8 @@ BEGIN
   IF jsonb_typeof(p_completions) IS DISTINCT FROM 'array'
     OR jsonb_array_length(p_completions) > 10000 THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'p_completions is an array of 0 to 10,000 objects',
-      'payment_outbox_attempts', '{}', 'Send a batch in parts.'
+      'INV-API-001', '22023', 'p_completions must be an array of 0 to 10,000 objects',
+      'payment_outbox_attempts', '{}', 'Split the batch: at most 10,000 per call.'
     );
   END IF;
   IF pg_column_size(p_completions) > 67108864 THEN
@@ -38,12 +41,15 @@ BEGIN
       'payment_outbox_attempts', '{}', 'Split the batch.'
     );
   END IF;
-  -- Before any lock. The block writes nothing, so its subtransaction gets no id.
+  -- This check comes before any lock. The block writes nothing, so its subtransaction gets no id.
   BEGIN
-    SELECT t.ord, t.malformed
+    v_completions := ARRAY(
+      SELECT r FROM jsonb_populate_recordset(NULL::orchestration.outbox_completion, p_completions) AS r
+    );
+    SELECT t.ordinality, t.malformed
     INTO v_bad
     FROM (
-      SELECT r.ord,
+      SELECT r.ordinality,
              CASE
                WHEN octet_length(r.worker_id) > 1000 THEN 'worker_id'
                WHEN octet_length(r.state) > 1000 THEN 'state'
@@ -53,26 +59,18 @@ BEGIN
                WHEN octet_length(r.error_code) > 1000 THEN 'error_code'
                WHEN octet_length(r.error_message) > 4000 THEN 'error_message'
              END AS malformed
-      FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
-        outbox_id uuid, lease_token uuid, worker_id text, state text, outcome text,
-        rail_reference text, rail_code text, error_code text, error_message text,
-        retry_in interval, latency_ms integer
-      )) WITH ORDINALITY AS r (
-        outbox_id, lease_token, worker_id, state, outcome,
-        rail_reference, rail_code, error_code, error_message,
-        retry_in, latency_ms, ord
-      )
+      FROM unnest(v_completions) WITH ORDINALITY AS r
     ) t
     WHERE t.malformed IS NOT NULL
-    ORDER BY t.ord
+    ORDER BY t.ordinality
     LIMIT 1;
   EXCEPTION
     WHEN data_exception THEN
       PERFORM orchestration.refuse_unreadable('payment_outbox_attempts', SQLSTATE, SQLERRM);
   END;
-  IF v_bad.ord IS NOT NULL THEN
+  IF v_bad.ordinality IS NOT NULL THEN
     PERFORM orchestration.refuse_element(
-      'payment_outbox_attempts', v_bad.ord, NULL, v_bad.malformed
+      'payment_outbox_attempts', v_bad.ordinality, NULL, v_bad.malformed
     );
   END IF;
   IF p_partial IS NULL THEN
@@ -81,39 +79,39 @@ BEGIN
       'Pass true or false.'
     );
   END IF;
-  -- In seconds, as in claim_outbox_batch.
+  -- Compare seconds, as claim_outbox_batch does.
   SELECT r.outbox_id, r.retry_in INTO v_bad
-  FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid, retry_in interval)
+  FROM unnest(v_completions) AS r
   WHERE extract(epoch FROM r.retry_in) NOT BETWEEN 0 AND 36525 * 86400.0
   LIMIT 1;
   IF FOUND THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'retry_in is between zero and a hundred years',
+      'INV-API-001', '22023', 'retry_in must be between 0 and 36,525 days',
       'payment_outbox_attempts',
       jsonb_build_object('outbox_id', v_bad.outbox_id, 'retry_in', v_bad.retry_in::text),
-      'Give a delay of zero or more.'
+      'Pass a delay within these bounds.'
     );
   END IF;
   SELECT r.outbox_id INTO v_bad
-  FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid, state text, outcome text)
+  FROM unnest(v_completions) AS r
   WHERE r.state = 'FAILED' AND r.outcome IS NULL
   LIMIT 1;
   IF FOUND THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-003', '22023', 'a FAILED completion must name its outcome',
+      'INV-OUT-003', '22023', 'a FAILED completion requires an outcome',
       'payment_outbox_attempts', jsonb_build_object('outbox_id', v_bad.outbox_id),
-      'Give REJECTED, NOT_SENT, or UNKNOWN if nobody knows what the rail did.', 'outcome'
+      'Pass REJECTED, NOT_SENT, or UNKNOWN if nobody knows what the rail did.', 'outcome'
     );
   END IF;
-  -- Whoever waits for the locks below may hold a gate.
+  -- A transaction that waits for the locks below may hold a gate.
   PERFORM orchestration.bound_idle_time();
-  -- The trigger `unresolved` locks the instruction of an item that ends as FAILED. Instructions are
-  -- locked before pending rows. The token lets nobody else move the item meanwhile, so the count of
-  -- attempts is right.
+  -- The trigger `unresolved` locks the instruction of an item that ends as FAILED, and instructions
+  -- must be locked before pending rows. Nobody without the lease token can move the item meanwhile,
+  -- so attempt_count is current.
   PERFORM 1
   FROM (
     SELECT DISTINCT p.instruction_id
-    FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid, lease_token uuid, state text)
+    FROM unnest(v_completions) AS r
     CROSS JOIN LATERAL (
       SELECT p.instruction_id, p.attempt_count
       FROM orchestration.payment_outbox_pending p
@@ -139,7 +137,7 @@ BEGIN
   PERFORM 1
   FROM (
     SELECT DISTINCT r.outbox_id
-    FROM jsonb_to_recordset(p_completions) AS r (outbox_id uuid)
+    FROM unnest(v_completions) AS r
     ORDER BY r.outbox_id
     OFFSET 0
   ) r
@@ -150,23 +148,16 @@ BEGIN
     FOR UPDATE
   ) p;
   v_now := clock_timestamp();
-  -- The attempts first, while the leases still stand for the guard to judge them by.
+  -- Close the attempts before the pending rows change: the guard checks an attempt against its
+  -- lease.
   WITH first AS MATERIALIZED (
     SELECT DISTINCT ON (r.outbox_id) r.*
-    FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
-      outbox_id uuid, lease_token uuid, worker_id text, state text, outcome text,
-      rail_reference text, rail_code text, error_code text, error_message text,
-      retry_in interval, latency_ms integer
-    )) WITH ORDINALITY AS r (
-      outbox_id, lease_token, worker_id, state, outcome,
-      rail_reference, rail_code, error_code, error_message,
-      retry_in, latency_ms, ord
-    )
-    ORDER BY r.outbox_id, r.ord
+    FROM unnest(v_completions) WITH ORDINALITY AS r
+    ORDER BY r.outbox_id, r.ordinality
   ), accepted AS MATERIALIZED (
     SELECT f.*, p.attempt_count, o.claimed_at,
            f.state = 'RETRYABLE' AND p.attempt_count >= i.max_attempts AS at_ceiling,
-           -- NOT_SENT speaks of this attempt alone. An earlier one whose outcome nobody reported
+           -- NOT_SENT is about this attempt only. If an earlier attempt has no reported outcome, it
            -- may have sent the payment.
            CASE
              WHEN f.outcome = 'NOT_SENT' AND p.attempt_count > 1 AND EXISTS (
@@ -227,9 +218,8 @@ BEGIN
     INTO v_delays
     FROM (
       SELECT DISTINCT ON (r.outbox_id) r.outbox_id, r.retry_in
-      FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (outbox_id uuid, retry_in interval))
-        WITH ORDINALITY AS r (outbox_id, retry_in, ord)
-      ORDER BY r.outbox_id, r.ord
+      FROM unnest(v_completions) WITH ORDINALITY AS r
+      ORDER BY r.outbox_id, r.ordinality
     ) f;
     UPDATE orchestration.payment_outbox_pending p
     SET next_attempt_at = v_now
@@ -240,8 +230,8 @@ BEGIN
     WHERE p.outbox_id = ANY (v_retried);
   END IF;
 
-  -- What is recorded under its own token and says the same is this completion, now or before. Where
-  -- this call has closed them all, there is nothing to look for.
+  -- A completion counts as recorded if an attempt was closed with its token and the same content,
+  -- by this call or before. If this call has closed all of them, no look-up is needed.
   IF coalesce(cardinality(v_ended), 0) + coalesce(cardinality(v_retried), 0)
     < jsonb_array_length(p_completions) THEN
     FOR v_bad IN
@@ -249,12 +239,7 @@ BEGIN
              EXISTS (
                SELECT FROM orchestration.payment_outbox_items i WHERE i.outbox_id = r.outbox_id
              ) AS known
-      FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
-        outbox_id uuid, lease_token uuid, worker_id text, state text, error_code text,
-        rail_reference text
-      )) WITH ORDINALITY AS r (
-        outbox_id, lease_token, worker_id, state, error_code, rail_reference, ord
-      )
+      FROM unnest(v_completions) WITH ORDINALITY AS r
       WHERE NOT EXISTS (
         SELECT FROM orchestration.payment_outbox_attempts c
         WHERE c.outbox_id = r.outbox_id
@@ -265,20 +250,20 @@ BEGIN
             IS NOT DISTINCT FROM (r.state, r.error_code, r.rail_reference)
         OFFSET 0
       )
-      ORDER BY r.ord
+      ORDER BY r.ordinality
     LOOP
       IF NOT v_bad.known THEN
         PERFORM orchestration.raise_invariant(
           'INV-API-002', 'P0002', 'the item does not exist', 'payment_outbox_items',
-          jsonb_build_object('outbox_id', v_bad.outbox_id), 'Read the id again.', 'outbox_id'
+          jsonb_build_object('outbox_id', v_bad.outbox_id), 'Check the id.', 'outbox_id'
         );
       END IF;
       IF NOT p_partial THEN
         PERFORM orchestration.raise_invariant(
-          'INV-OUT-002', 'P7002', 'the lease is not this worker''s any more',
+          'INV-OUT-002', 'P7002', 'this worker no longer holds the lease',
           'payment_outbox_pending',
           jsonb_build_object('outbox_id', v_bad.outbox_id, 'worker_id', v_bad.worker_id),
-          'Record what the rail answered by record_late_result.', 'lease_token'
+          'Record the answer of the rail with record_late_result.', 'lease_token'
         );
       END IF;
     END LOOP;
@@ -287,19 +272,14 @@ BEGIN
   SELECT r.outbox_id, c.state,
          CASE WHEN c.state IS NULL THEN 'P7002' END,
          CASE WHEN c.state IS NULL
-           THEN 'INV-OUT-002: the lease is not this worker''s any more' END,
+           THEN 'INV-OUT-002: this worker no longer holds the lease' END,
          CASE WHEN c.state IS NULL
            THEN jsonb_build_object('outbox_id', r.outbox_id, 'worker_id', r.worker_id) END,
          CASE WHEN c.state IS NULL
-           THEN 'Record what the rail answered by record_late_result.' END,
-         -- Everything that this call closed, it closed at v_now.
+           THEN 'Record the answer of the rail with record_late_result.' END,
+         -- This call closed its attempts at v_now, so any other time means a replay.
          coalesce(c.completed_at <> v_now, false)
-  FROM ROWS FROM (jsonb_to_recordset(p_completions) AS (
-    outbox_id uuid, lease_token uuid, worker_id text, state text, error_code text,
-    rail_reference text
-  )) WITH ORDINALITY AS r (
-    outbox_id, lease_token, worker_id, state, error_code, rail_reference, ord
-  )
+  FROM unnest(v_completions) WITH ORDINALITY AS r
   LEFT JOIN LATERAL (
     SELECT c.state, c.completed_at
     FROM orchestration.payment_outbox_attempts c
@@ -311,7 +291,7 @@ BEGIN
         IS NOT DISTINCT FROM (r.state, r.error_code, r.rail_reference)
     OFFSET 0
   ) c ON true
-  ORDER BY r.ord;
+  ORDER BY r.ordinality;
 END
 $$;
 

@@ -1,7 +1,7 @@
--- A subscription's worker brings rows that were judged where they were written: in no order of
--- tables, nor of the rows of one, when it copies them, and later than they say in any case. The
--- guards then judge what a row tells alone. Whoever only sets session_replication_role is judged as
--- everybody.
+-- True in the worker of a subscription. Its rows were checked on the server where they were written.
+-- The initial copy loads tables in parallel and rows in any order, and every row arrives after the
+-- timestamps that it carries. The guards therefore check only what a row shows by itself. A session
+-- that merely sets session_replication_role gets all checks.
 CREATE FUNCTION orchestration.copies_a_subscription() RETURNS boolean
 LANGUAGE sql STABLE
 RETURN EXISTS (

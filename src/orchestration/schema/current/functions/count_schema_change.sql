@@ -2,7 +2,7 @@ CREATE FUNCTION orchestration.count_schema_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- Counted, so that no two changes of the revision look the same in the audit log.
+-- The counter makes any two changes of the revision different entries in the audit log.
 BEGIN
   NEW.changes := OLD.changes + 1;
   RETURN NEW;

@@ -7,8 +7,9 @@ DECLARE
   v_unknown integer;
 BEGIN
   IF TG_TABLE_NAME = 'payment_outbox_attempts' THEN
-    -- Whoever records a late result updates the pending row first, which this transaction has locked:
-    -- either this look-up finds the result, or its recorder counts this attempt.
+    -- A transaction that records a late result first updates the pending row, which this
+    -- transaction has locked. So either this look-up finds the late result, or the other
+    -- transaction continues after this one and counts this attempt.
     IF NEW.outcome <> 'UNKNOWN' AND NOT EXISTS (
       SELECT FROM orchestration.payment_outbox_late_results l WHERE l.outbox_id = NEW.outbox_id
     ) THEN

@@ -11,10 +11,11 @@ DECLARE
   v_instruction orchestration.instruction_result;
 BEGIN
   IF p_state = 'FAILED' AND coalesce(p_reason, '') = '' THEN
-    -- The CHECK would show the instruction, its accounts and its payload.
+    -- Checked here because the error of the CHECK constraint would print the whole row, with its
+    -- accounts and payload.
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'an instruction fails for a reason', 'instructions',
-      jsonb_build_object('id', p_id), 'Say why, in p_reason.', 'reason'
+      'INV-API-001', '22023', 'p_reason must not be empty', 'instructions',
+      jsonb_build_object('id', p_id), 'Pass the reason for the failure in p_reason.', 'reason'
     );
   END IF;
   PERFORM orchestration.refuse_long_texts('instructions', ARRAY['reason'], ARRAY[p_reason], 4000);
@@ -30,12 +31,13 @@ BEGIN
   WHERE i.id = p_id
   RETURNING i.*, false;
 EXCEPTION
-  -- What refers to an open instruction decides, also in a race.
+  -- The foreign key of payment_outbox_pending rejects the change if an item is pending, even if
+  -- another transaction enqueues it at the same time.
   WHEN foreign_key_violation THEN
     PERFORM orchestration.raise_invariant(
-      'INV-INS-006', 'P7404', 'an instruction ends after its last open item', 'instructions',
+      'INV-INS-006', 'P7404', 'the instruction still has a pending item', 'instructions',
       jsonb_build_object('id', p_id, 'to', p_state),
-      'Have its items dispatched or failed first: payment_outbox_status shows them.',
+      'Wait until its items are DISPATCHED or FAILED. payment_outbox_status lists them.',
       'state'
     );
 END

@@ -9,7 +9,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET lock_timeout = 0
 AS $$
--- It waits as long as it takes: whoever holds the gate may be idle for 10 seconds at most.
+-- There is no lock_timeout, because a stop must not be given up. The wait ends: a session that holds
+-- the gate is ended after 10 seconds without activity (bound_idle_time).
 BEGIN
   PERFORM orchestration.refuse_long_texts(
     'kill_switches', ARRAY['scope', 'target', 'actor', 'key'],
@@ -27,11 +28,11 @@ BEGIN
   IF FOUND THEN
     RETURN;
   END IF;
-  -- The unique constraint would refuse it too, with the whole key in DETAIL.
+  -- The unique constraint would reject the key too, but its DETAIL would show the whole key.
   IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.key = p_key) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-KIL-003', '23505', 'p_key names another event', 'kill_switches',
-      jsonb_build_object('key', p_key), 'Use a new key for another act.', 'key'
+      'INV-KIL-003', '23505', 'p_key belongs to a different event', 'kill_switches',
+      jsonb_build_object('key', p_key), 'Use a new key for each event.', 'key'
     );
   END IF;
   RETURN QUERY

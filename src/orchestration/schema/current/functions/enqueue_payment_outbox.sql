@@ -1,20 +1,5 @@
 CREATE FUNCTION orchestration.enqueue_payment_outbox(p_items jsonb)
-RETURNS TABLE (
-  outbox_id uuid,
-  instruction_id uuid,
-  participant_id text,
-  sequence_id bigint,
-  idempotency_key text,
-  redrive_no integer,
-  redrive_of uuid,
-  rail_type text,
-  payload_hash text,
-  max_attempts integer,
-  context jsonb,
-  created_at timestamptz,
-  db_user text,
-  replayed boolean
-)
+RETURNS SETOF orchestration.payment_outbox_item_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_seqscan = off
@@ -22,8 +7,11 @@ SET enable_mergejoin = off
 AS $$
 -- enable_seqscan and enable_mergejoin are off because the session keeps the first plan. A plan that
 -- was made while a table was empty would still read the whole table after it has grown.
+-- The function is long because it must check the whole batch before it takes a lock, then lock in
+-- one order, and only then look keys and numbers up.
 #variable_conflict use_column
 DECLARE
+  v_items orchestration.new_outbox_item[];
   v_xact_id bigint := pg_current_xact_id()::text::bigint;
   v_now timestamptz;
   v_instructions bigint;
@@ -34,8 +22,8 @@ DECLARE
 BEGIN
   IF jsonb_typeof(p_items) IS DISTINCT FROM 'array' OR jsonb_array_length(p_items) > 10000 THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'p_items is an array of 0 to 10,000 objects',
-      'payment_outbox_items', '{}', 'Send a batch in parts.'
+      'INV-API-001', '22023', 'p_items must be an array of 0 to 10,000 objects',
+      'payment_outbox_items', '{}', 'Split the batch: at most 10,000 per call.'
     );
   END IF;
   IF pg_column_size(p_items) > 67108864 THEN
@@ -44,13 +32,16 @@ BEGIN
       'payment_outbox_items', '{}', 'Split the batch.'
     );
   END IF;
-  -- Before any lock, and instead of the CHECKs, whose DETAIL would show the row. The block writes
-  -- nothing, so its subtransaction gets no id.
+  -- This check comes before any lock, and before the CHECK constraints because their DETAIL shows
+  -- the row. The block writes nothing, so its subtransaction gets no id.
   BEGIN
-    SELECT t.ord, t.missing, t.malformed
+    v_items := ARRAY(
+      SELECT r FROM jsonb_populate_recordset(NULL::orchestration.new_outbox_item, p_items) AS r
+    );
+    SELECT t.ordinality, t.missing, t.malformed
     INTO v_bad
     FROM (
-      SELECT r.ord,
+      SELECT r.ordinality,
              CASE
                WHEN r.instruction_id IS NULL THEN 'instruction_id'
                WHEN r.participant_id IS NULL THEN 'participant_id'
@@ -67,30 +58,22 @@ BEGIN
                WHEN octet_length(r.context::text) > 8192
                  OR NOT orchestration.is_storable_payload(r.context) THEN 'context'
              END AS malformed
-      FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
-        instruction_id uuid, participant_id text, idempotency_key text, rail_type text,
-        payload jsonb, due_at timestamptz, max_attempts integer, context jsonb
-      )) WITH ORDINALITY AS r (
-        instruction_id, participant_id, idempotency_key, rail_type,
-        payload, due_at, max_attempts, context, ord
-      )
+      FROM unnest(v_items) WITH ORDINALITY AS r
     ) t
     WHERE t.missing IS NOT NULL OR t.malformed IS NOT NULL
-    ORDER BY t.ord
+    ORDER BY t.ordinality
     LIMIT 1;
   EXCEPTION
     WHEN data_exception THEN
       PERFORM orchestration.refuse_unreadable('payment_outbox_items', SQLSTATE, SQLERRM);
   END;
-  IF v_bad.ord IS NOT NULL THEN
+  IF v_bad.ordinality IS NOT NULL THEN
     PERFORM orchestration.refuse_element(
-      'payment_outbox_items', v_bad.ord, v_bad.missing, v_bad.malformed
+      'payment_outbox_items', v_bad.ordinality, v_bad.missing, v_bad.malformed
     );
   END IF;
   SELECT r.instruction_id, r.idempotency_key, r.due_at INTO v_other
-  FROM jsonb_to_recordset(p_items) AS r (
-    instruction_id uuid, idempotency_key text, due_at timestamptz
-  )
+  FROM unnest(v_items) AS r
   WHERE r.due_at > clock_timestamp() + interval '400 days'
   LIMIT 1;
   IF FOUND THEN
@@ -101,17 +84,17 @@ BEGIN
       'Enqueue the item later, when it is due within 400 days.', 'next_attempt_at'
     );
   END IF;
-  PERFORM orchestration.share_kill_switch_gate();
-  -- The instructions first, in one order: none of them ends before this transaction does, and no
-  -- completion makes an outcome unknown meanwhile. FOR SHARE, since that completion updates the row
-  -- without its keys: FOR KEY SHARE would read past it.
+  PERFORM orchestration.share_gate('kill_switch_gate');
+  -- Lock the instructions first, in one order. Until this transaction ends, none of them can end
+  -- and no completion can make an outcome unknown. FOR KEY SHARE would not be enough: such a
+  -- completion updates the row but not its keys.
   SELECT count(*),
          count(*) FILTER (
            WHERE i.open AND i.unresolved = 0 AND i.participant_id = r.participant_id)
   INTO v_instructions, v_open
   FROM (
     SELECT DISTINCT r.instruction_id, r.participant_id
-    FROM jsonb_to_recordset(p_items) AS r (instruction_id uuid, participant_id text)
+    FROM unnest(v_items) AS r
     ORDER BY r.instruction_id
     OFFSET 0
   ) r
@@ -122,13 +105,10 @@ BEGIN
     FOR SHARE
   ) i ON true;
   IF v_open < v_instructions THEN
-    -- A replay is answered whatever has become of its instruction since; a missing value is left
-    -- to its column.
+    -- A replay returns its item even if the instruction has ended since.
     SELECT r.instruction_id, r.participant_id, r.idempotency_key, i.state, i.open, i.unresolved
     INTO v_other
-    FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
-      instruction_id uuid, participant_id text, idempotency_key text
-    )) WITH ORDINALITY AS r (instruction_id, participant_id, idempotency_key, ord)
+    FROM unnest(v_items) WITH ORDINALITY AS r
     LEFT JOIN orchestration.instructions i
       ON i.id = r.instruction_id AND i.participant_id = r.participant_id
     WHERE (i.open AND i.unresolved = 0) IS NOT TRUE
@@ -139,11 +119,11 @@ BEGIN
         WHERE o.instruction_id = r.instruction_id AND o.idempotency_key = r.idempotency_key
         OFFSET 0
       )
-    ORDER BY r.ord
+    ORDER BY r.ordinality
     LIMIT 1;
     IF FOUND AND v_other.state IS NULL THEN
       PERFORM orchestration.raise_invariant(
-        'INV-INS-005', '23503', 'the instruction is not one of this participant',
+        'INV-INS-005', '23503', 'the participant has no such instruction',
         'instructions',
         jsonb_build_object('id', v_other.instruction_id,
           'participant_id', v_other.participant_id, 'idempotency_key', v_other.idempotency_key),
@@ -165,14 +145,14 @@ BEGIN
         'instructions',
         jsonb_build_object('id', v_other.instruction_id, 'state', v_other.state,
           'participant_id', v_other.participant_id, 'idempotency_key', v_other.idempotency_key),
-        'Authorize the instruction first; a new try of an ended one is a new instruction.', 'state'
+        'Authorize the instruction first. If it has ended, receive a new instruction.', 'state'
       );
     END IF;
   END IF;
-  -- The participants' rows, in one order, the missing ones made in the same pass: whoever enqueues
-  -- for a participant waits here, and looks keys and numbers up only afterwards.
+  -- Lock the row of each participant in one order, and insert the missing rows. Another enqueue for
+  -- the same participant waits here, so it looks keys and numbers up only after this one has ended.
   IF EXISTS (
-    SELECT FROM jsonb_to_recordset(p_items) AS r (participant_id text)
+    SELECT FROM unnest(v_items) AS r
     WHERE NOT EXISTS (
       SELECT FROM orchestration.participant_outbox_sequences s
       WHERE s.participant_id = r.participant_id
@@ -181,14 +161,14 @@ BEGIN
   ) THEN
     INSERT INTO orchestration.participant_outbox_sequences AS s (participant_id)
     SELECT DISTINCT r.participant_id
-    FROM jsonb_to_recordset(p_items) AS r (participant_id text)
+    FROM unnest(v_items) AS r
     ORDER BY r.participant_id
     ON CONFLICT (participant_id) DO UPDATE SET next_sequence_id = s.next_sequence_id;
   ELSE
     PERFORM 1
     FROM (
       SELECT DISTINCT r.participant_id
-      FROM jsonb_to_recordset(p_items) AS r (participant_id text)
+      FROM unnest(v_items) AS r
       ORDER BY r.participant_id
       OFFSET 0
     ) r
@@ -203,19 +183,13 @@ BEGIN
   v_now := clock_timestamp();
   WITH fresh AS MATERIALIZED (
     SELECT DISTINCT ON (r.instruction_id, r.idempotency_key) r.*
-    FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
-      instruction_id uuid, participant_id text, idempotency_key text, rail_type text,
-      payload jsonb, due_at timestamptz, max_attempts integer, context jsonb
-    )) WITH ORDINALITY AS r (
-      instruction_id, participant_id, idempotency_key, rail_type,
-      payload, due_at, max_attempts, context, ord
-    )
+    FROM unnest(v_items) WITH ORDINALITY AS r
     WHERE NOT EXISTS (
       SELECT FROM orchestration.payment_outbox_items i
       WHERE i.instruction_id = r.instruction_id AND i.idempotency_key = r.idempotency_key
       OFFSET 0
     )
-    ORDER BY r.instruction_id, r.idempotency_key, r.ord
+    ORDER BY r.instruction_id, r.idempotency_key, r.ordinality
   ), first_free AS MATERIALIZED (
     SELECT f.participant_id,
            greatest(
@@ -236,10 +210,10 @@ BEGIN
            orchestration.uuid_v7() AS outbox_id,
            uuid_send(gen_random_uuid()) AS payload_salt,
            n.sequence_id - 1
-             + row_number() OVER (PARTITION BY f.participant_id ORDER BY f.ord) AS sequence_id
+             + row_number() OVER (PARTITION BY f.participant_id ORDER BY f.ordinality) AS sequence_id
     FROM fresh f
     JOIN first_free n ON n.participant_id = f.participant_id
-    ORDER BY f.ord
+    ORDER BY f.ordinality
   ), stored AS (
     INSERT INTO orchestration.payment_outbox_items (
       outbox_id, instruction_id, participant_id, sequence_id, idempotency_key, rail_type,
@@ -266,11 +240,7 @@ BEGIN
   IF v_stored < jsonb_array_length(p_items) THEN
     SELECT i.outbox_id, i.instruction_id, i.idempotency_key
     INTO v_other
-    FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
-      instruction_id uuid, participant_id text, idempotency_key text, rail_type text, payload jsonb
-    )) WITH ORDINALITY AS r (
-      instruction_id, participant_id, idempotency_key, rail_type, payload, ord
-    )
+    FROM unnest(v_items) WITH ORDINALITY AS r
     CROSS JOIN LATERAL (
       SELECT i.*
       FROM orchestration.payment_outbox_items i
@@ -280,11 +250,11 @@ BEGIN
     ) i
     WHERE (i.participant_id, i.rail_type, i.payload::text)
       IS DISTINCT FROM (r.participant_id, r.rail_type, r.payload::text)
-    ORDER BY r.ord
+    ORDER BY r.ordinality
     LIMIT 1;
     IF FOUND THEN
       PERFORM orchestration.raise_invariant(
-        'INV-OUT-004', 'P7004', 'the idempotency key was used with other content',
+        'INV-OUT-004', 'P7004', 'the idempotency key was used with different content',
         'payment_outbox_items',
         jsonb_build_object('outbox_id', v_other.outbox_id,
           'instruction_id', v_other.instruction_id, 'idempotency_key', v_other.idempotency_key),
@@ -292,26 +262,28 @@ BEGIN
       );
     END IF;
   END IF;
+  -- An element is a replay if another transaction, an earlier call of this transaction or an earlier
+  -- element stored its item.
   RETURN QUERY
-  SELECT i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.idempotency_key,
-         i.redrive_no, i.redrive_of, i.rail_type, i.payload_hash, i.max_attempts, i.context,
-         i.created_at, i.db_user,
-         -- Not stored for this element, but by another transaction, by an earlier call of this one,
-         -- or for an earlier element.
+  SELECT s.*,
          i.xact_id <> v_xact_id
-           OR i.created_at < v_now
-           OR row_number() OVER (PARTITION BY i.outbox_id ORDER BY r.ord) > 1
-  FROM ROWS FROM (jsonb_to_recordset(p_items) AS (
-    instruction_id uuid, idempotency_key text
-  )) WITH ORDINALITY AS r (instruction_id, idempotency_key, ord)
+           OR s.created_at < v_now
+           OR row_number() OVER (PARTITION BY s.outbox_id ORDER BY r.ordinality) > 1
+  FROM unnest(v_items) WITH ORDINALITY AS r
   CROSS JOIN LATERAL (
-    SELECT i.*
+    SELECT i.outbox_id, i.xact_id
     FROM orchestration.payment_outbox_items i
     WHERE i.instruction_id = r.instruction_id AND i.idempotency_key = r.idempotency_key
     ORDER BY i.redrive_no DESC
     LIMIT 1
   ) i
-  ORDER BY r.ord;
+  CROSS JOIN LATERAL (
+    SELECT s.*
+    FROM orchestration.payment_outbox_item_summary s
+    WHERE s.outbox_id = i.outbox_id
+    OFFSET 0
+  ) s
+  ORDER BY r.ordinality;
 END
 $$;
 

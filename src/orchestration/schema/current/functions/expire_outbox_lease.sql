@@ -2,24 +2,11 @@ CREATE FUNCTION orchestration.expire_outbox_lease(
   p_outbox_id uuid,
   p_reason text,
   p_expired_by text DEFAULT NULL
-) RETURNS TABLE (
-  outbox_id uuid,
-  intervention_no integer,
-  action text,
-  attempt_no integer,
-  result_no integer,
-  time_before timestamptz,
-  time_after timestamptz,
-  reason text,
-  acted_by text,
-  acted_at timestamptz,
-  db_user text,
-  replayed boolean
-)
+) RETURNS SETOF orchestration.payment_outbox_intervention_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
-#variable_conflict use_column
+-- The function is long because it also finds the record of an earlier call, for a replay.
 DECLARE
   v_by text := coalesce(p_expired_by, SESSION_USER::text);
   v_now timestamptz;
@@ -27,12 +14,16 @@ DECLARE
   v_intervention orchestration.payment_outbox_interventions;
   v_replayed boolean := true;
 BEGIN
-  PERFORM orchestration.refuse_long_texts('payment_outbox_interventions', ARRAY['acted_by'], ARRAY[v_by]);
-  PERFORM orchestration.refuse_long_texts('payment_outbox_interventions', ARRAY['reason'], ARRAY[p_reason], 4000);
+  PERFORM orchestration.refuse_long_texts(
+    'payment_outbox_interventions', ARRAY['acted_by'], ARRAY[v_by]
+  );
+  PERFORM orchestration.refuse_long_texts(
+    'payment_outbox_interventions', ARRAY['reason'], ARRAY[p_reason], 4000
+  );
   IF coalesce(p_reason, '') = '' THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'p_reason must not be empty', 'payment_outbox_interventions',
-      jsonb_build_object('outbox_id', p_outbox_id), 'Say why the lease is ended.', 'reason'
+      jsonb_build_object('outbox_id', p_outbox_id), 'State why the lease is ended.', 'reason'
     );
   END IF;
   PERFORM orchestration.lock_outbox_item(p_outbox_id);
@@ -52,12 +43,12 @@ BEGIN
     RETURNING v.* INTO v_intervention;
     UPDATE orchestration.payment_outbox_pending p
     SET lease_expires_at = v_now,
-        -- A claim may have moved the row to the end of its lease; claims and repairs look no further
-        -- than now.
+        -- A claim may have moved the row to the end of its lease, and claims and repairs look only
+        -- at rows up to now.
         next_attempt_at = least(p.next_attempt_at, v_now)
     WHERE p.outbox_id = p_outbox_id;
   ELSE
-    -- The newest attempt is the one whose lease the first call has ended, unless it was claimed again.
+    -- The first call ended the lease of the newest attempt, unless the item was claimed again.
     SELECT v.* INTO v_intervention
     FROM orchestration.payment_outbox_interventions v
     WHERE v.outbox_id = p_outbox_id
@@ -72,19 +63,16 @@ BEGIN
       AND v.db_user = SESSION_USER;
     IF NOT FOUND THEN
       PERFORM orchestration.raise_invariant(
-        'INV-OUT-002', 'P7002', 'the item has no lease that could be ended',
+        'INV-OUT-002', 'P7002', 'the item has no live lease',
         'payment_outbox_pending',
         jsonb_build_object('outbox_id', p_outbox_id),
-        'Read payment_outbox_status: the item waits, has ended, or its lease has expired.',
+        'payment_outbox_status shows whether the item waits, has ended or has an expired lease.',
         'lease_expires_at'
       );
     END IF;
   END IF;
   RETURN QUERY
-  SELECT v_intervention.outbox_id, v_intervention.intervention_no, v_intervention.action,
-         v_intervention.attempt_no, v_intervention.result_no, v_intervention.time_before,
-         v_intervention.time_after, v_intervention.reason, v_intervention.acted_by,
-         v_intervention.acted_at, v_intervention.db_user, v_replayed;
+  SELECT v_intervention.*, v_replayed;
 END
 $$;
 

@@ -15,16 +15,18 @@ RETURNS TABLE (
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+-- Longer than 70 lines because it is one query over five catalogue views.
 -- Not SECURITY DEFINER: pg_stat_activity shows client_addr, state and transaction_started_at of
 -- another login only to a caller who has pg_read_all_stats, which symphony_owner does not have.
 BEGIN
   RETURN QUERY
   WITH holder AS (
-    -- A transaction can hold a gate in several modes: show the wait, otherwise the strongest mode.
+    -- A transaction can hold a gate in several modes. Show the mode that it waits for, otherwise the
+    -- strongest one that it holds.
     SELECT DISTINCT ON (c.relname, l.virtualtransaction)
            c.relname::text AS gate,
            l.mode,
-           -- A row lock is awaited as a lock on the other transaction, or on the row.
+           -- A session that waits for a row waits for a lock on the other transaction or on the tuple.
            l.granted AND w.pid IS NULL AS granted,
            l.pid,
            coalesce(l.waitstart, w.waitstart) AS waiting_since,
@@ -60,7 +62,7 @@ BEGIN
          p.gid
   FROM holder h
   LEFT JOIN pg_stat_activity a ON a.pid = h.pid
-  -- A prepared transaction has no backend: it is found by the lock on its own transaction id.
+  -- A prepared transaction has no backend. It is found by the lock on its own transaction id.
   LEFT JOIN (
     pg_prepared_xacts p
     JOIN pg_locks x

@@ -2,18 +2,26 @@ CREATE FUNCTION orchestration.guard_attempt_log() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+-- The function is long because both attempt logs share it: it reads the log by name, and the guards
+-- of an opening and of a closing need the same earlier row.
 DECLARE
   v_detail jsonb := jsonb_build_object('instruction_id', NEW.instruction_id,
     'attempt_no', NEW.attempt_no, 'phase', NEW.phase);
   v_replica boolean := current_setting('session_replication_role') = 'replica';
   v_known boolean;
+  v_unopened boolean;
+  v_skipped boolean;
+  v_succeeded boolean;
+  v_different boolean;
+  v_in_future boolean;
   v_before jsonb;
 BEGIN
   IF v_replica AND orchestration.copies_a_subscription() THEN
-    -- The rows of an attempt come in any order: verify_attempt_logs tells whether they fit.
+    -- Copied rows of an attempt arrive in any order. verify_attempt_logs reports those that do not
+    -- belong together.
     RETURN NEW;
   END IF;
-  -- What this row follows: an opening the closing of the attempt before, a closing its opening.
+  -- For an opening, the closing of the previous attempt; for a closing, the opening of its attempt.
   EXECUTE format(
     'SELECT to_jsonb(a)
     FROM orchestration.%I a
@@ -46,40 +54,45 @@ BEGIN
     TG_TABLE_NAME
   ) INTO v_known USING NEW.instruction_id, NEW.attempt_no, NEW.phase;
   IF v_known OR (NEW.phase IN ('OPEN', 'CLOSE')) IS NOT TRUE THEN
-    -- The primary key or the CHECK refuses it.
+    -- The primary key or a CHECK constraint rejects the row.
     RETURN NEW;
   END IF;
-  IF NEW.phase = 'OPEN' AND v_before IS NULL AND NEW.attempt_no <> 1
-    OR NEW.phase = 'OPEN' AND v_before ->> 'outcome' = 'SUCCEEDED'
-    OR NEW.phase = 'CLOSE' AND v_before IS NULL THEN
-    PERFORM orchestration.meet_newer_attempts(TG_TABLE_NAME, NEW.instruction_id);
-    PERFORM orchestration.raise_invariant(
-      'INV-APP-002', 'P7401',
-      CASE
-        WHEN NEW.phase = 'CLOSE' THEN 'an attempt is closed after it was opened'
-        WHEN v_before IS NULL THEN 'an attempt is opened after the one before was closed'
-        ELSE 'no attempt follows one that SUCCEEDED'
-      END,
-      TG_TABLE_NAME, v_detail, 'Read the log: its last attempt may be open, or its end.',
-      'attempt_no'
-    );
-  END IF;
-  IF NEW.phase = 'CLOSE'
+  v_unopened := NEW.phase = 'CLOSE' AND v_before IS NULL;
+  v_skipped := NEW.phase = 'OPEN' AND v_before IS NULL AND NEW.attempt_no <> 1;
+  v_succeeded := NEW.phase = 'OPEN' AND v_before ->> 'outcome' = 'SUCCEEDED';
+  v_different := NEW.phase = 'CLOSE'
     AND (NEW.participant_id, NEW.worker_id, to_jsonb(NEW) ->> 'rail_type') IS DISTINCT FROM
-      (v_before ->> 'participant_id', v_before ->> 'worker_id', v_before ->> 'rail_type') THEN
-    PERFORM orchestration.raise_invariant(
-      'INV-APP-002', 'P7401', 'the closing names another participant, worker or rail than the'
-        ' opening', TG_TABLE_NAME, v_detail,
-      'Leave them out of a closing: the database takes them from the opening.', 'worker_id'
-    );
-  END IF;
-  IF NOT isfinite(NEW.occurred_at) OR NEW.occurred_at > clock_timestamp() THEN
-    PERFORM orchestration.raise_invariant(
-      'INV-APP-002', 'P7401', 'occurred_at is in the future', TG_TABLE_NAME,
-      v_detail || jsonb_build_object('occurred_at', NEW.occurred_at),
-      'Leave occurred_at out: the database sets it.', 'occurred_at'
-    );
-  END IF;
+      (v_before ->> 'participant_id', v_before ->> 'worker_id', v_before ->> 'rail_type');
+  v_in_future := NOT isfinite(NEW.occurred_at) OR NEW.occurred_at > clock_timestamp();
+  CASE
+    WHEN v_unopened OR v_skipped OR v_succeeded THEN
+      PERFORM orchestration.meet_newer_attempts(TG_TABLE_NAME, NEW.instruction_id);
+      PERFORM orchestration.raise_invariant(
+        'INV-APP-002', 'P7401',
+        CASE
+          WHEN v_unopened THEN 'the attempt was not opened'
+          WHEN v_skipped THEN 'the previous attempt is not closed'
+          ELSE 'the previous attempt has the outcome SUCCEEDED'
+        END,
+        TG_TABLE_NAME, v_detail, 'Check the last attempt of the instruction in this table.',
+        'attempt_no'
+      );
+    WHEN v_different THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-APP-002', 'P7401',
+        'participant_id, worker_id or rail_type differs from the opening of the attempt',
+        TG_TABLE_NAME, v_detail,
+        'Leave them out of a closing: the database takes them from the opening.', 'worker_id'
+      );
+    WHEN v_in_future THEN
+      PERFORM orchestration.raise_invariant(
+        'INV-APP-002', 'P7401', 'occurred_at is in the future', TG_TABLE_NAME,
+        v_detail || jsonb_build_object('occurred_at', NEW.occurred_at),
+        'Leave occurred_at out: the database sets it.', 'occurred_at'
+      );
+    ELSE
+      NULL;
+  END CASE;
   RETURN NEW;
 END
 $$;

@@ -2,6 +2,8 @@ CREATE FUNCTION orchestration.guard_attestation() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+-- Longer than 70 lines because each of its checks raises its own error, and because a call of another
+-- function costs a noticeable part of an insert.
 DECLARE
   v_replica boolean := current_setting('session_replication_role') = 'replica';
   v_copied boolean := v_replica AND orchestration.copies_a_subscription();
@@ -15,8 +17,9 @@ DECLARE
 BEGIN
   IF NEW.id IS NOT NULL THEN
     IF EXISTS (SELECT FROM orchestration.ingress_attestations a WHERE a.id = NEW.id) THEN
-      -- The primary key refuses it; what is missing must not be refused before, nor be taken for
-      -- another record's by ON CONFLICT: it is filled with what no chain holds.
+      -- The primary key rejects this row. The columns that the caller left out are filled with values
+      -- that no chain contains: NOT NULL must not reject the row first, and ON CONFLICT must not find
+      -- another record by them.
       IF NOT v_replica THEN
         NEW.chain_seq := coalesce(
           NEW.chain_seq, CASE WHEN NEW.prev_hash = '' THEN 1 ELSE 9223372036854775807 END);
@@ -34,31 +37,34 @@ BEGIN
   END IF;
   IF NEW.execution_completed AND NOT NEW.execution_started THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-002', 'P7301', 'completed implies started', 'ingress_attestations', v_detail,
-      'Set execution_started with execution_completed.', 'execution_completed'
+      'INV-ATT-002', 'P7301', 'execution_completed requires execution_started',
+      'ingress_attestations', v_detail,
+      'Set execution_started to true as well.', 'execution_completed'
     );
   END IF;
   IF NEW.execution_completed <> (NEW.terminal_status IS NOT NULL) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-003', 'P7301', 'terminal_status is there if and only if completed',
+      'INV-ATT-003', 'P7301',
+      'terminal_status must be set if and only if execution_completed is true',
       'ingress_attestations', v_detail,
-      'Give terminal_status together with execution_completed.', 'terminal_status'
+      'Set terminal_status together with execution_completed.', 'terminal_status'
     );
   END IF;
   IF NOT v_copied AND NEW.policy_version_id IS NOT NULL AND NOT EXISTS (
     SELECT FROM orchestration.policy_versions p WHERE p.id = NEW.policy_version_id
   ) THEN
-    -- A snapshot older than the version is told so by the gate, with 40001.
-    PERFORM orchestration.share_policy_gate();
+    -- If the version is newer than the snapshot, sharing the gate fails with 40001.
+    PERFORM orchestration.share_gate('policy_gate');
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-008', 'P7105', format('policy version %s is unknown', NEW.policy_version_id),
+      'INV-ATT-008', 'P7105', format('policy version %s does not exist', NEW.policy_version_id),
       'policy_versions', v_detail || jsonb_build_object('id', NEW.policy_version_id),
-      'Sign under a version of accepted_policy_versions.', 'id'
+      'Use a version that accepted_policy_versions lists.', 'id'
     );
   END IF;
 
-  -- The head is locked first and the chain's end read in a later statement: whoever waited reads
-  -- what the other has written, and an older snapshot cannot lock a head that has moved.
+  -- The head is locked first, and the newest record is read in a later statement. A transaction that
+  -- waited for the lock therefore reads the record that the other one wrote. With an older snapshot,
+  -- locking a head that has moved fails with 40001.
   SELECT h.chain_seq INTO v_head_seq
   FROM orchestration.ingress_attestation_heads h
   WHERE h.caller_identity = NEW.caller_identity AND NOT v_copied
@@ -81,10 +87,10 @@ BEGIN
   v_last_hash := coalesce(v_last_hash, '');
   IF v_head_seq > v_last_seq THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-005', 'P7302', 'the head is ahead of its chain: records are missing',
+      'INV-ATT-005', 'P7302', 'the newest records of the caller''s chain are missing',
       'ingress_attestations',
       v_detail || jsonb_build_object('head', v_head_seq, 'chain_seq', v_last_seq),
-      'Verify the chain: its last records were removed.', 'chain_seq'
+      'Run verify_attestation_chain for this caller.', 'chain_seq'
     );
   END IF;
 
@@ -108,13 +114,14 @@ BEGIN
     AND (NEW.chain_seq, NEW.prev_hash) IS DISTINCT FROM (v_last_seq + 1, v_last_hash) THEN
     IF v_last_seq = 0 THEN
       PERFORM orchestration.raise_invariant(
-        'INV-ATT-004', 'P7302', 'a chain begins with chain_seq 1 and an empty prev_hash',
+        'INV-ATT-004', 'P7302',
+        'the first record of a chain must have chain_seq 1 and an empty prev_hash',
         'ingress_attestations', v_detail || jsonb_build_object('chain_seq', NEW.chain_seq),
         'Leave chain_seq and prev_hash out: the database sets them.', 'chain_seq'
       );
     END IF;
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-005', 'P7302', 'the record does not continue its caller''s chain',
+      'INV-ATT-005', 'P7302', 'chain_seq and prev_hash must continue the caller''s chain',
       'ingress_attestations',
       v_detail || jsonb_build_object('chain_seq', NEW.chain_seq, 'expected', v_last_seq + 1),
       'Leave chain_seq and prev_hash out: the database sets them.', 'chain_seq'
@@ -122,7 +129,7 @@ BEGIN
   END IF;
   IF NEW.attested_at < v_last_at AND NOT v_copied THEN
     PERFORM orchestration.raise_invariant(
-      'INV-REV-007', 'P7301', 'attested_at is before the caller''s newest attestation',
+      'INV-REV-007', 'P7301', 'attested_at must not be before the caller''s newest attestation',
       'ingress_attestations',
       v_detail || jsonb_build_object('attested_at', NEW.attested_at, 'newest', v_last_at),
       'Import a caller''s attestations in the order of attested_at, or leave attested_at out.',

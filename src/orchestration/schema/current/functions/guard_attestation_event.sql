@@ -2,6 +2,7 @@ CREATE FUNCTION orchestration.guard_attestation_event() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+-- Longer than 70 lines because each of its five checks raises its own error.
 DECLARE
   v_replica boolean := current_setting('session_replication_role') = 'replica';
   v_copied boolean := v_replica AND orchestration.copies_a_subscription();
@@ -20,21 +21,22 @@ BEGIN
   END IF;
   IF (NEW.event = 'EXECUTION_COMPLETED') <> (NEW.terminal_status IS NOT NULL) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-003', 'P7301', 'terminal_status is there if and only if completed',
+      'INV-ATT-003', 'P7301',
+      'terminal_status must be set if and only if event is EXECUTION_COMPLETED',
       'ingress_attestation_events', v_detail,
-      'Give terminal_status with EXECUTION_COMPLETED, and only with it.', 'terminal_status'
+      'Pass terminal_status with EXECUTION_COMPLETED only.', 'terminal_status'
     );
   END IF;
   IF v_attestation.id IS NULL OR EXISTS (
     SELECT FROM orchestration.ingress_attestation_events e
     WHERE e.attestation_id = NEW.attestation_id AND e.event = NEW.event
   ) THEN
-    -- The foreign key or the primary key refuses it.
+    -- The foreign key or the primary key rejects this row.
     RETURN NEW;
   END IF;
   IF NEW.caller_identity <> v_attestation.caller_identity THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-010', 'P7301', 'the event names another caller than its attestation',
+      'INV-ATT-010', 'P7301', 'caller_identity must be that of the attestation',
       'ingress_attestation_events', v_detail,
       'Leave caller_identity out: the database sets it.', 'caller_identity'
     );
@@ -42,9 +44,9 @@ BEGIN
   IF NEW.event = 'EXECUTION_STARTED' AND v_attestation.execution_started
     OR NEW.event = 'EXECUTION_COMPLETED' AND v_attestation.execution_completed THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-010', 'P7301', 'the attestation was recorded in this state already',
+      'INV-ATT-010', 'P7301', 'the attestation itself already contains this event',
       'ingress_attestation_events', v_detail,
-      'Read ingress_attestation_status.', 'event'
+      'ingress_attestation_status shows the state of the attestation.', 'event'
     );
   END IF;
   IF NOT v_copied
@@ -55,8 +57,8 @@ BEGIN
       WHERE e.attestation_id = NEW.attestation_id AND e.event = 'EXECUTION_STARTED'
     ) THEN
     IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
-      -- Only the primary key knows of a start that is newer than the snapshot: storing another
-      -- one meets it and answers 40001. Where there is none, the refusal below undoes this.
+      -- The snapshot does not show a start that was recorded after it, but the primary key does:
+      -- inserting a start fails with 40001 if there is one. Otherwise the error below undoes it.
       INSERT INTO orchestration.ingress_attestation_events
         (attestation_id, event, caller_identity, occurred_at, db_user, xact_id)
       VALUES (NEW.attestation_id, 'EXECUTION_STARTED', v_attestation.caller_identity,
@@ -64,13 +66,13 @@ BEGIN
       ON CONFLICT DO NOTHING;
     END IF;
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-002', 'P7301', 'completed implies started', 'ingress_attestation_events',
-      v_detail, 'Record EXECUTION_STARTED first.', 'event'
+      'INV-ATT-002', 'P7301', 'EXECUTION_COMPLETED requires EXECUTION_STARTED',
+      'ingress_attestation_events', v_detail, 'Record EXECUTION_STARTED first.', 'event'
     );
   END IF;
   IF NOT isfinite(NEW.occurred_at) OR NEW.occurred_at > clock_timestamp() AND NOT v_copied THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-011', 'P7301', 'occurred_at is in the future', 'ingress_attestation_events',
+      'INV-ATT-011', 'P7301', 'occurred_at must not be in the future', 'ingress_attestation_events',
       v_detail || jsonb_build_object('occurred_at', NEW.occurred_at),
       'Leave occurred_at out: the database sets it.', 'occurred_at'
     );

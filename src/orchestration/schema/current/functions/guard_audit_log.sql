@@ -2,6 +2,7 @@ CREATE FUNCTION orchestration.guard_audit_log() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+-- Longer than 70 lines because each of its five checks raises its own error.
 DECLARE
   v_replica boolean := current_setting('session_replication_role') = 'replica';
   v_copied boolean := v_replica AND orchestration.copies_a_subscription();
@@ -10,11 +11,12 @@ DECLARE
   v_last_seq bigint;
   v_last_hash text;
   v_hash text;
-  -- A client that stops in this transaction holds the head, and every act of governance waits.
+  -- If the client stops responding in this transaction, every act of governance waits for the head.
   v_bound text := orchestration.bound_idle_time();
 BEGIN
-  -- The head is locked first and the chain's end read in a later statement: whoever waited reads
-  -- what the other has written, and an older snapshot cannot lock a head that has moved.
+  -- The head is locked first, and the newest entry is read in a later statement. A transaction that
+  -- waited for the lock therefore reads the entry that the other one wrote. With an older snapshot,
+  -- locking a head that has moved fails with 40001.
   SELECT h.chain_seq INTO v_head_seq
   FROM orchestration.audit_log_head h
   WHERE NOT v_copied
@@ -48,19 +50,19 @@ BEGIN
     NEW.record_hash := coalesce(NEW.record_hash, v_hash);
   END IF;
   IF v_known THEN
-    -- The primary key refuses it.
+    -- The primary key rejects this row.
     RETURN NEW;
   END IF;
   IF v_head_seq > v_last_seq THEN
     PERFORM orchestration.raise_invariant(
-      'INV-AUD-001', 'P7302', 'the head is ahead of the log: entries are missing', 'audit_log',
+      'INV-AUD-001', 'P7302', 'the newest entries of the audit log are missing', 'audit_log',
       jsonb_build_object('head', v_head_seq, 'chain_seq', v_last_seq),
-      'Verify the log: its last entries were removed.', 'chain_seq'
+      'Run verify_audit_log.', 'chain_seq'
     );
   END IF;
   IF NOT isfinite(NEW.occurred_at) OR NEW.occurred_at > clock_timestamp() AND NOT v_copied THEN
     PERFORM orchestration.raise_invariant(
-      'INV-AUD-001', 'P7302', 'occurred_at is in the future', 'audit_log',
+      'INV-AUD-001', 'P7302', 'occurred_at must not be in the future', 'audit_log',
       jsonb_build_object('chain_seq', NEW.chain_seq, 'occurred_at', NEW.occurred_at),
       'Leave occurred_at out: the database sets it.', 'occurred_at'
     );
@@ -68,7 +70,7 @@ BEGIN
   IF NOT v_copied
     AND (NEW.chain_seq, NEW.prev_hash) IS DISTINCT FROM (v_last_seq + 1, v_last_hash) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-AUD-001', 'P7302', 'the entry does not continue the log', 'audit_log',
+      'INV-AUD-001', 'P7302', 'chain_seq and prev_hash must continue the audit log', 'audit_log',
       jsonb_build_object('chain_seq', NEW.chain_seq, 'expected', v_last_seq + 1),
       'Leave chain_seq and prev_hash out: the database sets them.', 'chain_seq'
     );

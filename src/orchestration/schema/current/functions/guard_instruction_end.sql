@@ -2,24 +2,28 @@ CREATE FUNCTION orchestration.guard_instruction_end() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- No item is open any more: the foreign key of payment_outbox_pending has judged that first.
+-- No item of the instruction is pending here: the foreign key of payment_outbox_pending, whose
+-- trigger fires before this one, has rejected an instruction that has one.
 DECLARE
   v_sent bigint;
   v_unknown bigint;
 BEGIN
   IF current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription() THEN
-    -- Its items and attempts may come later: verify_outbox finds an end that they deny.
+    -- The copied items and attempts may arrive later. verify_outbox reports an end that
+    -- contradicts them.
     RETURN NULL;
   END IF;
   IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
-    -- What an older snapshot does not see has moved the participant's row or ended a pending one.
+    -- A concurrent enqueue or completion that this snapshot does not see has updated the
+    -- participant's row or deleted a pending row. Locking these rows then raises 40001.
     PERFORM 1
     FROM orchestration.participant_outbox_sequences s
     WHERE s.participant_id = OLD.participant_id
     FOR SHARE;
     IF NOT FOUND THEN
-      -- A row made since is not seen either, but it is in the way: 40001.
+      -- A participant's row that is newer than the snapshot is not visible either, but the INSERT
+      -- conflicts with it and raises 40001.
       INSERT INTO orchestration.participant_outbox_sequences (participant_id)
       VALUES (OLD.participant_id)
       ON CONFLICT (participant_id) DO NOTHING;
@@ -41,17 +45,18 @@ BEGIN
       'INV-INS-006', 'P7404',
       CASE
         WHEN NEW.state = 'COMPLETED'
-          THEN 'COMPLETED needs an item that was DISPATCHED or resolved as SENT'
-        WHEN v_sent > 0 THEN 'FAILED needs that no item was DISPATCHED or resolved as SENT'
-        ELSE 'FAILED needs that the outcome of every item is known'
+          THEN 'state cannot become COMPLETED: no item was DISPATCHED or resolved as SENT'
+        WHEN v_sent > 0
+          THEN 'state cannot become FAILED: an item was DISPATCHED or resolved as SENT'
+        ELSE 'state cannot become FAILED: the outcome of an item is UNKNOWN'
       END,
       'instructions',
       jsonb_build_object('id', OLD.id, 'from', OLD.state, 'to', NEW.state,
         'sent', v_sent, 'unknown', v_unknown),
       CASE WHEN v_unknown > 0
-        THEN 'Find out what the rail did and resolve the item first: payment_outbox_unresolved shows'
-          ' it.'
-        ELSE 'Read payment_outbox_status of the instruction.'
+        THEN 'Find out what the rail did, then use resolve_outbox_item. payment_outbox_unresolved'
+          ' lists the items.'
+        ELSE 'Check the items of the instruction in payment_outbox_status.'
       END, 'state'
     );
   END IF;

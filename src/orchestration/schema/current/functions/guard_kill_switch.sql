@@ -8,10 +8,10 @@ BEGIN
   IF current_setting('session_replication_role') = 'replica' THEN
     RETURN NEW;
   END IF;
-  -- The gate is held by now: events are numbered in the order in which they come to count.
+  -- The statement trigger has locked the gate, so events are numbered in the order of their commits.
   SELECT coalesce(max(k.event_no), 0) + 1 INTO v_next FROM orchestration.kill_switches k;
   IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.event_no = NEW.event_no) THEN
-    -- The primary key refuses it.
+    -- The primary key rejects this row.
     v_next := NEW.event_no;
   END IF;
   NEW.event_no := coalesce(NEW.event_no, v_next);
@@ -20,7 +20,7 @@ BEGIN
   NEW.xact_id := pg_current_xact_id()::text::bigint;
   IF NEW.event_no <> v_next THEN
     PERFORM orchestration.raise_invariant(
-      'INV-KIL-001', '22023', 'event_no does not follow the last event', 'kill_switches',
+      'INV-KIL-001', '22023', 'event_no must be the number after the last event', 'kill_switches',
       jsonb_build_object('event_no', NEW.event_no, 'expected', v_next),
       'Leave event_no out: the database sets it.', 'event_no'
     );

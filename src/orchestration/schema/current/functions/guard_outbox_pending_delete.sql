@@ -18,9 +18,10 @@ BEGIN
   LIMIT 1;
   IF FOUND THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-009', 'P7006', 'a pending row leaves only after its terminal attempt',
+      'INV-OUT-009', 'P7006', 'a pending row cannot be deleted before its item ended',
       'payment_outbox_pending', jsonb_build_object('outbox_id', v_outbox_id),
-      'Complete the item by complete_outbox_attempt.', 'outbox_id'
+      'Use complete_outbox_attempt: it deletes the row when the item is DISPATCHED or FAILED.',
+      'outbox_id'
     );
   END IF;
   RETURN NULL;

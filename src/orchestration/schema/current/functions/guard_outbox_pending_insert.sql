@@ -11,10 +11,10 @@ DECLARE
 BEGIN
   IF current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription() THEN
-    -- As it is now, leased or not: verify_outbox compares it with its item and attempts.
+    -- A copied row may have a lease. verify_outbox compares it with its item and attempts.
     RETURN NULL;
   END IF;
-  -- The item is this transaction's own, so that no other transaction can have ended it meanwhile.
+  -- The item must have been inserted by this transaction: no other transaction can have ended it.
   SELECT n.outbox_id INTO v_outbox_id
   FROM inserted n
   WHERE n.attempt_count <> 0
@@ -37,9 +37,9 @@ BEGIN
   LIMIT 1;
   IF FOUND THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-009', 'P7006', 'a pending row enters together with its item, unclaimed',
+      'INV-OUT-009', 'P7006', 'a pending row must be inserted with its item and without a lease',
       'payment_outbox_pending', jsonb_build_object('outbox_id', v_outbox_id),
-      'Enqueue by enqueue_payment_outbox.', 'outbox_id'
+      'Use enqueue_payment_outbox: it inserts both rows in one statement.', 'outbox_id'
     );
   END IF;
   RETURN NULL;

@@ -18,20 +18,20 @@ BEGIN
   END IF;
   IF (octet_length(v_hash) = 64 AND v_hash ~ '^[0-9a-f]*$') IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
-      'INV-REV-003', 'P7201', format('%s is not a SHA-256 in lowercase hex', TG_ARGV[0]),
-      -- Never the value: it may be the credential itself.
+      'INV-REV-003', 'P7201', format('%s must be a SHA-256 in lowercase hex', TG_ARGV[0]),
+      -- DETAIL must not contain the value, which can be the credential itself.
       TG_TABLE_NAME, jsonb_build_object('column', TG_ARGV[0], 'octets', octet_length(v_hash)),
-      'Give the 64 lowercase hex digits of the SHA-256, never the credential itself.', TG_ARGV[0]
+      'Pass the 64 lowercase hex digits of the SHA-256, never the credential itself.', TG_ARGV[0]
     );
   END IF;
-  -- The gate is held, so nobody else gives out the next number.
+  -- The statement trigger has locked the gate, so no other transaction uses the next number.
   EXECUTE format(
     'SELECT coalesce(max(revocation_no), 0), coalesce(bool_or(revocation_no = $2), false)'
     ' FROM orchestration.%I WHERE %I = $1',
     TG_TABLE_NAME, TG_ARGV[0]
   ) INTO v_last, v_known USING v_hash, NEW.revocation_no;
   IF v_known THEN
-    -- The primary key refuses it, or ON CONFLICT passes it over.
+    -- The primary key rejects this row, or ON CONFLICT DO NOTHING skips it.
     RETURN NEW;
   END IF;
   IF NOT v_replica THEN
@@ -40,8 +40,8 @@ BEGIN
   IF NEW.revocation_no <> v_last + 1
     AND NOT (v_replica AND orchestration.copies_a_subscription()) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-REV-006', 'P7201', 'revocation_no does not follow the credential''s last record',
-      TG_TABLE_NAME,
+      'INV-REV-006', 'P7201',
+      'revocation_no must be the number after the credential''s last record', TG_TABLE_NAME,
       jsonb_build_object('revocation_no', NEW.revocation_no, 'expected', v_last + 1),
       'Leave revocation_no out: the database sets it.', 'revocation_no'
     );
@@ -49,9 +49,9 @@ BEGIN
   IF NOT isfinite(NEW.revoked_at)
     OR NEW.revoked_at > v_now AND NOT (v_replica AND orchestration.copies_a_subscription()) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-REV-005', 'P7201', 'revoked_at is in the future', TG_TABLE_NAME,
+      'INV-REV-005', 'P7201', 'revoked_at must not be in the future', TG_TABLE_NAME,
       jsonb_build_object('revocation_no', NEW.revocation_no, 'revoked_at', NEW.revoked_at),
-      'Leave revoked_at out, or give the past time from which the credential counts as revoked.',
+      'Leave revoked_at out, or pass the past time from which the credential counts as revoked.',
       'revoked_at'
     );
   END IF;

@@ -7,7 +7,8 @@ DECLARE
   v_instruction record;
 BEGIN
   IF v_replica AND orchestration.copies_a_subscription() THEN
-    -- The instruction may have moved on since, or come later: verify_instructions compares both.
+    -- The copied instruction may arrive later, or have a newer state. verify_instructions compares
+    -- both.
     RETURN NEW;
   END IF;
   SELECT i.participant_id, i.version, i.state, i.updated_at
@@ -23,17 +24,17 @@ BEGIN
     SELECT FROM orchestration.status_history h
     WHERE h.instruction_id = NEW.instruction_id AND h.version = NEW.version
   ) THEN
-    -- The foreign key or the primary key refuses it.
+    -- The foreign key or the primary key rejects the row.
     RETURN NEW;
   END IF;
   IF (NEW.participant_id, NEW.version, NEW.to_state) IS DISTINCT FROM
     (v_instruction.participant_id, v_instruction.version, v_instruction.state) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-INS-004', 'P0001', 'the row is not the instruction''s current version and state',
-      'status_history',
+      'INV-INS-004', 'P0001',
+      'version, to_state or participant_id differs from that of the instruction', 'status_history',
       jsonb_build_object('instruction_id', NEW.instruction_id, 'version', NEW.version,
         'to_state', NEW.to_state),
-      'The database writes the history itself, with every change of state.', 'version'
+      'Do not write status_history: the database does, with every change of state.', 'version'
     );
   END IF;
   RETURN NEW;

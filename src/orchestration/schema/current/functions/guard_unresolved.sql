@@ -7,7 +7,8 @@ DECLARE
 BEGIN
   IF current_setting('session_replication_role') = 'replica'
     AND orchestration.copies_a_subscription() THEN
-    -- Its items and late results may come later: verify_outbox compares the count with them.
+    -- The copied items and late results may arrive later. verify_outbox compares the count with
+    -- them.
     RETURN NULL;
   END IF;
   SELECT count(*) INTO v_unknown
@@ -15,10 +16,10 @@ BEGIN
   WHERE s.instruction_id = NEW.id AND s.known_outcome = 'UNKNOWN';
   IF NEW.unresolved <> v_unknown THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-010', 'P7404', 'unresolved must be the number of items whose outcome is unknown',
+      'INV-OUT-010', 'P7404', 'unresolved must equal the number of items whose outcome is UNKNOWN',
       'instructions',
       jsonb_build_object('id', NEW.id, 'unresolved', NEW.unresolved, 'unknown', v_unknown),
-      'Leave unresolved out: the database counts. Resolve an item by resolve_outbox_item.',
+      'Leave unresolved out: the database counts. Use resolve_outbox_item to resolve an item.',
       'unresolved'
     );
   END IF;

@@ -1,4 +1,5 @@
--- As ck_instructions_payload and ck_payment_outbox_items_payload say it.
+-- Must equal ck_instructions_payload and ck_payment_outbox_items_payload. The functions check a
+-- payload before they store it, because the error of a CHECK constraint would print it.
 CREATE FUNCTION orchestration.is_storable_payload(p_payload jsonb) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN octet_length(p_payload::text) <= 1000000

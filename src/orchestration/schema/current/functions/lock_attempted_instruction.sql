@@ -2,10 +2,10 @@ CREATE FUNCTION orchestration.lock_attempted_instruction(p_instruction_id uuid) 
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- One writer of an instruction's logs at a time. Who enqueues for the instruction waits until this
--- transaction ends.
+-- Lets one transaction at a time write the attempt logs of an instruction. An enqueue for the same
+-- instruction waits until this transaction ends.
 BEGIN
-  -- An enqueue of the same instruction waits for this lock while it holds a gate.
+  -- The waiting enqueue holds a gate, so the lock must not stay with a client that has stopped.
   PERFORM orchestration.bound_idle_time();
   PERFORM 1
   FROM orchestration.instructions i
@@ -14,7 +14,7 @@ BEGIN
   IF NOT FOUND THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-002', 'P0002', 'the instruction does not exist', 'instructions',
-      jsonb_build_object('id', p_instruction_id), 'Read the id again.', 'id'
+      jsonb_build_object('id', p_instruction_id), 'Check the id.', 'id'
     );
   END IF;
 END

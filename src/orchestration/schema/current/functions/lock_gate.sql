@@ -2,8 +2,9 @@ CREATE FUNCTION orchestration.lock_gate(p_gate text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- The side of the change: the lock waits for the writers that share the gate, and writers that come
--- later wait for the change.
+-- A transaction that changes what the gate protects calls this first. The lock waits for the
+-- transactions that share the gate (share_gate). A transaction that wants to share it later waits for
+-- this one.
 DECLARE
   v_invariant text := CASE p_gate
     WHEN 'policy_gate' THEN 'INV-ATT-008'
@@ -18,7 +19,7 @@ BEGIN
   EXCEPTION
     WHEN lock_not_available THEN
       PERFORM orchestration.raise_invariant(
-        v_invariant, '55P03', format('%s was not free within lock_timeout', p_gate), p_gate,
+        v_invariant, '55P03', format('%s was not released within lock_timeout', p_gate), p_gate,
         jsonb_build_object('gate', p_gate, 'holders', coalesce((
           SELECT jsonb_agg(
             jsonb_strip_nulls(jsonb_build_object(
@@ -34,20 +35,21 @@ BEGIN
             LIMIT 20
           ) h
         ), '[]')),
-        'Run it again. gate_holders() shows who holds the gate.'
+        'Try again. gate_holders() shows which sessions hold the gate.'
       );
   END;
-  -- A subscription brings the gate's row in no order with the rows of other tables.
+  -- A subscription can copy the protected rows before it copies the gate's row.
   IF current_setting('session_replication_role') = 'replica' THEN
     RETURN;
   END IF;
-  -- An older snapshot gets 40001 here, before it judges what it cannot see.
+  -- Under a snapshot older than the last change this fails with 40001, before anything is checked
+  -- against rows that the snapshot does not see.
   EXECUTE format('SELECT FROM orchestration.%I WHERE singleton FOR UPDATE', p_gate);
   GET DIAGNOSTICS v_rows = ROW_COUNT;
   IF v_rows <> 1 THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-002', 'P0002', format('%s has lost its row', p_gate), p_gate, '{}',
-      format('Insert it again, as owner: INSERT INTO orchestration.%I DEFAULT VALUES', p_gate)
+      'INV-API-002', 'P0002', format('%s has no row', p_gate), p_gate, '{}',
+      format('As symphony_owner, run: INSERT INTO orchestration.%I DEFAULT VALUES', p_gate)
     );
   END IF;
 END

@@ -8,15 +8,19 @@ RETURNS SETOF orchestration.instruction_result
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- The instruction, if it still is what the caller has seen and not yet what it is to become. Its
--- whole lock at once: growing, it would deadlock with a unit that enqueues and then starts.
--- If this login has already done the same transition from this version, the row is returned as that
--- transition left it, with replayed set, and the caller does nothing more.
+-- Locks and returns the instruction if its version is p_version and its state is not p_state yet.
+-- FOR UPDATE takes the strongest lock at once. If the UPDATE had to strengthen a weaker lock, it
+-- would deadlock with a transaction that enqueues an item and then starts the same instruction.
+-- If this login has already made the same transition from p_version, the function returns the row
+-- that the transition left, with replayed set. The caller then changes nothing.
+-- The function is slightly over 70 lines because the replay sets each column of the result that has
+-- changed since.
 DECLARE
   v_instruction orchestration.instruction_result;
   v_done orchestration.status_history;
 BEGIN
-  -- An enqueue of the same instruction waits for this lock while it holds a gate.
+  -- A transaction that enqueues an item of this instruction holds a gate while it waits for this
+  -- lock, so the lock must not stay with a client that has stopped.
   PERFORM orchestration.bound_idle_time();
   SELECT i.*, false INTO v_instruction
   FROM orchestration.instructions i
@@ -25,11 +29,11 @@ BEGIN
   IF v_instruction.id IS NULL THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-002', 'P0002', 'the instruction does not exist', 'instructions',
-      jsonb_build_object('id', p_id), 'Read the id again.', 'id'
+      jsonb_build_object('id', p_id), 'Check the id.', 'id'
     );
   END IF;
   IF v_instruction.version > p_version THEN
-    -- As bigint: the caller's version may be the largest integer.
+    -- The cast to bigint avoids an overflow if p_version is the largest integer.
     SELECT h.* INTO v_done
     FROM orchestration.status_history h
     WHERE h.instruction_id = p_id
@@ -38,8 +42,8 @@ BEGIN
       AND h.reason IS NOT DISTINCT FROM p_reason
       AND h.db_user = SESSION_USER;
     IF FOUND THEN
-      -- Not as the row is now: a unit that authorizes and then starts with the version it got back
-      -- can be repeated as a whole.
+      -- The row may have changed again since. Returning its current version would stop a caller
+      -- that repeats several transitions, each with the version that the one before returned.
       v_instruction.state := v_done.to_state;
       v_instruction.open := v_done.to_state IN ('AUTHORIZED', 'EXECUTING');
       v_instruction.reason := v_done.reason;
@@ -55,17 +59,18 @@ BEGIN
   IF v_instruction.version IS DISTINCT FROM p_version THEN
     PERFORM orchestration.raise_invariant(
       'INV-INS-009', 'P7403',
-      format('the instruction is at version %s', v_instruction.version), 'instructions',
+      format('p_version must be %s, the current version of the instruction', v_instruction.version),
+      'instructions',
       jsonb_build_object('id', p_id, 'version', v_instruction.version, 'given', p_version,
         'state', v_instruction.state),
-      'Read it again and decide anew.', 'version'
+      'Read the instruction again, and check that the transition is still right.', 'version'
     );
   END IF;
   IF v_instruction.state = p_state THEN
     PERFORM orchestration.raise_invariant(
-      'INV-INS-001', 'P7401', format('the instruction is %s already', p_state), 'instructions',
+      'INV-INS-001', 'P7401', format('the instruction is already %s', p_state), 'instructions',
       jsonb_build_object('id', p_id, 'from', p_state, 'to', p_state),
-      'Nothing is left to do: each transition happens once.', 'state'
+      'Do nothing: another call has made this transition.', 'state'
     );
   END IF;
   RETURN NEXT v_instruction;

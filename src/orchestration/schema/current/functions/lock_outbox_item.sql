@@ -3,8 +3,9 @@ RETURNS SETOF orchestration.payment_outbox_items
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- The instruction before the pending row, as everywhere. Both are updated, so that an older snapshot
--- which enqueues, redrives, completes or ends the instruction is answered with 40001.
+-- Locks the instruction before the pending row, as all functions do, so that they cannot deadlock.
+-- The UPDATEs change nothing, but they raise 40001 in a transaction with an older snapshot that
+-- enqueues, redrives, completes or ends the instruction.
 DECLARE
   v_item orchestration.payment_outbox_items;
 BEGIN
@@ -17,7 +18,8 @@ BEGIN
       jsonb_build_object('outbox_id', p_outbox_id), 'Check the id.', 'outbox_id'
     );
   END IF;
-  -- Whoever waits for these locks may hold a gate.
+  -- A transaction that waits for these locks may hold a gate, so the locks must not stay with a
+  -- client that has stopped.
   PERFORM orchestration.bound_idle_time();
   UPDATE orchestration.instructions n
   SET unresolved = n.unresolved

@@ -2,9 +2,9 @@ CREATE FUNCTION orchestration.meet_newer_attempts(p_log text, p_instruction_id u
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- Called before a refusal. Of rows that are newer than the snapshot only the primary key knows:
--- storing the row that would come next meets them and answers 40001. Where there are none, the
--- refusal undoes this.
+-- Called before an attempt is rejected. Rows that are newer than the snapshot are not visible, but
+-- the primary key contains them. If one exists, inserting the row that would come next conflicts
+-- with it and raises 40001. Otherwise the caller raises an error, which undoes the insert.
 DECLARE
   v_last jsonb;
   v_next jsonb;

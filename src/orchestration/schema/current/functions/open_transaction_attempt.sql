@@ -12,7 +12,7 @@ BEGIN
     ARRAY[p_worker_id, p_rail_type]
   );
   PERFORM orchestration.lock_attempted_instruction(p_instruction_id);
-  -- Again, where a row that came in beside the functions has taken the number.
+  -- Repeated if a row that was not inserted by this function has taken the number meanwhile.
   LOOP
     RETURN QUERY
     INSERT INTO orchestration.transaction_attempts

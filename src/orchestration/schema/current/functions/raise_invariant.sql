@@ -11,7 +11,8 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
 DECLARE
-  -- Whatever a caller sent comes back shortened: a log must not fill up with it.
+  -- The message and DETAIL can contain values that the caller passed. They are cut to 200 characters,
+  -- so that a caller cannot fill the log.
   v_message text := left(p_invariant || ': ' || p_message, 200);
   v_detail jsonb := p_detail;
 BEGIN
@@ -26,7 +27,7 @@ BEGIN
     INTO v_detail
     FROM jsonb_each(p_detail) d;
   END IF;
-  -- RAISE refuses a null option, and would hide the refusal behind 22004.
+  -- RAISE fails with 22004 if an option is null, so COLUMN is left out if there is none.
   IF p_column IS NULL THEN
     RAISE EXCEPTION USING
       ERRCODE = p_errcode,

@@ -3,9 +3,9 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET timezone = 'UTC'
 AS $$
--- UTC, so that times look the same whoever acts, and whoever compares them later.
--- Arguments of the trigger: the key column, the action where no column holds it, and the second
--- key column if the key has one. A statement that does two kinds of act does two acts.
+-- The time zone is set to UTC, so that the JSON text of a time does not depend on the session.
+-- Arguments of the trigger: the key column, the action if no column contains it, and the second key
+-- column if there is one. A statement that inserts rows of two actions gets two entries.
 BEGIN
   INSERT INTO orchestration.audit_log (action, table_name, after)
   SELECT coalesce(TG_ARGV[1], n.entered ->> 'action') AS action,

@@ -22,12 +22,12 @@ BEGIN
   IF v_attestation.id IS NULL THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-002', 'P0002', 'the attestation does not exist', 'ingress_attestations',
-      jsonb_build_object('id', p_attestation_id), 'Read the id again.', 'id'
+      jsonb_build_object('id', p_attestation_id), 'Check the id.', 'id'
     );
   END IF;
   IF p_event = 'EXECUTION_STARTED' AND v_attestation.execution_started
     OR p_event = 'EXECUTION_COMPLETED' AND v_attestation.execution_completed THEN
-    -- A flag counts as its event, recorded with the attestation.
+    -- The attestation was stored with this event. Return it as a recorded event.
     v_recorded := ROW(
       v_attestation.id, p_event, v_attestation.caller_identity,
       CASE WHEN p_event = 'EXECUTION_COMPLETED' THEN v_attestation.terminal_status END,
@@ -46,11 +46,11 @@ BEGIN
   END IF;
   IF v_recorded.terminal_status IS DISTINCT FROM p_terminal_status THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-010', 'P7301', 'the event was recorded with another terminal_status',
+      'INV-ATT-010', 'P7301', 'the event is already recorded with a different terminal_status',
       'ingress_attestation_events',
       jsonb_build_object('attestation_id', p_attestation_id, 'event', p_event,
         'terminal_status', v_recorded.terminal_status),
-      'Read ingress_attestation_status.', 'terminal_status'
+      'ingress_attestation_status shows the recorded terminal_status.', 'terminal_status'
     );
   END IF;
   RETURN NEXT v_recorded;

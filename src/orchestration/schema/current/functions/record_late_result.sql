@@ -6,24 +6,13 @@ CREATE FUNCTION orchestration.record_late_result(
   p_rail_reference text DEFAULT NULL,
   p_reason text DEFAULT NULL,
   p_recorded_by text DEFAULT NULL
-) RETURNS TABLE (
-  outbox_id uuid,
-  result_no integer,
-  attempt_no integer,
-  source text,
-  outcome text,
-  rail_reference text,
-  reason text,
-  recorded_by text,
-  recorded_at timestamptz,
-  db_user text,
-  replayed boolean
-)
+) RETURNS SETOF orchestration.payment_outbox_late_result_result
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- With a token it is the worker's own result, without one a reconciliation by a caller who may
--- reconcile. It runs with the rights of its caller: control that reports for a worker gets 42501.
+-- With a token, the worker records the result of its own attempt. Without a token, a caller who can
+-- execute resolve_outbox_item records a reconciliation. The function runs with the rights of its
+-- caller, so control gets 42501 if it passes the token of a worker.
 BEGIN
   IF p_lease_token IS NOT NULL OR NOT has_function_privilege(
     'orchestration.resolve_outbox_item(uuid, text, text, text, text, integer)', 'EXECUTE'

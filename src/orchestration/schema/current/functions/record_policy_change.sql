@@ -3,6 +3,10 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET timezone = 'UTC'
 AS $$
+-- Records one entry per statement. If the statement also inserted a version, this is a rotation, and
+-- the entry covers the inserted row too. Rows that one statement wrote have the same transaction (xmin)
+-- and command number (cmin). The command number of a row with an xmax of another transaction belongs
+-- to that transaction and is not used.
 DECLARE
   v_action text;
   v_before jsonb;
@@ -15,8 +19,8 @@ BEGIN
     WHERE p IS DISTINCT FROM n
   ) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-AUD-001', 'P7302', 'a version is changed within the statement that changes it',
-      'policy_versions', '{}', 'Do one act after the other.', 'id'
+      'INV-AUD-001', 'P7302', 'a statement must not change a policy version twice',
+      'policy_versions', '{}', 'Make each change in a statement of its own.', 'id'
     );
   END IF;
   SELECT CASE

@@ -3,9 +3,9 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET timezone = 'UTC'
 AS $$
--- A rotation updates and inserts in one statement, and is one act: what one statement has written
--- carries one transaction and one command number. The number of a row that somebody has changed in
--- vain since (xmax) is another's, and not believed.
+-- A rotation updates and inserts in one statement, and the audit log gets one entry for it. Rows that
+-- one statement wrote have the same transaction (xmin) and command number (cmin). The command number
+-- of a row with an xmax of another transaction belongs to that transaction and is not used.
 BEGIN
   IF EXISTS (
     SELECT FROM inserted i
@@ -13,11 +13,11 @@ BEGIN
     WHERE n IS DISTINCT FROM i
   ) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-AUD-001', 'P7302', 'a version is changed within the statement that enters it',
-      'policy_versions', '{}', 'Do one act after the other.', 'id'
+      'INV-AUD-001', 'P7302', 'a statement must not insert a policy version and change it',
+      'policy_versions', '{}', 'Make each change in a statement of its own.', 'id'
     );
   END IF;
-  -- What was updated in the same statement is told of by its own trigger, and this with it.
+  -- If the statement also updated versions, record_policy_change records both.
   INSERT INTO orchestration.audit_log (action, table_name, after)
   SELECT 'ROTATE', 'policy_versions', jsonb_build_object(i.id, to_jsonb(i) - 'xact_id')
   FROM inserted i

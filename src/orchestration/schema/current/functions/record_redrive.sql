@@ -3,8 +3,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET timezone = 'UTC'
 AS $$
--- A redrive is an act of governance, an enqueue is none. No payload and no context: what is erased
--- later must not live on in the audit log.
+-- The audit log records a redrive, unlike an enqueue, because an operator decides on it. The entry
+-- leaves out payload and context: both can be erased later, but the audit log cannot.
 BEGIN
   IF EXISTS (SELECT FROM inserted i WHERE i.redrive_no > 0) THEN
     INSERT INTO orchestration.audit_log (action, table_name, after)

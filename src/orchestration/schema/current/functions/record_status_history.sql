@@ -3,8 +3,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET enable_nestloop = off
 AS $$
--- enable_nestloop is off because the session keeps the first plan. A nested loop that was planned for
--- one row would compare every pair of rows when a later statement changes many.
+-- enable_nestloop is off because the session keeps the first plan. If a nested loop is planned for
+-- one row, a later statement that changes many rows compares every pair of them.
 BEGIN
   IF TG_OP = 'INSERT' THEN
     INSERT INTO orchestration.status_history (instruction_id, version, participant_id, to_state)

@@ -5,23 +5,10 @@ CREATE FUNCTION orchestration.record_worker_result(
   p_worker_id text,
   p_outcome text,
   p_rail_reference text DEFAULT NULL
-) RETURNS TABLE (
-  outbox_id uuid,
-  result_no integer,
-  attempt_no integer,
-  source text,
-  outcome text,
-  rail_reference text,
-  reason text,
-  recorded_by text,
-  recorded_at timestamptz,
-  db_user text,
-  replayed boolean
-)
+) RETURNS SETOF orchestration.payment_outbox_late_result_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
-#variable_conflict use_column
 DECLARE
   v_result orchestration.payment_outbox_late_results;
   v_replayed boolean := true;
@@ -44,7 +31,7 @@ BEGIN
       'payment_outbox_late_results',
       jsonb_build_object('outbox_id', p_outbox_id, 'attempt_no', p_attempt_no,
         'worker_id', p_worker_id),
-      'A worker records what its own attempt did, under the token that the claim returned.',
+      'Pass the attempt, the worker and the lease token that the claim returned.',
       'lease_token'
     );
   END IF;
@@ -69,9 +56,7 @@ BEGIN
     RETURNING l.* INTO v_result;
   END IF;
   RETURN QUERY
-  SELECT v_result.outbox_id, v_result.result_no, v_result.attempt_no, v_result.source,
-         v_result.outcome, v_result.rail_reference, v_result.reason, v_result.recorded_by,
-         v_result.recorded_at, v_result.db_user, v_replayed;
+  SELECT v_result.*, v_replayed;
 END
 $$;
 

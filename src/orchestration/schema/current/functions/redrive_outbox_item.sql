@@ -1,24 +1,10 @@
 CREATE FUNCTION orchestration.redrive_outbox_item(p_outbox_id uuid)
-RETURNS TABLE (
-  outbox_id uuid,
-  instruction_id uuid,
-  participant_id text,
-  sequence_id bigint,
-  idempotency_key text,
-  redrive_no integer,
-  redrive_of uuid,
-  rail_type text,
-  payload_hash text,
-  max_attempts integer,
-  context jsonb,
-  created_at timestamptz,
-  db_user text,
-  replayed boolean
-)
+RETURNS SETOF orchestration.payment_outbox_item_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
-#variable_conflict use_column
+-- The function is long because it must lock the instruction, the participant and the pending row in
+-- this order before it can decide between a redrive, a replay and a refusal.
 DECLARE
   v_item orchestration.payment_outbox_items;
   v_newest orchestration.payment_outbox_items;
@@ -27,6 +13,7 @@ DECLARE
   v_unresolved integer;
   v_outcome text;
   v_sequence_id bigint;
+  v_result orchestration.payment_outbox_item_result;
   v_replayed boolean := true;
 BEGIN
   SELECT i.* INTO v_item
@@ -35,10 +22,10 @@ BEGIN
   IF v_item.outbox_id IS NULL THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-002', 'P0002', 'the item does not exist', 'payment_outbox_items',
-      jsonb_build_object('outbox_id', p_outbox_id), 'Read the id again.', 'outbox_id'
+      jsonb_build_object('outbox_id', p_outbox_id), 'Check the id.', 'outbox_id'
     );
   END IF;
-  -- The instruction before the participant's row, as in enqueue_payment_outbox.
+  -- Lock the instruction before the participant's row, as enqueue_payment_outbox does.
   SELECT i.state, i.open, i.unresolved INTO v_state, v_open, v_unresolved
   FROM orchestration.instructions i
   WHERE i.id = v_item.instruction_id
@@ -50,18 +37,18 @@ BEGIN
       'instructions',
       jsonb_build_object('id', v_item.instruction_id, 'state', v_state,
         'outbox_id', p_outbox_id),
-      'A new try of an ended instruction is a new instruction.', 'state'
+      'If the instruction has ended, receive a new instruction.', 'state'
     );
   END IF;
-  -- The participant's row makes redrives of one item wait for each other.
+  -- The lock on the participant's row makes redrives of one item wait for each other.
   v_sequence_id := orchestration.bump_participant_outbox_seq(v_item.participant_id);
   SELECT i.* INTO v_newest
   FROM orchestration.payment_outbox_items i
   WHERE i.instruction_id = v_item.instruction_id AND i.idempotency_key = v_item.idempotency_key
   ORDER BY i.redrive_no DESC
   LIMIT 1;
-  -- An older snapshot would judge a finished item as live: its pending row, gone since, answers
-  -- 40001.
+  -- Under an older snapshot a finished item would look live. Its pending row was deleted since, so
+  -- the lock raises 40001.
   PERFORM 1
   FROM orchestration.payment_outbox_pending p
   WHERE p.outbox_id = v_newest.outbox_id
@@ -88,42 +75,42 @@ BEGIN
       );
     END IF;
     v_replayed := false;
+    -- Copy the whole row, so that no content column can be forgotten. guard_redrive names the same
+    -- columns as different.
+    v_newest := v_item;
+    v_newest.outbox_id := orchestration.uuid_v7();
+    v_newest.sequence_id := v_sequence_id;
+    v_newest.redrive_no := v_item.redrive_no + 1;
+    v_newest.redrive_of := v_item.outbox_id;
+    v_newest.created_at := clock_timestamp();
+    v_newest.db_user := SESSION_USER;
+    v_newest.xact_id := pg_current_xact_id()::text::bigint;
     WITH stored AS (
-      INSERT INTO orchestration.payment_outbox_items (
-        instruction_id, participant_id, sequence_id, idempotency_key, redrive_no, redrive_of,
-        rail_type, payload, payload_salt, payload_hash, max_attempts, context
-      )
-      VALUES (
-        v_item.instruction_id, v_item.participant_id, v_sequence_id, v_item.idempotency_key,
-        v_item.redrive_no + 1, v_item.outbox_id,
-        v_item.rail_type, v_item.payload, v_item.payload_salt, v_item.payload_hash,
-        v_item.max_attempts, v_item.context
-      )
-      RETURNING *
-    ), pending AS (
-      INSERT INTO orchestration.payment_outbox_pending (
-        outbox_id, instruction_id, participant_id, sequence_id, rail_type
-      )
-      SELECT s.outbox_id, s.instruction_id, s.participant_id, s.sequence_id, s.rail_type
-      FROM stored s
+      INSERT INTO orchestration.payment_outbox_items
+      SELECT v_newest.*
     )
-    SELECT s.* INTO v_newest FROM stored s;
+    INSERT INTO orchestration.payment_outbox_pending (
+      outbox_id, instruction_id, participant_id, sequence_id, rail_type
+    )
+    VALUES (
+      v_newest.outbox_id, v_newest.instruction_id, v_newest.participant_id, v_newest.sequence_id,
+      v_newest.rail_type
+    );
   ELSIF v_newest.outbox_id = p_outbox_id OR v_state IS NOT NULL THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-006', 'P7005', 'only an item that FAILED as REJECTED or NOT_SENT is redriven',
+      'INV-OUT-006', 'P7005', 'only a FAILED item with the outcome REJECTED or NOT_SENT can be redriven',
       'payment_outbox_items',
       jsonb_build_object('outbox_id', p_outbox_id, 'newest', v_newest.outbox_id,
         'state', coalesce(v_state, 'PENDING'), 'outcome', v_outcome),
-      'Redrive the newest item of the key, once it is known that the payment was not made.',
+      'Redrive the newest item of the key after it is known that the payment was not made.',
       'outbox_id'
     );
   END IF;
-  RETURN QUERY
-  SELECT v_newest.outbox_id, v_newest.instruction_id, v_newest.participant_id,
-         v_newest.sequence_id, v_newest.idempotency_key, v_newest.redrive_no,
-         v_newest.redrive_of, v_newest.rail_type, v_newest.payload_hash,
-         v_newest.max_attempts, v_newest.context, v_newest.created_at, v_newest.db_user,
-         v_replayed;
+  SELECT r.* INTO v_result
+  FROM orchestration.payment_outbox_item_result r
+  WHERE r.outbox_id = v_newest.outbox_id;
+  v_result.replayed := v_replayed;
+  RETURN NEXT v_result;
 END
 $$;
 

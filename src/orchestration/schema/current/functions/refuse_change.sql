@@ -2,7 +2,7 @@ CREATE FUNCTION orchestration.refuse_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- Arguments of the trigger: invariant, SQLSTATE, then the key columns that DETAIL shows.
+-- Arguments of the trigger: the invariant, the SQLSTATE, and the key columns to show in DETAIL.
 DECLARE
   v_row jsonb := CASE WHEN TG_LEVEL = 'ROW' THEN to_jsonb(OLD) END;
   v_detail jsonb := '{}';
@@ -17,7 +17,7 @@ BEGIN
     format('%s of %s is forbidden', TG_OP, TG_TABLE_NAME),
     TG_TABLE_NAME,
     v_detail,
-    'What was recorded stays as it is; record what happened since as a new row, by the functions.'
+    'Stored rows cannot be changed. Call a function of this schema to record a new row.'
   );
   RETURN NULL;
 END

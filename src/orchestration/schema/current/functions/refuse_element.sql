@@ -12,14 +12,14 @@ BEGIN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '23502', format('%s must not be null', p_missing), p_table,
       jsonb_build_object('ordinal', p_ordinal, 'column', p_missing),
-      format('Give every element its %s.', p_missing), p_missing
+      format('Set %s in every element.', p_missing), p_missing
     );
   END IF;
   PERFORM orchestration.raise_invariant(
     'INV-API-001', '23514', format('%s is out of bounds or malformed', p_malformed), p_table,
     jsonb_build_object('ordinal', p_ordinal, 'column', p_malformed),
-    'Text keys are 1 to 1,000 octets, free texts at most 4,000, payloads are JSON objects of at'
-      ' most 1,000,000.',
+    'Text keys must have 1 to 1,000 octets, free texts at most 4,000. Payloads must be JSON objects'
+      ' of at most 1,000,000 octets.',
     p_malformed
   );
 END

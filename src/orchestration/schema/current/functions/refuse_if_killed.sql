@@ -9,11 +9,11 @@ SET enable_seqscan = off
 AS $$
 -- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
 -- was empty would still scan the whole table after it has grown.
--- The caller holds the gate: what is allowed here commits before the next switch engages.
+-- The caller shares the gate, so a write that passes commits before the next switch is engaged.
 DECLARE
   v_switch orchestration.kill_switches;
 BEGIN
-  -- The two that concern everybody each by a statement of its own: one query over all costs more.
+  -- GLOBAL and the stage are looked up in separate statements, because one query over all costs more.
   SELECT k.*
   INTO v_switch
   FROM orchestration.kill_switches k
@@ -57,7 +57,7 @@ BEGIN
       'kill_switches',
       jsonb_build_object('scope', v_switch.scope, 'target', v_switch.target,
         'reason', v_switch.reason),
-      'Wait until it is released: kill_switch_state shows it.', 'scope'
+      'Wait until the switch is released. kill_switch_state shows its state.', 'scope'
     );
   END IF;
 END

@@ -7,7 +7,7 @@ CREATE FUNCTION orchestration.refuse_long_texts(
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- Called before any lock is taken: the CHECKs of the table refuse a long text only after that.
+-- Call it before taking a lock: the CHECK constraints of the table reject a long text only later.
 BEGIN
   FOR i IN 1 .. cardinality(p_values) LOOP
     IF octet_length(p_values[i]) > p_limit THEN

@@ -3,7 +3,7 @@ RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- The server's own message quotes the value in full.
+-- The error of the server is replaced because its CONTEXT can quote the whole value.
 BEGIN
   PERFORM orchestration.raise_invariant(
     'INV-API-001',
@@ -11,7 +11,7 @@ BEGIN
       WHEN p_sqlstate IN ('22P02', '22003', '22007', '22008', '22P05') THEN p_sqlstate
       ELSE '22023'
     END,
-    p_message, p_table, '{}', 'Give every value in the form that the type of its column takes.'
+    p_message, p_table, '{}', 'Write each value as valid input for the type of its column.'
   );
 END
 $$;

@@ -26,22 +26,21 @@ BEGIN
   IF FOUND THEN
     RETURN;
   END IF;
-  -- The unique constraint would refuse it too, with the whole key in DETAIL.
+  -- The unique constraint would reject the key too, but its DETAIL would show the whole key.
   IF EXISTS (SELECT FROM orchestration.kill_switches k WHERE k.key = p_key) THEN
     PERFORM orchestration.raise_invariant(
-      'INV-KIL-003', '23505', 'p_key names another event', 'kill_switches',
-      jsonb_build_object('key', p_key), 'Use a new key for another act.', 'key'
+      'INV-KIL-003', '23505', 'p_key belongs to a different event', 'kill_switches',
+      jsonb_build_object('key', p_key), 'Use a new key for each event.', 'key'
     );
   END IF;
   IF NOT EXISTS (
     SELECT FROM orchestration.kill_switch_state s
     WHERE s.scope = p_scope AND s.target IS NOT DISTINCT FROM p_target AND s.engaged
-  ) AND NOT EXISTS (
-    SELECT FROM orchestration.kill_switches k WHERE k.key = p_key
   ) THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-002', 'P0002', 'no such kill switch is engaged', 'kill_switches',
-      jsonb_build_object('scope', p_scope, 'target', p_target), 'Read kill_switch_state.', 'scope'
+      jsonb_build_object('scope', p_scope, 'target', p_target),
+      'kill_switch_state shows the engaged switches.', 'scope'
     );
   END IF;
   RETURN QUERY

@@ -16,12 +16,13 @@ BEGIN
       'payment_outbox_pending', ARRAY['claimed_by'], ARRAY[p_worker_id]
     );
   END IF;
-  -- In seconds, as in claim_outbox_batch.
+  -- Checked and added in seconds: the length of a day or a month depends on the date and time zone.
   IF (extract(epoch FROM p_lease) BETWEEN 1 AND 86400) IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'a lease is 1 second to 1 day', 'payment_outbox_pending',
+      'INV-API-001', '22023', 'p_lease must be between 1 second and 1 day',
+      'payment_outbox_pending',
       jsonb_build_object('outbox_id', p_outbox_id, 'lease', p_lease::text),
-      'Renew within these bounds.', 'lease_expires_at'
+      'Pass an interval within these bounds.', 'lease_expires_at'
     );
   END IF;
   IF NOT EXISTS (
@@ -29,10 +30,11 @@ BEGIN
   ) THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-002', 'P0002', 'the item does not exist', 'payment_outbox_items',
-      jsonb_build_object('outbox_id', p_outbox_id), 'Read the id again.', 'outbox_id'
+      jsonb_build_object('outbox_id', p_outbox_id), 'Check the id.', 'outbox_id'
     );
   END IF;
-  -- Whoever waits for this lock may hold a gate.
+  -- A transaction that waits for this lock may hold a gate, so the lock must not stay with a client
+  -- that has stopped.
   PERFORM orchestration.bound_idle_time();
   PERFORM 1
   FROM orchestration.payment_outbox_pending p
@@ -48,10 +50,10 @@ BEGIN
   RETURNING p.lease_expires_at INTO v_expires_at;
   IF v_expires_at IS NULL THEN
     PERFORM orchestration.raise_invariant(
-      'INV-OUT-002', 'P7002', 'the lease is not this worker''s any more',
+      'INV-OUT-002', 'P7002', 'this worker no longer holds the lease',
       'payment_outbox_pending',
       jsonb_build_object('outbox_id', p_outbox_id, 'worker_id', p_worker_id),
-      'Stop working on the item: it may be another worker''s by now.', 'lease_token'
+      'Stop working on the item: another worker may have it now.', 'lease_token'
     );
   END IF;
   RETURN v_expires_at;

@@ -10,11 +10,12 @@ DECLARE
 BEGIN
   IF (p_limit BETWEEN 0 AND 10000) IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'a repair takes 0 to 10,000 items', 'payment_outbox_pending',
-      jsonb_build_object('limit', p_limit), 'Repair within these bounds.'
+      'INV-API-001', '22023', 'p_limit must be between 0 and 10,000', 'payment_outbox_pending',
+      jsonb_build_object('limit', p_limit), 'Pass a limit within these bounds.'
     );
   END IF;
-  -- Whoever waits for these locks may hold a gate.
+  -- A transaction that waits for these locks may hold a gate, so the locks must not stay with a
+  -- client that has stopped.
   PERFORM orchestration.bound_idle_time();
   WITH picked AS MATERIALIZED (
     SELECT p.outbox_id

@@ -5,17 +5,22 @@ CREATE FUNCTION orchestration.require_credential_not_revoked(
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+DECLARE
+  v_malformed text := CASE
+    WHEN octet_length(p_client_cert_fingerprint_sha256) <> 64
+      OR p_client_cert_fingerprint_sha256 !~ '^[0-9a-f]*$'
+      THEN 'p_client_cert_fingerprint_sha256'
+    WHEN octet_length(p_token_hash) <> 64 OR p_token_hash !~ '^[0-9a-f]*$' THEN 'p_token_hash'
+  END;
 BEGIN
-  IF octet_length(p_client_cert_fingerprint_sha256) <> 64
-    OR p_client_cert_fingerprint_sha256 !~ '^[0-9a-f]*$'
-    OR octet_length(p_token_hash) <> 64
-    OR p_token_hash !~ '^[0-9a-f]*$' THEN
+  IF v_malformed IS NOT NULL THEN
     PERFORM orchestration.raise_invariant(
-      'INV-REV-003', 'P7201', 'a hash is not a SHA-256 in lowercase hex', 'revoked_tokens', '{}',
-      'Give the 64 lowercase hex digits of the SHA-256, never the credential itself.'
+      'INV-REV-003', 'P7201', format('%s must be a SHA-256 in lowercase hex', v_malformed),
+      'revoked_tokens', '{}',
+      'Pass the 64 lowercase hex digits of the SHA-256, never the credential itself.'
     );
   END IF;
-  PERFORM orchestration.share_revocation_gate();
+  PERFORM orchestration.share_gate('revocation_gate');
   IF EXISTS (
     SELECT FROM orchestration.revoked_client_certs_in_force r
     WHERE r.cert_fingerprint_sha256 = p_client_cert_fingerprint_sha256

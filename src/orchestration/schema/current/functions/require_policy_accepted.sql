@@ -8,7 +8,7 @@ BEGIN
       'policy_versions', ARRAY['id'], ARRAY[p_policy_version_id]
     );
   END IF;
-  PERFORM orchestration.share_policy_gate();
+  PERFORM orchestration.share_gate('policy_gate');
   IF NOT EXISTS (
     SELECT FROM orchestration.accepted_policy_versions a WHERE a.id = p_policy_version_id
   ) THEN
@@ -16,7 +16,7 @@ BEGIN
       'INV-ATT-008', 'P7105',
       format('policy version %s is not accepted', coalesce(p_policy_version_id, 'null')),
       'policy_versions', jsonb_build_object('id', p_policy_version_id),
-      'Sign under a version of accepted_policy_versions.', 'id'
+      'Use a version that accepted_policy_versions lists.', 'id'
     );
   END IF;
 END

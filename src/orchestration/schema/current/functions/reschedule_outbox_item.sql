@@ -1,24 +1,10 @@
 CREATE FUNCTION orchestration.reschedule_outbox_item(
   p_outbox_id uuid,
   p_due_at timestamptz
-) RETURNS TABLE (
-  outbox_id uuid,
-  intervention_no integer,
-  action text,
-  attempt_no integer,
-  result_no integer,
-  time_before timestamptz,
-  time_after timestamptz,
-  reason text,
-  acted_by text,
-  acted_at timestamptz,
-  db_user text,
-  replayed boolean
-)
+) RETURNS SETOF orchestration.payment_outbox_intervention_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
-#variable_conflict use_column
 DECLARE
   v_pending orchestration.payment_outbox_pending;
   v_intervention orchestration.payment_outbox_interventions;
@@ -29,7 +15,7 @@ BEGIN
       'INV-API-001', '22023', 'p_due_at must be a time at most 400 days ahead',
       'payment_outbox_pending',
       jsonb_build_object('outbox_id', p_outbox_id, 'due_at', p_due_at),
-      'Give an earlier time.', 'next_attempt_at'
+      'Pass an earlier time.', 'next_attempt_at'
     );
   END IF;
   PERFORM orchestration.lock_outbox_item(p_outbox_id);
@@ -65,10 +51,7 @@ BEGIN
     WHERE p.outbox_id = p_outbox_id;
   END IF;
   RETURN QUERY
-  SELECT v_intervention.outbox_id, v_intervention.intervention_no, v_intervention.action,
-         v_intervention.attempt_no, v_intervention.result_no, v_intervention.time_before,
-         v_intervention.time_after, v_intervention.reason, v_intervention.acted_by,
-         v_intervention.acted_at, v_intervention.db_user, v_replayed;
+  SELECT v_intervention.*, v_replayed;
 END
 $$;
 

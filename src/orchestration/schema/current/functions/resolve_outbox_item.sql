@@ -5,24 +5,12 @@ CREATE FUNCTION orchestration.resolve_outbox_item(
   p_resolved_by text DEFAULT NULL,
   p_rail_reference text DEFAULT NULL,
   p_attempt_no integer DEFAULT NULL
-) RETURNS TABLE (
-  outbox_id uuid,
-  result_no integer,
-  attempt_no integer,
-  source text,
-  outcome text,
-  rail_reference text,
-  reason text,
-  recorded_by text,
-  recorded_at timestamptz,
-  db_user text,
-  replayed boolean
-)
+) RETURNS SETOF orchestration.payment_outbox_late_result_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
-#variable_conflict use_column
--- p_attempt_no: the attempt that the result is about; without it, the one that ended the item.
+-- p_attempt_no: the attempt that the result is about. By default it is the attempt that ended the
+-- item.
 DECLARE
   v_result orchestration.payment_outbox_late_results;
   v_attempt_no integer := p_attempt_no;
@@ -32,12 +20,14 @@ BEGIN
     'payment_outbox_late_results', ARRAY['recorded_by', 'outcome', 'rail_reference'],
     ARRAY[p_resolved_by, p_outcome, p_rail_reference]
   );
-  PERFORM orchestration.refuse_long_texts('payment_outbox_late_results', ARRAY['reason'], ARRAY[p_reason], 4000);
+  PERFORM orchestration.refuse_long_texts(
+    'payment_outbox_late_results', ARRAY['reason'], ARRAY[p_reason], 4000
+  );
   IF coalesce(p_reason, '') = '' THEN
     PERFORM orchestration.raise_invariant(
       'INV-API-001', '22023', 'p_reason must not be empty', 'payment_outbox_late_results',
       jsonb_build_object('outbox_id', p_outbox_id),
-      'Say how the outcome was found out.', 'reason'
+      'State how the outcome was found.', 'reason'
     );
   END IF;
   PERFORM orchestration.lock_outbox_item(p_outbox_id);
@@ -49,11 +39,11 @@ BEGIN
       PERFORM orchestration.raise_invariant(
         'INV-OUT-011', 'P7005', 'the item has not ended', 'payment_outbox_attempts',
         jsonb_build_object('outbox_id', p_outbox_id),
-        'Wait for its end, cancel it, or give the attempt that the result is about.', 'attempt_no'
+        'Wait until it ends, cancel it, or pass the attempt that the result is about.', 'attempt_no'
       );
     END IF;
   END IF;
-  -- Only the newest one counts, so only the newest one is repeated.
+  -- Only the newest result counts, so only a repetition of the newest result is a replay.
   SELECT l.* INTO v_result
   FROM orchestration.payment_outbox_late_results l
   WHERE l.outbox_id = p_outbox_id
@@ -74,9 +64,7 @@ BEGIN
     RETURNING l.* INTO v_result;
   END IF;
   RETURN QUERY
-  SELECT v_result.outbox_id, v_result.result_no, v_result.attempt_no, v_result.source,
-         v_result.outcome, v_result.rail_reference, v_result.reason, v_result.recorded_by,
-         v_result.recorded_at, v_result.db_user, v_replayed;
+  SELECT v_result.*, v_replayed;
 END
 $$;
 

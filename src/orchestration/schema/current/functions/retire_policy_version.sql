@@ -17,27 +17,27 @@ BEGIN
   IF v_status IS NULL THEN
     PERFORM orchestration.raise_invariant(
       'INV-ATT-008', 'P7105',
-      format('policy version %s is unknown', coalesce(p_id, 'null')), 'policy_versions',
-      jsonb_build_object('id', p_id), 'Name a version of policy_versions.', 'id'
+      format('policy version %s does not exist', coalesce(p_id, 'null')), 'policy_versions',
+      jsonb_build_object('id', p_id), 'Pass an id that policy_versions contains.', 'id'
     );
   END IF;
   IF v_status = 'ACTIVE' THEN
     PERFORM orchestration.raise_invariant(
       'INV-POL-007', 'P7103', 'no ACTIVE policy version would remain', 'policy_versions',
-      jsonb_build_object('id', p_id), 'Replace the ACTIVE version by rotate_policy_version.',
-      'status'
+      jsonb_build_object('id', p_id),
+      'Call rotate_policy_version to replace the ACTIVE version.', 'status'
     );
   END IF;
   IF v_status = 'RETIRED' AND v_retired_db_user = SESSION_USER THEN
-    -- The same act again.
+    -- The same login repeats its call.
     RETURN QUERY SELECT p.*, true FROM orchestration.policy_versions p WHERE p.id = p_id;
     RETURN;
   END IF;
   IF v_status = 'RETIRED' THEN
     PERFORM orchestration.raise_invariant(
-      'INV-POL-002', 'P7101', 'RETIRED is final', 'policy_versions',
-      jsonb_build_object('id', p_id, 'from', v_status, 'to', 'RETIRED'),
-      'It is retired already.', 'status'
+      'INV-POL-002', 'P7101', format('policy version %s is already RETIRED', p_id),
+      'policy_versions', jsonb_build_object('id', p_id, 'from', v_status, 'to', 'RETIRED'),
+      'Another login or a rotation has retired it. No further call is needed.', 'status'
     );
   END IF;
   RETURN QUERY

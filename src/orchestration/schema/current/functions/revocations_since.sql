@@ -15,28 +15,31 @@ RETURNS TABLE (
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
--- The revocations that p_watermark does not cover, and in each row the next watermark; one row
--- without a revocation if there is none.
+-- Returns the revocations that p_watermark does not cover. Each row also contains the next watermark.
+-- If there is no revocation, one row contains only the watermark.
 --
--- After a crash the server gives out again the transaction ids of which nothing was flushed. So a
--- watermark is this statement's snapshot, cut off after the last transaction known to be durable:
--- one whose revocation is returned here, or that p_watermark covers already. A commit is flushed
--- before it is visible (keep_commit_durable), and recovery gives out greater ids only.
--- What the cut leaves out is returned next time.
+-- After a crash the server assigns transaction ids again if nothing of their transactions was flushed.
+-- A watermark is therefore this statement's snapshot, cut off after the last transaction that is known
+-- to be durable: one whose revocation is returned here, or one that p_watermark already covers. A
+-- commit is flushed before it is visible (keep_commit_durable), and recovery assigns only greater ids.
+-- The next call returns what the cut leaves out.
+--
+-- Longer than 70 lines because the watermark and the rows must come from one snapshot, so from one
+-- statement.
 DECLARE
   v_now_xmax xid8 := pg_snapshot_xmax(pg_current_snapshot());
 BEGIN
-  -- A standby may lag behind the server that gave the watermark.
+  -- A standby can be behind the server that returned the watermark.
   IF pg_snapshot_xmax(p_watermark) > v_now_xmax AND NOT pg_is_in_recovery() THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'p_watermark is ahead of the snapshot that reads it',
+      'INV-API-001', '22023', 'p_watermark must not be newer than this transaction',
       'revoked_tokens', jsonb_build_object('p_watermark', p_watermark, 'xmax', v_now_xmax),
-      'Begin again without a watermark: this one comes from another cluster, from before a'
-      ' restore, or is newer than this transaction.'
+      'Read again from the start, without p_watermark. A watermark from another cluster or from'
+      ' before a restore cannot be used.'
     );
   END IF;
   RETURN QUERY
-  WITH told AS MATERIALIZED (
+  WITH uncovered AS MATERIALIZED (
     SELECT 'CLIENT_CERT' AS credential, c.cert_fingerprint_sha256 AS hash, c.revocation_no,
            c.revoked_at, c.recorded_at, c.expires_at, c.reason_code, c.revoked_by, c.db_user,
            c.xact_id, c.xmin::text::bigint AS stored_by
@@ -55,20 +58,20 @@ BEGIN
            pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin,
            pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS xmax
   ), durable AS (
-    -- xact_id is void after a restore, so the id that stored the row counts: xmin, 32 bits of it,
-    -- greater than xact_id in a savepoint.
+    -- After a restore xact_id belongs to the old cluster, so this uses the id that stored the row. Only
+    -- 32 bits of it are in xmin. In a savepoint xmin is greater than xact_id.
     SELECT greatest(
              3,
              pg_snapshot_xmax(p_watermark)::text::bigint,
              max(stored.id) FILTER (WHERE stored.id < (SELECT s.xmax FROM snapshot s)) + 1
            ) AS xmax
-    FROM told t
+    FROM uncovered t
     CROSS JOIN LATERAL (
       SELECT t.xact_id + ((t.stored_by - t.xact_id) & 4294967295) AS id
     ) stored
   ), cut AS (
-    -- A transaction that has written sees its own rows without being in its snapshot's list, and a
-    -- standby's snapshot has no list: there the cut is before everything that runs.
+    -- A transaction that has written sees its own rows, but its snapshot does not list its id. The
+    -- snapshot of a standby lists no ids. In both cases the cut comes before all running transactions.
     SELECT s.taken, s.xmin,
            least(
              d.xmax,
@@ -93,7 +96,7 @@ BEGIN
   SELECT n.watermark, t.credential, t.hash, t.revocation_no, t.revoked_at, t.recorded_at,
          t.expires_at, t.reason_code, t.revoked_by, t.db_user, t.xact_id
   FROM next n
-  LEFT JOIN told t ON true
+  LEFT JOIN uncovered t ON true
   ORDER BY t.recorded_at, t.hash, t.revocation_no;
 END
 $$;

@@ -15,15 +15,21 @@ BEGIN
     ARRAY[p_cert_fingerprint_sha256, p_reason_code, p_revoked_by]
   );
   PERFORM orchestration.lock_gate('revocation_gate');
-  -- A record answers if it lasts as long as the new one and is in force. A record that is over
-  -- answers only if it covers the whole of the new one: an import or an act that is repeated.
+  -- Return a stored record that lasts at least as long as the requested one, if it is in force. A
+  -- record that has expired must also begin as early: that is a repeated call or import.
   RETURN QUERY
   SELECT r.*
   FROM orchestration.revoked_client_certs r
   WHERE r.cert_fingerprint_sha256 = p_cert_fingerprint_sha256
     AND (r.expires_at IS NULL OR r.expires_at >= p_expires_at)
-    AND (r.expires_at IS NULL OR clock_timestamp() < r.expires_at
-      OR p_revoked_at IS NULL OR r.revoked_at <= p_revoked_at)
+    AND (
+      p_revoked_at IS NULL
+      OR r.revoked_at <= p_revoked_at
+      OR EXISTS (
+        SELECT FROM orchestration.revoked_client_certs_in_force f
+        WHERE f.cert_fingerprint_sha256 = r.cert_fingerprint_sha256 AND f.revocation_no = r.revocation_no
+      )
+    )
   ORDER BY r.expires_at DESC NULLS FIRST, r.revocation_no
   LIMIT 1;
   IF FOUND THEN

@@ -10,6 +10,7 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET lock_timeout = '2s'
 AS $$
+-- Longer than 70 lines because the last statement must make the whole rotation at once.
 DECLARE
   v_active text;
   v_expires_at timestamptz;
@@ -21,17 +22,18 @@ BEGIN
   PERFORM orchestration.refuse_long_texts(
     'policy_versions', ARRAY['description'], ARRAY[p_description], 4000
   );
-  -- Judged and added in seconds: a month is 30 days where intervals are compared, and what the
-  -- calendar says where they are added. From 17 on an interval can be infinite.
+  -- The grace is compared and added in seconds, because a month counts as 30 days in a comparison and
+  -- as a calendar month in an addition. PostgreSQL 17 and later have infinite intervals.
   IF (extract(epoch FROM p_grace) BETWEEN 0 AND 36525 * 86400.0) IS NOT TRUE THEN
     PERFORM orchestration.raise_invariant(
-      'INV-API-001', '22023', 'grace is between zero and a hundred years', 'policy_versions',
+      'INV-API-001', '22023', 'p_grace must be between zero and 36,525 days', 'policy_versions',
       jsonb_build_object('id', p_id, 'grace', p_grace::text),
-      'Give a grace of zero or more.', 'grace_expires_at'
+      'Pass an interval of zero or more, for example 7 days.', 'grace_expires_at'
     );
   END IF;
   PERFORM orchestration.lock_gate('policy_gate');
-  -- The same rotation again: this version may itself have been replaced since, and that stays.
+  -- A repeated call returns the version that the first call inserted, even if a later rotation has
+  -- replaced that version since.
   RETURN QUERY
   SELECT p.*, true
   FROM orchestration.policy_versions p
@@ -43,10 +45,11 @@ BEGIN
   IF p_expected_active IS NOT NULL AND v_active IS DISTINCT FROM p_expected_active THEN
     PERFORM orchestration.raise_invariant(
       'INV-POL-005', 'P7104',
-      format('%s is ACTIVE, not %s', coalesce(v_active, 'no version'), p_expected_active),
+      format('the ACTIVE policy version is %s, not %s', coalesce(v_active, 'missing'),
+        p_expected_active),
       'policy_versions',
       jsonb_build_object('id', p_id, 'active', v_active, 'expected_active', p_expected_active),
-      'Read the ACTIVE version again and decide anew.', 'status'
+      'Read the ACTIVE version and decide again.', 'status'
     );
   END IF;
   IF v_active IS NULL THEN
@@ -57,8 +60,9 @@ BEGIN
     RETURN;
   END IF;
   v_expires_at := clock_timestamp() + make_interval(secs => extract(epoch FROM p_grace)::float8);
-  -- One statement, so that an ACTIVE version exists at its end under SET CONSTRAINTS IMMEDIATE too,
-  -- and the audit log tells of one act. The old GRACE version goes before the next one comes.
+  -- One statement, so that an ACTIVE version exists at its end even under SET CONSTRAINTS IMMEDIATE,
+  -- and the audit log gets one entry. The old GRACE version is retired before the ACTIVE version
+  -- becomes GRACE.
   RETURN QUERY
   WITH retired AS (
     UPDATE orchestration.policy_versions p

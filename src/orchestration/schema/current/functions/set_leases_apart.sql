@@ -12,8 +12,8 @@ AS $$
 -- enable_seqscan, enable_bitmapscan and enable_sort are off because only a scan of the index in its
 -- own order reads no more rows than it returns. The session keeps the first plan, which may have
 -- been made while the table was empty.
--- Moves leased rows that a claim has passed over, up to the one due at p_last_due, to the time at
--- which their leases end. Before that time no claim meets them again.
+-- Sets next_attempt_at to the end of the lease in leased rows that a claim has passed over, up to
+-- p_last_due. Until then no claim reads these rows again.
 DECLARE
   v_leased uuid[];
 BEGIN

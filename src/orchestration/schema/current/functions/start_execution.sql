@@ -6,7 +6,7 @@ AS $$
 DECLARE
   v_instruction orchestration.instruction_result;
 BEGIN
-  PERFORM orchestration.share_kill_switch_gate();
+  PERFORM orchestration.share_gate('kill_switch_gate');
   SELECT l.* INTO v_instruction
   FROM orchestration.lock_instruction(p_id, p_version, 'EXECUTING', NULL) l;
   IF v_instruction.replayed THEN

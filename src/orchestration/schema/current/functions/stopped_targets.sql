@@ -5,8 +5,8 @@ SET enable_seqscan = off
 AS $$
 -- enable_seqscan is off because the session keeps the first plan. A plan that was made while a table
 -- was empty would still scan the whole table after it has grown.
--- Gated writes look single switches up, so that the events may become many. As a row comparison
--- only the one index serves: by equality the planner might walk the primary key backwards.
+-- The recursion and the row comparison read one index entry per target, however many events there
+-- are. With an equality the planner could choose to walk the primary key backwards instead.
   WITH RECURSIVE named (target) AS (
     SELECT min(coalesce(k.target, ''))
     FROM orchestration.kill_switches k

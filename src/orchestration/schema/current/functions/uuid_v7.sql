@@ -1,5 +1,5 @@
--- RFC 9562, method 3: 48 bits of milliseconds and 12 bits of their fraction are one number,
--- milliseconds * 4096, so the clock is read once and the expression can be inlined.
+-- RFC 9562, method 3: 48 bits of milliseconds and 12 bits of their fraction. Both are one number,
+-- milliseconds * 4096. It is computed from one reading of the clock, and PostgreSQL can inline it.
 CREATE FUNCTION orchestration.uuid_v7() RETURNS uuid
 LANGUAGE sql VOLATILE PARALLEL SAFE
 RETURN (

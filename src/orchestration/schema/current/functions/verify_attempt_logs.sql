@@ -12,13 +12,13 @@ AS $$
            t.worker_id, t.rail_type, t.outcome
     FROM orchestration.transaction_attempts t
   ), found AS (
-    SELECT 'ORPHAN: an attempt of no instruction' AS finding, a.*
+    SELECT 'ORPHAN: the instruction of the attempt does not exist' AS finding, a.*
     FROM attempts a
     WHERE NOT EXISTS (
       SELECT FROM orchestration.instructions i
       WHERE (i.id, i.participant_id) = (a.instruction_id, a.participant_id))
     UNION ALL
-    SELECT 'CLOSE: closed and not opened, or by another worker or rail', c.*
+    SELECT 'CLOSE: the attempt was closed but not opened, or by a different worker or rail', c.*
     FROM attempts c
     LEFT JOIN attempts o
       ON (o.log, o.instruction_id, o.attempt_no, o.phase)
@@ -27,7 +27,7 @@ AS $$
       AND (o.participant_id, o.worker_id, o.rail_type)
         IS DISTINCT FROM (c.participant_id, c.worker_id, c.rail_type)
     UNION ALL
-    SELECT 'ORDER: opened, and the attempt before was not closed or SUCCEEDED', o.*
+    SELECT 'ORDER: the attempt was opened, but the previous one is not closed or SUCCEEDED', o.*
     FROM attempts o
     LEFT JOIN attempts c
       ON (c.log, c.instruction_id, c.attempt_no, c.phase)

@@ -9,15 +9,16 @@ RETURNS TABLE (
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
+-- Longer than 70 lines because all kinds of break are found by one query over one snapshot.
   WITH chain AS (
     SELECT a AS record,
            row_number() OVER w AS expected_seq,
            lag(a.record_hash, 1, '') OVER w AS expected_prev,
-           lag(a.attested_at) OVER w AS attested_before
+           lag(a.attested_at) OVER w AS previous_attested_at
     FROM orchestration.ingress_attestations a
     WHERE a.caller_identity = p_caller_identity
     WINDOW w AS (ORDER BY a.chain_seq)
-  ), judged AS (
+  ), checked AS (
     SELECT (c.record).chain_seq,
            (c.record).id,
            (c.record).record_hash,
@@ -25,30 +26,30 @@ AS $$
              WHEN (c.record).chain_seq <> c.expected_seq
                THEN 'records before this one are missing'
              WHEN (c.record).prev_hash <> c.expected_prev
-               THEN 'prev_hash is not the record_hash before it'
+               THEN 'prev_hash is not the record_hash of the row before'
              WHEN (c.record).record_hash <> orchestration.attestation_record_hash(c.record)
                THEN 'record_hash is not the hash of the record'
-             WHEN (c.record).attested_at < c.attested_before
-               THEN 'attested_at is before the record before it'
+             WHEN (c.record).attested_at < c.previous_attested_at
+               THEN 'attested_at is earlier than in the record before'
            END AS reason
     FROM chain c
   ), breaks AS (
-    SELECT j.chain_seq, j.id, j.reason FROM judged j WHERE j.reason IS NOT NULL
+    SELECT c.chain_seq, c.id, c.reason FROM checked c WHERE c.reason IS NOT NULL
     UNION ALL
     SELECT h.chain_seq, NULL,
            CASE WHEN l.chain_seq = h.chain_seq
-             THEN 'the head names another record_hash'
-             ELSE 'the head is ahead: the last records are missing'
+             THEN 'the head has a different record_hash'
+             ELSE 'the newest records are missing: the head is ahead'
            END
     FROM orchestration.ingress_attestation_heads h
     LEFT JOIN LATERAL (
-      SELECT j.chain_seq, j.record_hash FROM judged j ORDER BY j.chain_seq DESC LIMIT 1
+      SELECT c.chain_seq, c.record_hash FROM checked c ORDER BY c.chain_seq DESC LIMIT 1
     ) l ON true
     WHERE h.caller_identity = p_caller_identity
       AND (h.chain_seq > coalesce(l.chain_seq, 0)
         OR h.chain_seq = l.chain_seq AND h.record_hash <> l.record_hash)
     UNION ALL
-    SELECT NULL, e.attestation_id, 'an event without an attestation of its caller'
+    SELECT NULL, e.attestation_id, 'an event has no attestation of the same caller'
     FROM orchestration.ingress_attestation_events e
     WHERE e.caller_identity = p_caller_identity
       AND NOT EXISTS (
@@ -56,7 +57,7 @@ AS $$
         WHERE a.id = e.attestation_id AND a.caller_identity = e.caller_identity
       )
     UNION ALL
-    SELECT a.chain_seq, a.id, 'completed and not started'
+    SELECT a.chain_seq, a.id, 'EXECUTION_COMPLETED without EXECUTION_STARTED'
     FROM orchestration.ingress_attestation_events e
     JOIN orchestration.ingress_attestations a ON a.id = e.attestation_id
     WHERE a.caller_identity = p_caller_identity
@@ -67,16 +68,16 @@ AS $$
         WHERE s.attestation_id = e.attestation_id AND s.event = 'EXECUTION_STARTED'
       )
     UNION ALL
-    SELECT a.chain_seq, a.id, 'the policy version is unknown'
+    SELECT a.chain_seq, a.id, 'the policy version does not exist'
     FROM orchestration.ingress_attestations a
     WHERE a.caller_identity = p_caller_identity
       AND NOT EXISTS (
         SELECT FROM orchestration.policy_versions p WHERE p.id = a.policy_version_id)
     UNION ALL
-    SELECT NULL, NULL, 'no caller is named'
+    SELECT NULL, NULL, 'p_caller_identity is null'
     WHERE p_caller_identity IS NULL
   )
-  SELECT b.reason IS NULL, (SELECT count(*) FROM judged), b.chain_seq, b.id, b.reason
+  SELECT b.reason IS NULL, (SELECT count(*) FROM checked), b.chain_seq, b.id, b.reason
   FROM (SELECT) once
   LEFT JOIN LATERAL (SELECT * FROM breaks ORDER BY chain_seq, id LIMIT 1) b ON true
 $$;

@@ -11,6 +11,7 @@ LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 SET timezone = 'UTC'
 AS $$
+-- Longer than 70 lines because all kinds of break are found by one query over one snapshot.
   WITH chain AS (
     SELECT a AS entry,
            row_number() OVER w AS expected_seq,
@@ -23,7 +24,7 @@ AS $$
              WHEN (c.entry).chain_seq <> c.expected_seq
                THEN 'entries before this one are missing'
              WHEN (c.entry).prev_hash <> c.expected_prev
-               THEN 'prev_hash is not the record_hash before it'
+               THEN 'prev_hash is not the record_hash of the row before'
              ELSE 'record_hash is not the hash of the entry'
            END AS reason
     FROM chain c
@@ -35,9 +36,9 @@ AS $$
            CASE
              WHEN h.chain_seq IS NULL THEN 'the head is missing'
              WHEN h.chain_seq > l.chain_seq
-               THEN 'the head is ahead: the last entries are missing'
+               THEN 'the newest entries are missing: the head is ahead'
              WHEN h.chain_seq < l.chain_seq THEN 'the head is behind'
-             ELSE 'the head names another record_hash'
+             ELSE 'the head has a different record_hash'
            END
     FROM (
       SELECT coalesce(max(a.chain_seq), 0) AS chain_seq,
@@ -46,8 +47,8 @@ AS $$
     ) l
     LEFT JOIN orchestration.audit_log_head h ON true
     WHERE (h.chain_seq, h.record_hash) IS DISTINCT FROM (l.chain_seq, l.record_hash)
-  ), standing (table_name, key, content) AS (
-    -- What stands in the tables, as the triggers write it into the log.
+  ), stored (table_name, key, content) AS (
+    -- The rows of the audited tables, in the form in which the triggers write them into the log.
     SELECT 'schema_revision', '', to_jsonb(r)
     FROM orchestration.schema_revision r
     UNION ALL
@@ -77,8 +78,8 @@ AS $$
     SELECT 'payment_outbox_interventions', v.outbox_id || '/' || v.intervention_no,
            to_jsonb(v) - 'xact_id'
     FROM orchestration.payment_outbox_interventions v
-  ), told AS (
-    -- Each entry taken apart into the rows that it tells of.
+  ), recorded AS (
+    -- One row for each row that an entry contains.
     SELECT a.chain_seq, a.table_name, '' AS key, a.before, a.after
     FROM orchestration.audit_log a
     WHERE a.table_name = 'schema_revision'
@@ -94,71 +95,77 @@ AS $$
   ), numbered AS (
     SELECT t.*,
            row_number() OVER (PARTITION BY t.table_name, t.key ORDER BY t.chain_seq) AS nth
-    FROM told t
+    FROM recorded t
   ), followed AS (
-    -- A row is entered once, by its first entry: one that enters it again explains nothing.
+    -- Only the first entry of a row can record its insert. A later entry without a before state does
+    -- not belong to the history of the row.
     SELECT n.*,
            lead(n.before) OVER w AS next_before,
            lead(n.chain_seq) OVER w IS NULL AS last
     FROM numbered n
     WHERE n.nth = 1 OR n.before IS NOT NULL
     WINDOW w AS (PARTITION BY n.table_name, n.key ORDER BY n.chain_seq)
-  ), judged AS (
+  ), checked AS (
+    -- A valid change only goes forward, so that two forged entries cannot change a row and restore it.
+    -- Rows of the other tables never change. The texts of times in UTC sort like the times. Each CASE
+    -- checks the JSON type first, because a forged entry can contain any JSON.
+    SELECT f.chain_seq, f.table_name, f.key, f.after, f.next_before, f.last, s.content,
+           f.nth = 1 AND f.before IS NOT NULL AS without_insert,
+           f.after IS NULL OR f.last AND s.content IS NULL AS without_row,
+           f.before IS NOT NULL AND NOT coalesce(
+             CASE
+               WHEN f.table_name = 'schema_revision'
+                 AND jsonb_typeof(f.before -> 'changes') = 'number' THEN
+                 f.after -> 'changes' = to_jsonb((f.before ->> 'changes')::numeric + 1)
+               WHEN f.table_name = 'policy_versions'
+                 AND jsonb_typeof(f.before) = 'object'
+                 AND jsonb_typeof(f.after) = 'object' THEN
+                 f.before - '{status,grace_expires_at,retired_at,retired_db_user}'::text[]
+                   = f.after - '{status,grace_expires_at,retired_at,retired_db_user}'::text[]
+                 AND CASE WHEN (f.before ->> 'status', f.after ->> 'status') = ('GRACE', 'GRACE')
+                   THEN (f.after ->> 'grace_expires_at') COLLATE "C"
+                     < (f.before ->> 'grace_expires_at') COLLATE "C"
+                   ELSE array_position('{ACTIVE,GRACE,RETIRED}', f.before ->> 'status')
+                     < array_position('{ACTIVE,GRACE,RETIRED}', f.after ->> 'status') END
+             END, false) AS not_forward
+    FROM followed f
+    LEFT JOIN stored s ON s.table_name = f.table_name AND s.key = f.key
+  ), unexplained AS (
     SELECT n.chain_seq, n.table_name, n.key, 'no act explains this entry' AS reason
     FROM numbered n
     WHERE n.nth > 1 AND n.before IS NULL
     UNION ALL
-    SELECT f.chain_seq, f.table_name, f.key,
+    SELECT c.chain_seq, c.table_name, c.key,
            CASE
-             WHEN f.nth = 1 AND f.before IS NOT NULL OR f.after IS NULL
-               OR f.last AND s.content IS NULL
+             WHEN c.without_insert OR c.without_row OR c.not_forward
                THEN 'no act explains this entry'
-             -- Each lawful change leads on and never back, so that no forged ones lead there and
-             -- back; other rows never change. Times in UTC are in the order of their texts.
-             WHEN f.before IS NOT NULL AND NOT coalesce(
-               CASE f.table_name
-                 WHEN 'schema_revision' THEN
-                   jsonb_typeof(f.before -> 'changes') = 'number'
-                   AND jsonb_typeof(f.after -> 'changes') = 'number'
-                   AND CASE WHEN jsonb_typeof(f.before -> 'changes') = 'number'
-                     THEN f.after -> 'changes'
-                       = to_jsonb((f.before ->> 'changes')::numeric + 1) END
-                 WHEN 'policy_versions' THEN
-                   f.before - '{status,grace_expires_at,retired_at,retired_db_user}'::text[]
-                     = f.after - '{status,grace_expires_at,retired_at,retired_db_user}'::text[]
-                   AND CASE WHEN (f.before ->> 'status', f.after ->> 'status') = ('GRACE', 'GRACE')
-                     THEN (f.after ->> 'grace_expires_at') COLLATE "C"
-                       < (f.before ->> 'grace_expires_at') COLLATE "C"
-                     ELSE array_position('{ACTIVE,GRACE,RETIRED}', f.before ->> 'status')
-                       < array_position('{ACTIVE,GRACE,RETIRED}', f.after ->> 'status') END
-               END, false)
-               THEN 'no act explains this entry'
-             WHEN f.last AND f.after <> s.content
-               THEN 'no act explains this entry: its row is another now'
-             WHEN NOT f.last AND f.after <> f.next_before
-               THEN 'no act explains this entry: the next one found the row otherwise'
+             WHEN c.last AND c.after <> c.content
+               THEN 'no act explains this entry: its row has other content now'
+             WHEN NOT c.last AND c.after <> c.next_before
+               THEN 'no act explains this entry: the next entry starts from other content'
            END
-    FROM followed f
-    LEFT JOIN standing s ON s.table_name = f.table_name AND s.key = f.key
+    FROM checked c
     UNION ALL
     SELECT a.chain_seq, a.table_name, NULL, 'no act explains this entry'
     FROM orchestration.audit_log a
-    WHERE NOT EXISTS (SELECT FROM told t WHERE t.chain_seq = a.chain_seq)
+    WHERE NOT EXISTS (SELECT FROM recorded t WHERE t.chain_seq = a.chain_seq)
     UNION ALL
     SELECT NULL, s.table_name, s.key, 'no entry records this act'
-    FROM standing s
+    FROM stored s
     WHERE NOT EXISTS (
-      SELECT FROM told t WHERE t.table_name = s.table_name AND t.key = s.key)
+      SELECT FROM recorded t WHERE t.table_name = s.table_name AND t.key = s.key)
   ), all_breaks AS (
     SELECT * FROM breaks
     UNION ALL
-    SELECT j.chain_seq, j.table_name, j.key, 3, j.reason FROM judged j WHERE j.reason IS NOT NULL
+    SELECT u.chain_seq, u.table_name, u.key, 3, u.reason
+    FROM unexplained u
+    WHERE u.reason IS NOT NULL
   )
   SELECT b.reason IS NULL, (SELECT count(*) FROM orchestration.audit_log), b.chain_seq,
          b.table_name, b.key, b.reason
   FROM (SELECT) once
   LEFT JOIN LATERAL (
-    -- A chain that is broken explains nothing.
+    -- If the chain is broken, the entries prove nothing, so a break of the chain comes first.
     SELECT * FROM all_breaks ORDER BY rank = 3, chain_seq, rank, table_name, key LIMIT 1
   ) b ON true
 $$;

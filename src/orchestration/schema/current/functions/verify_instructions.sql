@@ -3,7 +3,7 @@ RETURNS TABLE (finding text, instruction_id uuid, participant_id text, detail js
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
-  SELECT 'HISTORY: it does not lead to the instruction as it stands',
+  SELECT 'HISTORY: status_history does not lead to the current state of the instruction',
          i.id, i.participant_id,
          jsonb_build_object('version', i.version, 'state', i.state, 'rows', h.rows,
            'last', h.last)
@@ -26,27 +26,29 @@ AS $$
   WHERE (h.rows, h.first, h.newest, h.last, h.reason, h.received_by, h.leaps)
     IS DISTINCT FROM (i.version::bigint, 1, i.version, i.state, i.reason, i.db_user, 0::bigint)
   UNION ALL
-  SELECT 'ORPHAN: history of no instruction', h.instruction_id, h.participant_id,
+  SELECT 'ORPHAN: the instruction of the status_history row does not exist',
+         h.instruction_id, h.participant_id,
          jsonb_build_object('version', h.version, 'to_state', h.to_state)
   FROM orchestration.status_history h
   WHERE NOT EXISTS (
     SELECT FROM orchestration.instructions i
     WHERE (i.id, i.participant_id) = (h.instruction_id, h.participant_id))
   UNION ALL
-  SELECT 'ORPHAN: an instruction of no attestation', i.id, i.participant_id,
+  SELECT 'ORPHAN: the attestation of the instruction does not exist', i.id, i.participant_id,
          jsonb_build_object('attestation_id', i.attestation_id)
   FROM orchestration.instructions i
   WHERE NOT EXISTS (
     SELECT FROM orchestration.ingress_attestations a WHERE a.id = i.attestation_id)
   UNION ALL
-  SELECT 'POLICY: it is not the one of the instruction''s attestation', i.id, i.participant_id,
+  SELECT 'POLICY: the instruction and its attestation have different policy versions',
+         i.id, i.participant_id,
          jsonb_build_object('attestation_id', i.attestation_id,
            'policy_version_id', i.policy_version_id, 'attested_under', a.policy_version_id)
   FROM orchestration.instructions i
   JOIN orchestration.ingress_attestations a ON a.id = i.attestation_id
   WHERE a.policy_version_id <> i.policy_version_id
   UNION ALL
-  SELECT 'ORPHAN: an instruction of no policy version', i.id, i.participant_id,
+  SELECT 'ORPHAN: the policy version of the instruction does not exist', i.id, i.participant_id,
          jsonb_build_object('policy_version_id', i.policy_version_id)
   FROM orchestration.instructions i
   WHERE NOT EXISTS (

@@ -3,7 +3,10 @@ RETURNS TABLE (finding text, outbox_id uuid, participant_id text, detail jsonb)
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, orchestration, pg_temp
 AS $$
-  SELECT 'LOST: neither pending nor terminal', i.outbox_id, i.participant_id, '{}'::jsonb
+  -- The function is long because each finding is a query of its own. Together in one statement, all
+  -- of them read the same snapshot.
+  SELECT 'LOST: the item has neither a pending row nor a terminal attempt',
+         i.outbox_id, i.participant_id, '{}'::jsonb
   FROM orchestration.payment_outbox_items i
   WHERE NOT EXISTS (
       SELECT FROM orchestration.payment_outbox_pending p WHERE p.outbox_id = i.outbox_id)
@@ -11,32 +14,35 @@ AS $$
       SELECT FROM orchestration.payment_outbox_attempts t
       WHERE t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED'))
   UNION ALL
-  SELECT 'TWICE: pending and terminal', p.outbox_id, p.participant_id,
+  SELECT 'TWICE: the item has a pending row and a terminal attempt', p.outbox_id, p.participant_id,
          jsonb_build_object('state', t.state)
   FROM orchestration.payment_outbox_pending p
   JOIN orchestration.payment_outbox_attempts t
     ON t.outbox_id = p.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
   UNION ALL
-  SELECT 'STRANGER: a pending row is not as its item', p.outbox_id, p.participant_id, '{}'
+  SELECT 'STRANGER: the pending row differs from its item', p.outbox_id, p.participant_id, '{}'
   FROM orchestration.payment_outbox_pending p
   WHERE NOT EXISTS (
     SELECT FROM orchestration.payment_outbox_items i
     WHERE (i.outbox_id, i.instruction_id, i.participant_id, i.sequence_id, i.rail_type)
       = (p.outbox_id, p.instruction_id, p.participant_id, p.sequence_id, p.rail_type))
   UNION ALL
-  SELECT 'UNAUTHORIZED: pending, and its instruction is not open', p.outbox_id, p.participant_id,
+  SELECT 'UNAUTHORIZED: the item is pending, but its instruction is not AUTHORIZED or EXECUTING',
+         p.outbox_id, p.participant_id,
          jsonb_build_object('instruction_id', p.instruction_id)
   FROM orchestration.payment_outbox_pending p
   WHERE NOT EXISTS (
     SELECT FROM orchestration.instructions n
     WHERE n.id = p.instruction_id AND n.participant_id = p.participant_id AND n.open)
   UNION ALL
-  SELECT 'ENDED: the instruction is not as its items have ended', NULL, n.participant_id,
+  SELECT 'ENDED: the state of the instruction contradicts the outcomes of its items',
+         NULL, n.participant_id,
          jsonb_build_object('instruction_id', n.id, 'state', n.state, 'sent', t.sent,
            'unknown', t.unknown)
   FROM orchestration.instructions n
   CROSS JOIN LATERAL (
-    -- As it was known when the instruction ended: what is learnt later is a contradiction.
+    -- Only results that were known when the instruction ended count here. A later result is a
+    -- contradiction, which payment_outbox_contradictions shows.
     SELECT count(*) FILTER (WHERE t.state = 'DISPATCHED'
              OR l.source = 'RECONCILIATION' AND l.outcome = 'SENT') AS sent,
            count(*) FILTER (WHERE t.state = 'FAILED'
@@ -58,7 +64,7 @@ AS $$
   WHERE n.state = 'COMPLETED' AND t.sent = 0
     OR n.state = 'FAILED' AND t.sent + t.unknown > 0
   UNION ALL
-  SELECT 'UNRESOLVED: the instruction counts other items than those whose outcome is unknown', NULL,
+  SELECT 'UNRESOLVED: unresolved is not the number of items whose outcome is UNKNOWN', NULL,
          n.participant_id,
          jsonb_build_object('instruction_id', n.id, 'unresolved', n.unresolved,
            'unknown', coalesce(u.items, 0))
@@ -71,7 +77,8 @@ AS $$
   ) u ON u.instruction_id = n.id
   WHERE n.unresolved <> coalesce(u.items, 0)
   UNION ALL
-  SELECT 'LATE: a late result of no attempt, or of a worker under another lease', l.outbox_id, NULL,
+  SELECT 'LATE: the late result has no attempt, or is a worker''s under a different lease',
+         l.outbox_id, NULL,
          jsonb_build_object('result_no', l.result_no, 'attempt_no', l.attempt_no)
   FROM orchestration.payment_outbox_late_results l
   WHERE NOT EXISTS (
@@ -79,13 +86,13 @@ AS $$
     WHERE (o.outbox_id, o.attempt_no, o.phase) = (l.outbox_id, l.attempt_no, 'OPEN')
       AND (l.source = 'RECONCILIATION' OR l.lease_token = o.lease_token))
   UNION ALL
-  SELECT 'INTERVENTION: of no item', v.outbox_id, NULL,
+  SELECT 'INTERVENTION: the item of the intervention does not exist', v.outbox_id, NULL,
          jsonb_build_object('intervention_no', v.intervention_no, 'action', v.action)
   FROM orchestration.payment_outbox_interventions v
   WHERE NOT EXISTS (
     SELECT FROM orchestration.payment_outbox_items i WHERE i.outbox_id = v.outbox_id)
   UNION ALL
-  SELECT 'CANCELLED: without a record of who did it', a.outbox_id, NULL,
+  SELECT 'CANCELLED: no intervention records who cancelled the item', a.outbox_id, NULL,
          jsonb_build_object('attempt_no', a.attempt_no)
   FROM orchestration.payment_outbox_attempts a
   WHERE a.state = 'FAILED'
@@ -95,13 +102,13 @@ AS $$
       SELECT FROM orchestration.payment_outbox_interventions v
       WHERE v.outbox_id = a.outbox_id AND v.action = 'CANCEL')
   UNION ALL
-  SELECT 'ORPHAN: an attempt of no item', a.outbox_id, NULL,
+  SELECT 'ORPHAN: the item of the attempt does not exist', a.outbox_id, NULL,
          jsonb_build_object('attempt_no', a.attempt_no, 'phase', a.phase)
   FROM orchestration.payment_outbox_attempts a
   WHERE NOT EXISTS (
     SELECT FROM orchestration.payment_outbox_items i WHERE i.outbox_id = a.outbox_id)
   UNION ALL
-  SELECT 'ATTEMPTS: opened and closed do not follow each other', a.outbox_id, NULL,
+  SELECT 'ATTEMPTS: the openings and closings of the item do not match', a.outbox_id, NULL,
          jsonb_build_object('openings', a.openings, 'closings', a.closings,
            'attempt_count', a.attempt_count)
   FROM (
@@ -125,7 +132,9 @@ AS $$
     OR a.closings <> a.last - a.leased
     OR coalesce(a.attempt_count, a.last) <> a.last
   UNION ALL
-  SELECT 'ATTEMPT: past the last, after the end, or closed under another lease', a.outbox_id, NULL,
+  SELECT 'ATTEMPT: the attempt is past max_attempts, after the terminal one, or closed under a'
+           ' different lease',
+         a.outbox_id, NULL,
          jsonb_build_object('attempt_no', a.attempt_no, 'phase', a.phase)
   FROM orchestration.payment_outbox_attempts a
   JOIN orchestration.payment_outbox_items i ON i.outbox_id = a.outbox_id
@@ -136,8 +145,8 @@ AS $$
   WHERE a.attempt_no > least(i.max_attempts, t.attempt_no)
     OR (a.lease_token, a.worker_id, a.claimed_at) <> (o.lease_token, o.worker_id, o.claimed_at)
   UNION ALL
-  SELECT 'REDRIVE: of no item of the same content that FAILED as REJECTED or NOT_SENT', i.outbox_id,
-         i.participant_id, jsonb_build_object('redrive_of', i.redrive_of)
+  SELECT 'REDRIVE: the redriven item is missing, differs, or did not end REJECTED or NOT_SENT',
+         i.outbox_id, i.participant_id, jsonb_build_object('redrive_of', i.redrive_of)
   FROM orchestration.payment_outbox_items i
   WHERE i.redrive_no > 0
     AND NOT EXISTS (
@@ -156,13 +165,14 @@ AS $$
               AND l.source = 'RECONCILIATION'
               AND l.outcome IN ('REJECTED', 'NOT_SENT'))))
   UNION ALL
-  SELECT 'SPENT: waiting for an attempt that it does not have', p.outbox_id, p.participant_id,
+  SELECT 'SPENT: the item waits for an attempt, but has used all of them',
+         p.outbox_id, p.participant_id,
          jsonb_build_object('attempt_count', p.attempt_count, 'max_attempts', i.max_attempts)
   FROM orchestration.payment_outbox_pending p
   JOIN orchestration.payment_outbox_items i ON i.outbox_id = p.outbox_id
   WHERE p.lease_token IS NULL AND p.attempt_count >= i.max_attempts
   UNION ALL
-  SELECT 'SEQUENCE: numbers are missing or the counter is not behind the last one',
+  SELECT 'SEQUENCE: sequence_id has a gap, or next_sequence_id is not the last one plus 1',
          NULL, s.participant_id,
          jsonb_build_object('next_sequence_id', s.next_sequence_id, 'items', s.items,
            'last', s.last)

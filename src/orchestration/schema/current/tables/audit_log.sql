@@ -31,7 +31,8 @@ CREATE TABLE orchestration.audit_log (
     )
   ),
   CONSTRAINT ck_audit_log_table_name CHECK (octet_length(table_name) BETWEEN 1 AND 1000),
-  -- What a JSON reader would choke on, 500 levels or 1234 digits, is kept out.
+  -- Common JSON parsers reject more than 500 levels or numbers of more than 1234 digits. A text of
+  -- at most 1,000 bytes can contain neither of them.
   CONSTRAINT ck_audit_log_before CHECK (
     jsonb_typeof(before) = 'object'
     AND (

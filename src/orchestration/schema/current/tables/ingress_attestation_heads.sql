@@ -8,7 +8,7 @@ CREATE TABLE orchestration.ingress_attestation_heads (
   CONSTRAINT ck_ingress_attestation_heads_chain_seq CHECK (chain_seq >= 0),
   CONSTRAINT pk_ingress_attestation_heads PRIMARY KEY (caller_identity)
 )
--- Every append updates its caller's head: with room on the page the update stays there.
+-- Every append updates its caller's head. Free space on the page lets that be a HOT update.
 WITH (fillfactor = 50);
 
 CREATE TRIGGER no_delete BEFORE DELETE ON orchestration.ingress_attestation_heads

@@ -55,7 +55,7 @@ CREATE TABLE orchestration.ingress_attestations (
   CONSTRAINT uq_ingress_attestations_caller_identity_prev_hash UNIQUE (caller_identity, prev_hash),
   CONSTRAINT uq_ingress_attestations_caller_identity_idempotency_key
     UNIQUE (caller_identity, idempotency_key),
-  -- What an instruction refers to: an attestation together with its policy.
+  -- The foreign key of instructions references both columns.
   CONSTRAINT uq_ingress_attestations_id_policy_version_id UNIQUE (id, policy_version_id)
 );
 

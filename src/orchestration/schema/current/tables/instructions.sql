@@ -44,7 +44,8 @@ CREATE TABLE orchestration.instructions (
   CONSTRAINT ck_instructions_creditor_account CHECK (
     octet_length(creditor_account) BETWEEN 1 AND 1000
   ),
-  -- What a JSON reader would choke on, 500 levels or 1234 digits, is kept out.
+  -- Common JSON parsers reject more than 500 levels or numbers of more than 1234 digits. A text of
+  -- at most 1,000 bytes can contain neither of them.
   CONSTRAINT ck_instructions_payload CHECK (
     octet_length(payload::text) <= 1000000
     AND jsonb_typeof(payload) = 'object'
@@ -101,13 +102,13 @@ ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER guard;
 
 CREATE TRIGGER kill_switch_insert AFTER INSERT ON orchestration.instructions
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST');
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST', 'EACH');
 ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER kill_switch_insert;
 
 CREATE TRIGGER kill_switch_update AFTER UPDATE ON orchestration.instructions
 FOR EACH ROW
 WHEN (NEW.state IN ('AUTHORIZED', 'EXECUTING') AND NEW.state <> OLD.state)
-EXECUTE FUNCTION orchestration.block_execution_if_killed('EXECUTION');
+EXECUTE FUNCTION orchestration.block_execution_if_killed('EXECUTION', 'EACH');
 ALTER TABLE orchestration.instructions ENABLE ALWAYS TRIGGER kill_switch_update;
 
 CREATE TRIGGER history_insert AFTER INSERT ON orchestration.instructions

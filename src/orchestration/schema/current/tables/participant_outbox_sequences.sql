@@ -7,7 +7,7 @@ CREATE TABLE orchestration.participant_outbox_sequences (
   CONSTRAINT ck_participant_outbox_sequences_next_sequence_id CHECK (next_sequence_id >= 1),
   CONSTRAINT pk_participant_outbox_sequences PRIMARY KEY (participant_id)
 )
--- Every enqueue updates its participant's row: with room on the page the update stays there.
+-- Every enqueue updates its participant's row. Free space on the page lets that be a HOT update.
 WITH (fillfactor = 50);
 
 CREATE TRIGGER no_delete BEFORE DELETE ON orchestration.participant_outbox_sequences

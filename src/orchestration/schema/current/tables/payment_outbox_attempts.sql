@@ -77,7 +77,8 @@ ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER guard;
 
 CREATE TRIGGER kill_switch AFTER INSERT ON orchestration.payment_outbox_attempts
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('DISPATCH');
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed(
+  'DISPATCH', 'OPENED', 'payment_outbox_pending');
 ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER kill_switch;
 
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orchestration.payment_outbox_attempts
@@ -89,7 +90,8 @@ CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.payment_outbox_attem
 FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-OUT-001', 'P0001');
 ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER no_truncate;
 
--- On row triggers whose condition is rarely true a claim or completion spends next to nothing.
+-- These are row triggers because their conditions are rarely true, and a row trigger whose condition
+-- is false costs a claim or completion almost nothing.
 CREATE TRIGGER unresolved AFTER INSERT ON orchestration.payment_outbox_attempts
 FOR EACH ROW
 WHEN (NEW.state = 'FAILED')

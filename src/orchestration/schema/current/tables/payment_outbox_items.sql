@@ -26,8 +26,9 @@ CREATE TABLE orchestration.payment_outbox_items (
     redrive_no >= 0 AND (redrive_no = 0) = (redrive_of IS NULL)
   ),
   CONSTRAINT ck_payment_outbox_items_rail_type CHECK (octet_length(rail_type) BETWEEN 1 AND 1000),
-  -- What a JSON reader would choke on, 500 levels or 1234 digits, is kept out of the queue: a
-  -- worker could never get past it. Built-in functions only: who inserts needs no other right.
+  -- Common JSON parsers reject more than 500 levels or numbers of more than 1234 digits, and a worker
+  -- could never process such an item. A text of at most 1,000 bytes can contain neither of them. The
+  -- expression calls only built-in functions, so that a login that inserts needs no other grant.
   CONSTRAINT ck_payment_outbox_items_payload CHECK (
     octet_length(payload::text) <= 1000000
     AND jsonb_typeof(payload) = 'object'
@@ -88,7 +89,7 @@ ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER guard;
 
 CREATE TRIGGER kill_switch AFTER INSERT ON orchestration.payment_outbox_items
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST');
+FOR EACH STATEMENT EXECUTE FUNCTION orchestration.block_execution_if_killed('INGEST', 'ENQUEUED');
 ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER kill_switch;
 
 CREATE TRIGGER audit AFTER INSERT ON orchestration.payment_outbox_items

@@ -19,19 +19,19 @@ CREATE TABLE orchestration.payment_outbox_pending (
     AND isfinite(lease_expires_at)
     AND octet_length(claimed_by) <= 1000
   ),
-  -- A pending item's instruction is open: authorized, and not ended.
+  -- The instruction of a pending item must be open, which means authorized and not ended.
   CONSTRAINT fk_payment_outbox_pending_participant_id_instruction_id_open
     FOREIGN KEY (participant_id, instruction_id, open)
     REFERENCES orchestration.instructions (participant_id, id, open),
   CONSTRAINT pk_payment_outbox_pending PRIMARY KEY (outbox_id)
 )
--- A claim updates the row in place (HOT): no index covers what it changes, and the page has room
--- for a second version of each row, which the lease makes larger.
+-- A claim is a HOT update: no index covers the columns that it changes, and the page has free space
+-- for a second version of each row, which is larger because of the lease.
 WITH (fillfactor = 40);
 
 CREATE INDEX ix_payment_outbox_pending_instruction_id
 ON orchestration.payment_outbox_pending (instruction_id);
--- The order of claiming. A claim changes neither column, so its update stays on its page.
+-- Items are claimed in this order. A claim changes neither column and stays a HOT update.
 CREATE INDEX ix_payment_outbox_pending_next_attempt_at_outbox_id
 ON orchestration.payment_outbox_pending (next_attempt_at, outbox_id);
 
@@ -40,7 +40,8 @@ REFERENCING NEW TABLE AS inserted
 FOR EACH STATEMENT EXECUTE FUNCTION orchestration.guard_outbox_pending_insert();
 ALTER TABLE orchestration.payment_outbox_pending ENABLE ALWAYS TRIGGER guard_insert;
 
--- One by one: of a comparison of rows, a dump and restore would change the parentheses.
+-- The columns are compared one by one, because a dump and restore would add parentheses to a row
+-- comparison, and the restored schema would differ from the fingerprint.
 CREATE TRIGGER guard_update BEFORE UPDATE ON orchestration.payment_outbox_pending
 FOR EACH ROW
 WHEN (

@@ -22,7 +22,8 @@ CREATE TABLE orchestration.policy_versions (
     (status = 'ACTIVE') = (grace_expires_at IS NULL)
     AND (status = 'RETIRED') = (retired_at IS NOT NULL)
   ),
-  -- Years that every reader's calendar has, in whatever zone it shows them.
+  -- The date types of other languages cover the years 1 to 9999. One year at either end is left for
+  -- the time zone in which a client shows the value.
   CONSTRAINT ck_policy_versions_years CHECK (
     extract(year FROM activated_at AT TIME ZONE 'UTC') >= 1
     AND extract(year FROM activated_at AT TIME ZONE 'UTC') <= 9998

@@ -1,4 +1,4 @@
--- No role reads it: its row type is what the functions return.
+-- No role may select from this view. It defines the row type that the functions return.
 CREATE VIEW orchestration.execution_attempt_result
 WITH (security_invoker = true)
 AS

@@ -29,8 +29,8 @@ SELECT i.outbox_id,
          WHEN t.state IS NULL THEN NULL
          WHEN l.source = 'RECONCILIATION' THEN l.outcome
          WHEN t.state = 'DISPATCHED' THEN 'SENT'
-         -- A worker says that the payment was sent after all: nobody knows until control resolves
-         -- it.
+         -- A worker reported SENT after the attempt had failed. The outcome is unknown until control
+         -- resolves it.
          WHEN l.source = 'WORKER' THEN 'UNKNOWN'
          ELSE t.outcome
        END AS known_outcome
@@ -39,7 +39,7 @@ LEFT JOIN orchestration.payment_outbox_pending p ON p.outbox_id = i.outbox_id
 LEFT JOIN orchestration.payment_outbox_attempts t
   ON t.outbox_id = i.outbox_id AND t.state IN ('DISPATCHED', 'FAILED')
 LEFT JOIN LATERAL (
-  -- The newest result that decides: a reconciliation of the last attempt, or SENT of any.
+  -- The newest result that counts: a reconciliation of the last attempt, or SENT for any attempt.
   SELECT l.source, l.outcome
   FROM orchestration.payment_outbox_late_results l
   WHERE l.outbox_id = t.outbox_id

@@ -1,3 +1,4 @@
+-- No role may select from this view. It defines the row type that the functions return.
 CREATE VIEW orchestration.transaction_attempt_result
 WITH (security_invoker = true)
 AS

@@ -1,9 +1,10 @@
 -- Limits, for this transaction, how long a client that has stopped responding can hold its locks.
 -- idle_in_transaction_session_timeout ends the session of a client that sends nothing.
 -- tcp_user_timeout, in milliseconds, ends the session of a client that does not read its reply: a
--- backend that waits to send is not idle, and statement_timeout does not end it. A Unix socket has no
--- such limit and always shows 0.
--- PostgreSQL inlines a SQL-standard body without a SET clause. The callers run in every gated write.
+-- backend that waits to send is not idle, and statement_timeout does not end it. A Unix socket has
+-- no such limit and always shows 0.
+-- PostgreSQL inlines a SQL-standard body without a SET clause. The callers run in every gated
+-- write.
 CREATE FUNCTION orchestration.bound_idle_time() RETURNS text
 LANGUAGE sql VOLATILE
 RETURN concat(

@@ -90,8 +90,8 @@ CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orchestration.payment_outbox_attem
 FOR EACH STATEMENT EXECUTE FUNCTION orchestration.refuse_change('INV-OUT-001', 'P0001');
 ALTER TABLE orchestration.payment_outbox_attempts ENABLE ALWAYS TRIGGER no_truncate;
 
--- These are row triggers because their conditions are rarely true, and a row trigger whose condition
--- is false costs a claim or completion almost nothing.
+-- These are row triggers because their conditions are rarely true, and a row trigger whose
+-- condition is false costs a claim or completion almost nothing.
 CREATE TRIGGER unresolved AFTER INSERT ON orchestration.payment_outbox_attempts
 FOR EACH ROW
 WHEN (NEW.state = 'FAILED')

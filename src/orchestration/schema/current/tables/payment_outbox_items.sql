@@ -26,9 +26,10 @@ CREATE TABLE orchestration.payment_outbox_items (
     redrive_no >= 0 AND (redrive_no = 0) = (redrive_of IS NULL)
   ),
   CONSTRAINT ck_payment_outbox_items_rail_type CHECK (octet_length(rail_type) BETWEEN 1 AND 1000),
-  -- Common JSON parsers reject more than 500 levels or numbers of more than 1234 digits, and a worker
-  -- could never process such an item. A text of at most 1,000 bytes can contain neither of them. The
-  -- expression calls only built-in functions, so that a login that inserts needs no other grant.
+  -- Common JSON parsers reject more than 500 levels or numbers of more than 1234 digits, and a
+  -- worker could never process such an item. A text of at most 1,000 bytes can contain neither of
+  -- them. The expression calls only built-in functions, so that a login that inserts needs no other
+  -- grant.
   CONSTRAINT ck_payment_outbox_items_payload CHECK (
     octet_length(payload::text) <= 1000000
     AND jsonb_typeof(payload) = 'object'

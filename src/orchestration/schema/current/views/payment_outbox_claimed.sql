@@ -1,5 +1,5 @@
--- claim_outbox_batch returns its rows. OFFSET 0 stops the planner from flattening the look-ups into a
--- join whose plan, cached on an empty table, would stay wrong for the session.
+-- claim_outbox_batch returns its rows. OFFSET 0 stops the planner from flattening the look-ups into
+-- a join whose plan, cached on an empty table, would stay wrong for the session.
 CREATE VIEW orchestration.payment_outbox_claimed
 WITH (security_invoker = true)
 AS

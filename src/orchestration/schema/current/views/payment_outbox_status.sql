@@ -29,8 +29,8 @@ SELECT i.outbox_id,
          WHEN t.state IS NULL THEN NULL
          WHEN l.source = 'RECONCILIATION' THEN l.outcome
          WHEN t.state = 'DISPATCHED' THEN 'SENT'
-         -- A worker reported SENT after the attempt had failed. The outcome is unknown until control
-         -- resolves it.
+         -- A worker reported SENT after the attempt had failed. The outcome is unknown until
+         -- control resolves it.
          WHEN l.source = 'WORKER' THEN 'UNKNOWN'
          ELSE t.outcome
        END AS known_outcome

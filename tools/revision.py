@@ -625,6 +625,11 @@ def needs(text: str) -> set[str]:
     return references(text)
 
 
+def types(text: str, paths: Iterable[str]) -> set[str]:
+    """The types among these units that a body names: a PL/pgSQL variable needs its type."""
+    return {name for name in references_in_body(text) if f"types/{name}" in paths}
+
+
 def ordered(*sides: Mapping[str, str]) -> list[str]:
     """The units in an order in which each comes after what it refers to."""
     paths = sorted({path for side in sides for path in side})
@@ -635,7 +640,7 @@ def ordered(*sides: Mapping[str, str]) -> list[str]:
         path: {
             other
             for side in sides
-            for name in needs(side.get(path, ""))
+            for name in needs(side.get(path, "")) | types(side.get(path, ""), paths)
             for other in by_name.get(name, [])
             if other != path
         }

@@ -164,7 +164,7 @@ def make_objects(project: Project) -> None:
 
 
 def change_objects(project: Project) -> None:
-    """A body, a signature, a type, a view that functions return, a CHECK, a trigger and a grant less."""
+    """A body, a signature, a type, a result view, a CHECK, a trigger and a grant less."""
     project.edit(
         project.current / "types" / "new_outbox_item.sql",
         "  context jsonb\n",

@@ -630,6 +630,11 @@ def needs(text: str) -> set[str]:
     return references(text)
 
 
+def types(text: str, paths: Iterable[str]) -> set[str]:
+    """The types among these units that a body names: a PL/pgSQL variable needs its type."""
+    return {name for name in references_in_body(text) if f"types/{name}" in paths}
+
+
 def ordered(*sides: Mapping[str, str]) -> list[str]:
     """Return the units in an order in which each comes after the units that it refers to."""
     paths = sorted({path for side in sides for path in side})
@@ -640,7 +645,7 @@ def ordered(*sides: Mapping[str, str]) -> list[str]:
         path: {
             other
             for side in sides
-            for name in needs(side.get(path, ""))
+            for name in needs(side.get(path, "")) | types(side.get(path, ""), paths)
             for other in by_name.get(name, [])
             if other != path
         }

@@ -358,10 +358,10 @@ REVOKE EXECUTE ON FUNCTION orchestration.uuid_v7 FROM PUBLIC
     )
     op.execute(
         """
--- True in the worker of a subscription. Its rows were checked on the server where they were written.
--- The initial copy loads tables in parallel and rows in any order, and every row arrives after the
--- timestamps that it carries. The guards therefore check only what a row shows by itself. A session
--- that merely sets session_replication_role gets all checks.
+-- True in the worker of a subscription. Its rows were checked on the server where they were
+-- written. The initial copy loads tables in parallel and rows in any order, and every row arrives
+-- after the timestamps that it carries. The guards therefore check only what a row shows by itself.
+-- A session that merely sets session_replication_role gets all checks.
 CREATE FUNCTION orchestration.copies_a_subscription() RETURNS boolean
 LANGUAGE sql STABLE
 RETURN EXISTS (
@@ -446,9 +446,10 @@ ALTER TABLE orchestration.schema_revision ENABLE ALWAYS TRIGGER no_truncate
 -- Limits, for this transaction, how long a client that has stopped responding can hold its locks.
 -- idle_in_transaction_session_timeout ends the session of a client that sends nothing.
 -- tcp_user_timeout, in milliseconds, ends the session of a client that does not read its reply: a
--- backend that waits to send is not idle, and statement_timeout does not end it. A Unix socket has no
--- such limit and always shows 0.
--- PostgreSQL inlines a SQL-standard body without a SET clause. The callers run in every gated write.
+-- backend that waits to send is not idle, and statement_timeout does not end it. A Unix socket has
+-- no such limit and always shows 0.
+-- PostgreSQL inlines a SQL-standard body without a SET clause. The callers run in every gated
+-- write.
 CREATE FUNCTION orchestration.bound_idle_time() RETURNS text
 LANGUAGE sql VOLATILE
 RETURN concat(

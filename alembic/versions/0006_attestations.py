@@ -236,8 +236,9 @@ TO symphony_ingest, symphony_executor, symphony_control, symphony_readonly, symp
 
     op.execute(
         """
--- Format orchestration.attestation.v1. It must never change. Each field is its length in bytes, a colon,
--- its UTF-8 bytes and a comma. A null is a hyphen and a comma. Times are microseconds since 1970.
+-- Format orchestration.attestation.v1. It must never change. Each field is its length in bytes, a
+-- colon, its UTF-8 bytes and a comma. A null is a hyphen and a comma. Times are microseconds since
+-- 1970.
 CREATE FUNCTION orchestration.attestation_record_hash(p orchestration.ingress_attestations)
 RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE

@@ -367,8 +367,8 @@ ALTER VIEW orchestration.payment_outbox_item_result OWNER TO symphony_owner
     )
     op.execute(
         """
--- claim_outbox_batch returns its rows. OFFSET 0 stops the planner from flattening the look-ups into a
--- join whose plan, cached on an empty table, would stay wrong for the session.
+-- claim_outbox_batch returns its rows. OFFSET 0 stops the planner from flattening the look-ups into
+-- a join whose plan, cached on an empty table, would stay wrong for the session.
 CREATE VIEW orchestration.payment_outbox_claimed
 WITH (security_invoker = true)
 AS

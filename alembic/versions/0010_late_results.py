@@ -190,8 +190,8 @@ SELECT i.outbox_id,
          WHEN t.state IS NULL THEN NULL
          WHEN l.source = 'RECONCILIATION' THEN l.outcome
          WHEN t.state = 'DISPATCHED' THEN 'SENT'
-         -- A worker reported SENT after the attempt had failed. The outcome is unknown until control
-         -- resolves it.
+         -- A worker reported SENT after the attempt had failed. The outcome is unknown until
+         -- control resolves it.
          WHEN l.source = 'WORKER' THEN 'UNKNOWN'
          ELSE t.outcome
        END AS known_outcome
@@ -824,8 +824,8 @@ ALTER TABLE orchestration.payment_outbox_items ENABLE ALWAYS TRIGGER guard_redri
     )
     op.execute(
         """
--- These are row triggers because their conditions are rarely true, and a row trigger whose condition
--- is false costs a claim or completion almost nothing.
+-- These are row triggers because their conditions are rarely true, and a row trigger whose
+-- condition is false costs a claim or completion almost nothing.
 CREATE TRIGGER unresolved AFTER INSERT ON orchestration.payment_outbox_attempts
 FOR EACH ROW
 WHEN (NEW.state = 'FAILED')

@@ -134,8 +134,8 @@ def test_the_guide_leads_to_a_dispatched_payment(database: URL) -> None:
         "policy_document": b"policy",
         "request_body": b"request",
     }
-    policy, attest, authorize, claim, translation = blocks(GUIDE, "python")
-    for block in (policy, attest, authorize, claim):
+    policy, attest, authorize, claim, end, translation = blocks(GUIDE, "python")
+    for block in (policy, attest, authorize, claim, end):
         exec(block, names)
 
     assert sent == ["PO-20481"]

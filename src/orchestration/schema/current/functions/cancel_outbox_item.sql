@@ -37,7 +37,9 @@ BEGIN
       'INV-OUT-005', 'P7005', 'the item is claimed: its worker may be sending it',
       'payment_outbox_pending',
       jsonb_build_object('outbox_id', p_outbox_id, 'worker_id', v_pending.claimed_by),
-      'Wait for the worker, or expire the lease, repair the item and then cancel it.', 'lease_token'
+      'Wait for the worker. If it has stopped, end its lease; repair_expired_leases then closes the'
+      ' attempt, and an item that has attempts left can be cancelled.',
+      'lease_token'
     );
   ELSIF v_pending.outbox_id IS NULL THEN
     SELECT v.* INTO v_intervention

@@ -141,7 +141,12 @@ def translate(
         # The message repeats the value that is not valid for its type.
         message = message[:SHOWN]
         error.args = (message,)
-    return _class(error, sqlstate, committing=committing, disconnected=disconnected)(
+    kind = _class(error, sqlstate, committing=committing, disconnected=disconnected)
+    hint = diag.message_hint
+    if hint is None and kind is CommitOutcomeUnknown:
+        # The driver's message says only that the connection was lost.
+        hint = "COMMIT was sent. Repeat the act under the same key: it returns what was recorded."
+    return kind(
         message or None,
         sqlstate=sqlstate,
         invariant=_invariant(error),
@@ -150,7 +155,7 @@ def translate(
         column=diag.column_name,
         constraint=diag.constraint_name,
         detail=detail,
-        hint=diag.message_hint,
+        hint=hint,
     )
 
 

@@ -1034,7 +1034,7 @@ def test_a_refusal_is_the_same_wherever_it_arises(
         "status",
     )
     assert error.detail == {"id": "v2", "status": "ACTIVE", "active": "v1"}
-    assert error.hint == "Replace it by rotate_policy_version."
+    assert error.hint == "Call rotate_policy_version to replace the ACTIVE version."
 
 
 @pytest.mark.invariant("INV-POL-007")

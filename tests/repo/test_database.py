@@ -593,7 +593,8 @@ def test_a_commit_after_the_server_has_hung_up_is_safe_to_try_again(
 
 def idle_too_long(session: Session, observer: Connect) -> None:
     pid = session.scalar(text("SELECT pg_backend_pid()"))
-    session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '1ms'"))
+    # Long enough for the client to read the reply first: the server's last words come alone.
+    session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '300ms'"))
     await_gone(observer, pid)
 
 

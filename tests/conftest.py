@@ -167,6 +167,10 @@ class Clones:
     def _through(self, login: URL) -> URL:
         return login.set(host=self._reached.host, port=self._reached.port)
 
+    def directly(self, login: URL) -> URL:
+        """The way to the server that avoids the pooler, because what a session sets must last."""
+        return login.set(host=self._server.url.host, port=self._server.url.port)
+
     @contextmanager
     def one(self, template: str = "template") -> Iterator[scratch.Database]:
         name = scratch.PREFIX + secrets.token_hex(8)
@@ -206,7 +210,7 @@ class Shared:
         key = template, history
         if key not in self._known:
             database = self._made.enter_context(self._clones.one(template))
-            observer = self._made.enter_context(connect(database.url))
+            observer = self._made.enter_context(connect(self._clones.directly(database.url)))
             observer.execute("SET ROLE symphony_owner")
             if history is not None:
                 history(observer)

@@ -300,7 +300,7 @@ BEGIN
   ) THEN
     PERFORM orchestration.raise_invariant(
       'INV-AUD-001', 'P7302', 'a statement must not insert a policy version and change it',
-      'policy_versions', '{}', 'Make each change in a statement of its own.', 'id'
+      'policy_versions', '{}', 'Use a separate statement for each change.', 'id'
     );
   END IF;
   -- If the statement also updated versions, record_policy_change records both.
@@ -347,7 +347,7 @@ BEGIN
   ) THEN
     PERFORM orchestration.raise_invariant(
       'INV-AUD-001', 'P7302', 'a statement must not change a policy version twice',
-      'policy_versions', '{}', 'Make each change in a statement of its own.', 'id'
+      'policy_versions', '{}', 'Use a separate statement for each change.', 'id'
     );
   END IF;
   SELECT CASE

@@ -334,7 +334,7 @@ BEGIN
         );
       WHEN v_in_future THEN
         PERFORM orchestration.raise_invariant(
-          'INV-INS-002', 'P7401', 'created_at is in the future', 'instructions',
+          'INV-INS-002', 'P7401', 'created_at must not be in the future', 'instructions',
           v_detail || jsonb_build_object('created_at', NEW.created_at),
           'Leave created_at out: the database sets it.', 'created_at'
         );
@@ -379,7 +379,7 @@ BEGIN
       PERFORM orchestration.raise_invariant(
         'INV-INS-002', 'P7401', 'the identity and content of an instruction cannot change',
         'instructions', v_detail,
-        'Fail it, and receive the correct content under a new idempotency key.'
+        'Fail the instruction. Receive the correct content under a new idempotency key.'
       );
     WHEN v_adjusted THEN
       PERFORM orchestration.raise_invariant(
@@ -404,9 +404,9 @@ BEGIN
       );
     WHEN v_unversioned THEN
       PERFORM orchestration.raise_invariant(
-        'INV-INS-002', 'P7401', 'version must grow when state changes in replica mode',
+        'INV-INS-002', 'P7401', 'version must increase when state changes, also in replica mode',
         'instructions', v_detail || jsonb_build_object('version', NEW.version),
-        'Leave replica mode: the database then sets version and writes status_history.', 'version'
+        'Set session_replication_role to origin: the database then sets version.', 'version'
       );
     ELSE
       NULL;
@@ -907,7 +907,8 @@ BEGIN
         format('policy version %s is no longer accepted', v_instruction.policy_version_id),
         'policy_versions',
         jsonb_build_object('id', v_instruction.policy_version_id, 'instruction_id', p_id),
-        'Fail it, and receive it again under a version that accepted_policy_versions lists.', 'id'
+        'Fail the instruction. Receive it again under a version that accepted_policy_versions lists.',
+        'id'
       );
     END IF;
     SELECT a.client_cert_fingerprint_sha256, a.token_hash
@@ -922,7 +923,8 @@ BEGIN
         'INV-INS-010', 'P7202', 'the client certificate of the attestation is revoked',
         'revoked_client_certs',
         jsonb_build_object('credential', 'CLIENT_CERT', 'instruction_id', p_id),
-        'Fail it, and attest it again with another certificate.', 'cert_fingerprint_sha256'
+        'Fail the instruction. Attest the request again with another certificate.',
+        'cert_fingerprint_sha256'
       );
     END IF;
     IF EXISTS (
@@ -931,7 +933,7 @@ BEGIN
       PERFORM orchestration.raise_invariant(
         'INV-INS-010', 'P7202', 'the token of the attestation is revoked', 'revoked_tokens',
         jsonb_build_object('credential', 'TOKEN', 'instruction_id', p_id),
-        'Fail it, and attest it again with another token.', 'token_hash'
+        'Fail the instruction. Attest the request again with another token.', 'token_hash'
       );
     END IF;
   END IF;

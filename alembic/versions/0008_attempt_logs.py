@@ -300,7 +300,7 @@ BEGIN
       );
     WHEN v_in_future THEN
       PERFORM orchestration.raise_invariant(
-        'INV-APP-002', 'P7401', 'occurred_at is in the future', TG_TABLE_NAME,
+        'INV-APP-002', 'P7401', 'occurred_at must not be in the future', TG_TABLE_NAME,
         v_detail || jsonb_build_object('occurred_at', NEW.occurred_at),
         'Leave occurred_at out: the database sets it.', 'occurred_at'
       );

@@ -1267,7 +1267,7 @@ BEGIN
     ELSIF FOUND THEN
       PERFORM orchestration.raise_invariant(
         'INV-INS-006', 'P7404',
-        format('the instruction is %s: only an authorized one is dispatched', v_other.state),
+        format('the instruction must be AUTHORIZED or EXECUTING, but is %s', v_other.state),
         'instructions',
         jsonb_build_object('id', v_other.instruction_id, 'state', v_other.state,
           'participant_id', v_other.participant_id, 'idempotency_key', v_other.idempotency_key),

@@ -1174,7 +1174,7 @@ BEGIN
       PERFORM orchestration.raise_invariant(
         'INV-OUT-005', 'P7005', 'the item has ended', 'payment_outbox_attempts',
         jsonb_build_object('outbox_id', p_outbox_id),
-        'An item that has ended cannot be cancelled. payment_outbox_status shows its state.', 'outbox_id'
+        'Do not cancel it: payment_outbox_status shows how it ended.', 'outbox_id'
       );
     END IF;
   ELSE
@@ -1483,7 +1483,7 @@ BEGIN
   IF NOT v_open THEN
     PERFORM orchestration.raise_invariant(
       'INV-INS-006', 'P7404',
-      format('the instruction is %s: only an authorized one is dispatched', v_state),
+      format('the instruction must be AUTHORIZED or EXECUTING, but is %s', v_state),
       'instructions',
       jsonb_build_object('id', v_item.instruction_id, 'state', v_state,
         'outbox_id', p_outbox_id),

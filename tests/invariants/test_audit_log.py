@@ -758,7 +758,7 @@ TAMPERED: Final[dict[str, Tampering]] = {
             engage(),
         ),
         NEXT + 1,
-        "no act explains this entry: its row has other content now",
+        "no act explains this entry: its row has different content now",
         *("kill_switches", "2"),
     ),
     "a state that is no object": Tampering(
@@ -769,7 +769,7 @@ TAMPERED: Final[dict[str, Tampering]] = {
             FORGED.format("'RETIRE', 'policy_versions', '{\"v0\": 5}', '{\"v0\": 6}'"),
         ),
         NEXT + 1,
-        "no act explains this entry: the next entry starts from other content",
+        "no act explains this entry: the next entry starts from different content",
         *("policy_versions", "v0"),
     ),
     "a migration that never was": Tampering(
@@ -795,7 +795,7 @@ TAMPERED: Final[dict[str, Tampering]] = {
             f" FROM orchestration.{REVISION} r",
         ),
         NEXT + 2,
-        "no act explains this entry: its row has other content now",
+        "no act explains this entry: its row has different content now",
         *(REVISION, ""),
     ),
     "an act of which nothing changed": Tampering(
@@ -812,7 +812,7 @@ TAMPERED: Final[dict[str, Tampering]] = {
             f"UPDATE orchestration.{REVISION} SET revision = '0000'",
         ),
         NEXT - 1,
-        "no act explains this entry: its row has other content now",
+        "no act explains this entry: its row has different content now",
         *(REVISION, ""),
     ),
 }

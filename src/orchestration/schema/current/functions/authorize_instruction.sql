@@ -35,7 +35,8 @@ BEGIN
         format('policy version %s is no longer accepted', v_instruction.policy_version_id),
         'policy_versions',
         jsonb_build_object('id', v_instruction.policy_version_id, 'instruction_id', p_id),
-        'Fail it, and receive it again under a version that accepted_policy_versions lists.', 'id'
+        'Fail the instruction. Receive it again under a version that accepted_policy_versions lists.',
+        'id'
       );
     END IF;
     SELECT a.client_cert_fingerprint_sha256, a.token_hash
@@ -50,7 +51,8 @@ BEGIN
         'INV-INS-010', 'P7202', 'the client certificate of the attestation is revoked',
         'revoked_client_certs',
         jsonb_build_object('credential', 'CLIENT_CERT', 'instruction_id', p_id),
-        'Fail it, and attest it again with another certificate.', 'cert_fingerprint_sha256'
+        'Fail the instruction. Attest the request again with another certificate.',
+        'cert_fingerprint_sha256'
       );
     END IF;
     IF EXISTS (
@@ -59,7 +61,7 @@ BEGIN
       PERFORM orchestration.raise_invariant(
         'INV-INS-010', 'P7202', 'the token of the attestation is revoked', 'revoked_tokens',
         jsonb_build_object('credential', 'TOKEN', 'instruction_id', p_id),
-        'Fail it, and attest it again with another token.', 'token_hash'
+        'Fail the instruction. Attest the request again with another token.', 'token_hash'
       );
     END IF;
   END IF;

@@ -53,7 +53,7 @@ BEGIN
       PERFORM orchestration.raise_invariant(
         'INV-OUT-005', 'P7005', 'the item has ended', 'payment_outbox_attempts',
         jsonb_build_object('outbox_id', p_outbox_id),
-        'An item that has ended cannot be cancelled. payment_outbox_status shows its state.', 'outbox_id'
+        'Do not cancel it: payment_outbox_status shows how it ended.', 'outbox_id'
       );
     END IF;
   ELSE

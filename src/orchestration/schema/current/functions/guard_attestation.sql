@@ -105,7 +105,7 @@ BEGIN
   IF NOT isfinite(NEW.attested_at)
     OR NEW.attested_at > greatest(clock_timestamp(), v_last_at) AND NOT v_copied THEN
     PERFORM orchestration.raise_invariant(
-      'INV-ATT-011', 'P7301', 'attested_at is in the future', 'ingress_attestations',
+      'INV-ATT-011', 'P7301', 'attested_at must not be in the future', 'ingress_attestations',
       v_detail || jsonb_build_object('attested_at', NEW.attested_at),
       'Leave attested_at out: the database sets it.', 'attested_at'
     );

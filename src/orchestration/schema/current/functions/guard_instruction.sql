@@ -56,7 +56,7 @@ BEGIN
         );
       WHEN v_in_future THEN
         PERFORM orchestration.raise_invariant(
-          'INV-INS-002', 'P7401', 'created_at is in the future', 'instructions',
+          'INV-INS-002', 'P7401', 'created_at must not be in the future', 'instructions',
           v_detail || jsonb_build_object('created_at', NEW.created_at),
           'Leave created_at out: the database sets it.', 'created_at'
         );
@@ -101,7 +101,7 @@ BEGIN
       PERFORM orchestration.raise_invariant(
         'INV-INS-002', 'P7401', 'the identity and content of an instruction cannot change',
         'instructions', v_detail,
-        'Fail it, and receive the correct content under a new idempotency key.'
+        'Fail the instruction. Receive the correct content under a new idempotency key.'
       );
     WHEN v_adjusted THEN
       PERFORM orchestration.raise_invariant(
@@ -126,9 +126,9 @@ BEGIN
       );
     WHEN v_unversioned THEN
       PERFORM orchestration.raise_invariant(
-        'INV-INS-002', 'P7401', 'version must grow when state changes in replica mode',
+        'INV-INS-002', 'P7401', 'version must increase when state changes, also in replica mode',
         'instructions', v_detail || jsonb_build_object('version', NEW.version),
-        'Leave replica mode: the database then sets version and writes status_history.', 'version'
+        'Set session_replication_role to origin: the database then sets version.', 'version'
       );
     ELSE
       NULL;

@@ -20,7 +20,7 @@ BEGIN
   ) THEN
     PERFORM orchestration.raise_invariant(
       'INV-AUD-001', 'P7302', 'a statement must not change a policy version twice',
-      'policy_versions', '{}', 'Make each change in a statement of its own.', 'id'
+      'policy_versions', '{}', 'Use a separate statement for each change.', 'id'
     );
   END IF;
   SELECT CASE

@@ -33,7 +33,7 @@ BEGIN
   IF NOT v_open THEN
     PERFORM orchestration.raise_invariant(
       'INV-INS-006', 'P7404',
-      format('the instruction is %s: only an authorized one is dispatched', v_state),
+      format('the instruction must be AUTHORIZED or EXECUTING, but is %s', v_state),
       'instructions',
       jsonb_build_object('id', v_item.instruction_id, 'state', v_state,
         'outbox_id', p_outbox_id),

@@ -140,9 +140,9 @@ AS $$
              WHEN c.without_insert OR c.without_row OR c.not_forward
                THEN 'no act explains this entry'
              WHEN c.last AND c.after <> c.content
-               THEN 'no act explains this entry: its row has other content now'
+               THEN 'no act explains this entry: its row has different content now'
              WHEN NOT c.last AND c.after <> c.next_before
-               THEN 'no act explains this entry: the next entry starts from other content'
+               THEN 'no act explains this entry: the next entry starts from different content'
            END
     FROM checked c
     UNION ALL

@@ -1,4 +1,4 @@
-"""The catalogue: one entry per promise, with the database objects that keep it.
+"""The catalogue: one entry per invariant, with the database objects that enforce it.
 
 The objects of an entry are named by their paths in `schema.read()`, so an auditor can read the text
 that enforces a rule. The tests compare the catalogue with the SQL.

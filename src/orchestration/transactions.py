@@ -74,7 +74,7 @@ WRITING_FUNCTIONS: Final = frozenset(
         "start_execution",
     }
 )
-# Where SQLAlchemy's error carries the typed one while run_in_transaction decides.
+# The attribute of SQLAlchemy's error that contains the typed one while run_in_transaction decides.
 _TYPED: Final = "_orchestration_typed"
 # As NOTIFY does, it takes an xid only at COMMIT.
 _NOTIFIED: Final = re.compile(r"\bpg_notify\s*\(", re.IGNORECASE)
@@ -158,7 +158,8 @@ def _once(session_factory: Callable[[], Session], work: Callable[[Session], T]) 
             if typed is not error and isinstance(typed, CommitOutcomeUnknown):
                 raise typed from typed.__cause__
             raise
-        # Whoever raised the refusal that `work` caught: the result of `work` would not be stored.
+        # Fail even if `work` caught the refusal: its transaction is aborted, so the result would
+        # not be stored.
         _within, refusal = session.info.get(REFUSAL, (None, None))
         for one in connections:
             if one.is_usable():

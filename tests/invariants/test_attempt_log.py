@@ -1,4 +1,4 @@
-"""What the logs of attempts accept, fill in and answer; how they refuse is in `attacks`."""
+"""Tests of the attempt logs: valid writes, defaults and results. `attacks` tests the refusals."""
 
 from collections.abc import Callable
 from uuid import UUID

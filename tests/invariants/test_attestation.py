@@ -1,5 +1,5 @@
-"""What attestations, their events and their chains accept, fill in and answer, and what
-verification finds; how they refuse is in `attacks`."""
+"""Tests of attestations, their events and their chains: valid writes, defaults, results, and the
+findings of verification. `attacks` tests the refusals."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -614,7 +614,7 @@ def test_a_chain_whose_tail_was_removed_is_not_continued(
 
 @pytest.mark.superuser
 @pytest.mark.invariant("INV-ATT-005")
-def test_a_chain_that_vanished_as_a_whole_is_not_begun_anew(superuser: Connect) -> None:
+def test_a_chain_that_vanished_as_a_whole_is_not_begun_again(superuser: Connect) -> None:
     history(superuser)
     superuser.execute(f"ALTER TABLE orchestration.{ROWS} DISABLE TRIGGER append_only")
     superuser.execute("SET session_replication_role = replica")
@@ -1080,14 +1080,14 @@ TAMPERED = {
         [f"UPDATE orchestration.{ROWS} SET prev_hash = repeat('f', 64) WHERE {of('k3')}"],
         (5, 3, "k3", "prev_hash is not the record_hash of the row before"),
     ),
-    "an edited record that was hashed anew": (
+    "an edited record that was hashed again": (
         [
             f"UPDATE orchestration.{ROWS} SET payload_hash = repeat('f', 64) WHERE {of('k3')}",
             f"UPDATE orchestration.{ROWS} SET {REHASH} WHERE {of('k3')}",
         ],
         (5, 4, "k4", "prev_hash is not the record_hash of the row before"),
     ),
-    "an edited last record that was hashed anew": (
+    "an edited last record that was hashed again": (
         [
             f"UPDATE orchestration.{ROWS} SET payload_hash = repeat('f', 64) WHERE {of('k5')}",
             f"UPDATE orchestration.{ROWS} SET {REHASH} WHERE {of('k5')}",
@@ -1128,7 +1128,7 @@ TAMPERED = {
         ],
         (5, 2, "k2", "record_hash is not the hash of the record"),
     ),
-    "an attested_at that goes back, hashed anew": (
+    "an attested_at that goes back, hashed again": (
         [
             f"UPDATE orchestration.{ROWS} SET attested_at = '2020-01-01Z' WHERE {of('k5')}",
             f"UPDATE orchestration.{ROWS} SET {REHASH} WHERE {of('k5')}",

@@ -699,7 +699,7 @@ TAMPERED: Final[dict[str, Tampering]] = {
         without_guards(f"UPDATE orchestration.{LOG} SET db_user = 'other' WHERE chain_seq = 3"),
         *(MIDDLE, "record_hash is not the hash of the entry"),
     ),
-    "an entry edited and hashed anew": Tampering(
+    "an entry edited and hashed again": Tampering(
         (
             *without_guards(
                 f"UPDATE orchestration.{LOG} SET db_user = 'other' WHERE chain_seq = 3"
@@ -724,7 +724,7 @@ TAMPERED: Final[dict[str, Tampering]] = {
         ),
         *(None, "no entry records this act", "kill_switches", "1"),
     ),
-    "an end edited and hashed anew": Tampering(
+    "an end edited and hashed again": Tampering(
         (
             *without_guards(
                 f"UPDATE orchestration.{LOG} SET db_user = 'other' WHERE chain_seq = {NEXT}"

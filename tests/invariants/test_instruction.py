@@ -1,5 +1,6 @@
-"""What instructions and their history accept, fill in and answer, and what verification finds; how
-they refuse is in `attacks`. INV-INS-005 and INV-INS-006 are proved with the outbox."""
+"""Tests of instructions and their history: valid writes, defaults, results, and the findings of
+verification. `attacks` tests the refusals. The tests of the outbox prove INV-INS-005 and
+INV-INS-006."""
 
 import json
 import secrets
@@ -685,7 +686,7 @@ def test_a_replay_gives_the_instruction_as_it_stands(login: Callable[[str], Conn
     assert receive(ingest, sent) == [first]
     assert receive(ingest, sent, sent) == [first, first]
     # Who asked, and under which policy, was judged with the first.
-    other = attest(ingest, "attested anew")
+    other = attest(ingest, "attested again")
     assert receive(ingest, sent | {"attestation_id": other}) == [first]
     activate_policy(control, "v2", "0")
     assert receive(ingest, sent) == [first]

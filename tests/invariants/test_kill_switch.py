@@ -1,5 +1,5 @@
-"""What every function does while a kill switch is engaged, as the logins; what the switches and
-their gate accept, fill in and answer. How they refuse by hand is in `attacks`."""
+"""Tests of every function while a kill switch is engaged, as the logins, and of valid events and
+their defaults. `attacks` tests the refusals of direct writes."""
 
 import json
 from collections.abc import Callable

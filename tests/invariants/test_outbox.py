@@ -1,5 +1,5 @@
-"""What the outbox accepts, fills in, numbers and answers, and what verification finds; how it
-refuses is in `attacks`."""
+"""Tests of the outbox: valid writes, defaults, numbers, results, and the findings of verification.
+`attacks` tests the refusals."""
 
 import hashlib
 import json

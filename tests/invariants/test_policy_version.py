@@ -1,4 +1,4 @@
-"""What policy versions accept, fill in and answer; how they refuse is in `attacks`."""
+"""Tests of policy versions: valid writes, defaults and results. `attacks` tests the refusals."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,5 @@
-"""What revocations and their gate accept, fill in and answer; how they refuse is in `attacks`."""
+"""Tests of revocations and their gate: valid writes, defaults and results. `attacks` tests the
+refusals."""
 
 import json
 from collections.abc import Callable

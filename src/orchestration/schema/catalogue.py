@@ -11,8 +11,9 @@ from typing import Literal
 from sqlalchemy import Connection, text
 
 # Each query returns (path, text). The search_path is empty, so PostgreSQL qualifies every name.
-# A NOT NULL is part of its table's columns, because only 18 stores it as a constraint as well. One
-# that is not validated is listed as a constraint, because the columns do not show it.
+# A NOT NULL is listed with its table's columns, because only PostgreSQL 18 also stores it as a
+# constraint. A NOT NULL that is NOT VALID is listed as a constraint, because the columns do not
+# show it.
 QUERIES = (
     r"""
     SELECT 'schemas/' || n.nspname,

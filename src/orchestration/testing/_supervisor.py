@@ -94,7 +94,8 @@ class Lifeline:
         self._dismissed = True
 
     def cut(self, seconds: float) -> bool:
-        """Wait up to `seconds` until the caller ends or stops us by a signal."""
+        """Wait up to `seconds`. Return True if the caller has ended, or if a signal asks this
+        process to stop."""
         readable, _, _ = select.select([sys.stdin], [], [], seconds)
         # A forked child of the caller can keep the pipe open after the caller has ended. In that
         # case our parent process changes.
@@ -168,7 +169,8 @@ class Cluster:
         return len(lines) >= 8 and lines[0] == str(server.pid) and lines[7].strip() == "ready"
 
     def _attend(self, process: Process, reached: Callable[[Process], bool]) -> None:
-        """Wait until `reached`. Stop the process if that takes too long or the caller has ended."""
+        """Wait until `reached(process)`. Stop the process and raise if START_SECONDS pass first, or
+        if the caller ends."""
         deadline = time.monotonic() + START_SECONDS
         try:
             while not reached(process):

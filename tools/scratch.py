@@ -97,7 +97,13 @@ def own_server(settings: dict[str, str] | None = None) -> Iterator[Server]:
     with embedded.serve(
         settings=settings, binaries=Path(binaries) if binaries else None
     ) as running:
-        yield describe(make_url(running.url), "POSTGRES_BIN" if binaries else "embedded")
+        url = make_url(running.url)
+        assert url.username is not None
+        assert url.password is not None
+        with maintenance(url) as connection:
+            verifier = password_verifier(connection, url.username, url.password)
+            connection.exec_driver_sql(f"ALTER ROLE CURRENT_USER PASSWORD '{verifier}'")
+        yield describe(url, "POSTGRES_BIN" if binaries else "embedded")
 
 
 def programs() -> Path:
@@ -223,17 +229,28 @@ def logins(at: Server) -> Iterator[dict[str, URL]]:
 
 def create_login(connection: Connection, login: str, password: str, role: str) -> None:
     """Create a login that is a member of this role. Only the password's verifier is sent."""
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, psycopg.Connection)
-    verifier = driver.pgconn.encrypt_password(
-        password.encode(), login.encode(), b"scram-sha-256"
-    ).decode()
+    verifier = password_verifier(connection, login, password)
     try:
         connection.exec_driver_sql(
             f"CREATE ROLE \"{login}\" LOGIN PASSWORD '{verifier}' IN ROLE {role}"
         )
     except DBAPIError as error:
         raise ScratchRefused(f"Cannot create a login in the role {role}: {error.orig}") from None
+
+
+def password_verifier(connection: Connection, login: str, password: str) -> str:
+    """Return what the server stores for a random password.
+
+    One iteration is enough for such a password. The default of 4096 would cost each connection of
+    the tests some milliseconds. Before PostgreSQL 16 the number is fixed.
+    """
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    if driver.info.server_version >= 160000:
+        driver.execute("SET scram_iterations = 1")
+    return driver.pgconn.encrypt_password(
+        password.encode(), login.encode(), b"scram-sha-256"
+    ).decode()
 
 
 @contextmanager

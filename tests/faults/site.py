@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tools import scratch
 
 from orchestration import database as engines
-from orchestration.errors import OrchestrationError
+from orchestration.errors import CommitOutcomeUnknown, OrchestrationError
 from orchestration.records import (
     InstructionRecord,
     NewAttestation,
@@ -67,7 +67,8 @@ class Site:
     pooler: bool = False
     faults: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
-    """The errors of the clients' statements, by class and SQLSTATE."""
+    """The errors of the clients' statements and the unknown outcomes of their COMMITs, by class and
+    SQLSTATE."""
 
     def url(self, role: str) -> URL:
         at = self.database.as_role(role)
@@ -163,19 +164,25 @@ class Client(threading.Thread):
         note("enqueued", id=outbox_id)
 
     def _until(self, role: str, work: Callable[[Session], T]) -> T:
+        def count(error: OrchestrationError) -> None:
+            self._site.errors[f"{type(error).__name__} {error.sqlstate}"] += 1
+
         def counted(session: Session) -> T:
             # run_in_transaction retries most errors without raising them.
             try:
                 return work(session)
             except OrchestrationError as error:
-                self._site.errors[f"{type(error).__name__} {error.sqlstate}"] += 1
+                count(error)
                 raise
 
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
                 return run_in_transaction(self._sessions[role], counted)
-            except OrchestrationError:
+            except OrchestrationError as error:
+                if isinstance(error, CommitOutcomeUnknown):
+                    # It arises at COMMIT, after the work.
+                    count(error)
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(PAUSE_SECONDS)

@@ -23,6 +23,8 @@ from tests.support import Connect
 
 Make = Callable[..., Engine]
 
+pytestmark = pytest.mark.direct("a pooler refuses a connection itself, without a SQLSTATE")
+
 
 @pytest.fixture
 def engine_at() -> Iterator[Callable[[Make, URL], Engine]]:

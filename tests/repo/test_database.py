@@ -1347,6 +1347,7 @@ def test_another_kind_of_url_is_refused_by_the_form_of_ours(url: str) -> None:
 
 
 @pytest.mark.superuser
+@pytest.mark.direct("a pooler replaces the backend")
 def test_a_connection_lost_while_sqlalchemy_looks_at_the_server_is_typed(
     database: scratch.Database, engine_at: Callable[..., Engine], superuser: Connect
 ) -> None:
@@ -1372,7 +1373,7 @@ def test_no_error_and_no_echo_of_our_engine_shows_a_parameter(
     database: scratch.Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     secret = "DE02secretaccount"
-    engine = create_engine(database.url, echo=True, poolclass=pool.NullPool)
+    engine = create_engine(database.url, pooler=POOLED, echo=True, poolclass=pool.NullPool)
     with caplog.at_level("INFO"), engine.connect() as connection:
         connection.execute(text("SELECT CAST(:secret AS text)"), {"secret": secret})
         with pytest.raises(errors.OrchestrationError) as raised:
@@ -1387,7 +1388,7 @@ def test_no_error_and_no_echo_of_our_engine_shows_a_parameter(
 @pytest.mark.invariant("INV-API-003")
 def test_a_row_that_a_check_refuses_is_in_no_traceback(database: scratch.Database) -> None:
     secret = digest("DE02secretaccount")
-    engine = create_engine(database.url, poolclass=pool.NullPool)
+    engine = create_engine(database.url, pooler=POOLED, poolclass=pool.NullPool)
     statement = text(
         "INSERT INTO orchestration.revoked_tokens (token_hash, reason_code) VALUES (:hash, 'none')"
     )

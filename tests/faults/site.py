@@ -16,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
+import psycopg
 from sqlalchemy import URL
 from sqlalchemy.orm import Session, sessionmaker
 from tools import scratch
@@ -87,8 +88,16 @@ class Site:
         )
 
     def _count(self, query: str) -> int:
-        with self.superuser() as connection:
-            return int(str(scalar(connection, query)))
+        # The server may still be recovering from the last kill.
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                with self.superuser() as connection:
+                    return int(str(scalar(connection, query)))
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def judge(self) -> list[Finding]:
         with self.superuser() as connection:
